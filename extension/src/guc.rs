@@ -1,0 +1,66 @@
+//! Settings, all under `pgquorum.`.
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+/// `pgquorum.fence`: refuse commits of writers while there is no valid lease.
+pub static FENCE: GucSetting<bool> = GucSetting::<bool>::new(false);
+/// `pgquorum.lease_wait`, milliseconds.
+pub static LEASE_WAIT_MS: GucSetting<i32> = GucSetting::<i32>::new(200);
+/// `pgquorum.fence_grace`, milliseconds.
+pub static FENCE_GRACE_MS: GucSetting<i32> = GucSetting::<i32>::new(500);
+/// `pgquorum.bypass_fence`: this session may commit without a lease.
+pub static BYPASS_FENCE: GucSetting<bool> = GucSetting::<bool>::new(false);
+/// `pgquorum.node_id`: 0 is a server outside any cluster.
+pub static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// Defines the settings and reserves their prefix, so that a misspelt one is an error.
+pub fn init() {
+    GucRegistry::define_bool_guc(
+        c"pgquorum.fence",
+        c"Refuse to commit writing transactions while this server does not hold the cluster's lease.",
+        c"Set by the sidecar. Off: nothing is fenced, as on a server outside any cluster.",
+        &FENCE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgquorum.lease_wait",
+        c"How long a committing writer waits for the lease to come back before it is refused.",
+        c"0 refuses at once.",
+        &LEASE_WAIT_MS,
+        0,
+        60_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"pgquorum.fence_grace",
+        c"How long after the end of the lease client sessions are ended; after twice this time the server is stopped.",
+        c"",
+        &FENCE_GRACE_MS,
+        // Below the dead-man's interval the two stages could not be told apart.
+        100,
+        3_600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_bool_guc(
+        c"pgquorum.bypass_fence",
+        c"Let this session commit without a lease.",
+        c"For the sidecar's own sessions, which open an epoch before there is a lease.",
+        &BYPASS_FENCE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgquorum.node_id",
+        c"The id of this server's node in its cluster.",
+        c"0: not in a cluster.",
+        &NODE_ID,
+        0,
+        i32::MAX,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    crate::pg::reserve_guc_prefix(c"pgquorum");
+}

@@ -1,0 +1,54 @@
+//! The part of pgquorum that lives inside the server: the lease fence and the cluster's state in SQL.
+//!
+//! A lease in shared memory, renewed by the sidecar with every heartbeat that a quorum confirmed, says
+//! whether this server may commit. Where things are:
+//!
+//! * `guc` – settings; `shmem` – the lease; `fence` – who is refused, and when; `deadman` – the worker
+//!   that stops a server whose sidecar is gone; `cluster` – SQL functions written in Rust;
+//! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
+//! * `pg/` – all `unsafe` calls into PostgreSQL; only shared-memory declarations have theirs elsewhere.
+//!
+//! Invariant: nothing here talks to the network or to other nodes, and nothing decides about the
+//! cluster. The sidecar does; this side only refuses what the sidecar can no longer vouch for.
+
+use pgrx::prelude::*;
+
+mod cluster;
+mod deadman;
+mod error;
+mod fence;
+mod guc;
+mod pg;
+mod shmem;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
+
+pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
+extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles"]);
+extension_sql_file!("../../sql/apply.sql", name = "apply", requires = ["tables"]);
+extension_sql_file!("../../sql/read.sql", name = "read", requires = ["tables"]);
+extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
+
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    pg::require_preload();
+    guc::init();
+    shmem::init();
+    pg::hooks::init();
+    deadman::init();
+}
+
+/// Set-up of `cargo pgrx test`.
+#[cfg(test)]
+pub mod pg_test {
+    /// Called once before the tests; nothing to prepare.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Settings of the test server.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'pgquorum'"]
+    }
+}

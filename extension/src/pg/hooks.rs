@@ -1,0 +1,119 @@
+//! The four places where PostgreSQL calls us: end of transaction, utility statements, authentication.
+//!
+//! Each hook calls its predecessor, and `crate::fence` for what it is about.
+//!
+//! Invariant: the hooks through which all utility statements and log-ins go have no guard of pgrx around what they
+//! pass on. A guard turns every ERROR into a Rust panic and back, and on the way loses what an `ErrorReport` has no
+//! field for: position, context, and the names of table, column and constraint. Their frames hold nothing with a
+//! destructor, so that PostgreSQL may jump over them. Our own checks are guarded functions of their own.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use pgrx::prelude::*;
+
+use crate::fence;
+
+type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
+
+unsafe extern "C-unwind" {
+    /// libpq/auth.h; missing from pgrx's bindings.
+    static mut ClientAuthentication_hook: AuthenticationHook;
+
+    /// tcop/utility.h; pgrx's binding is guarded.
+    fn standard_ProcessUtility(
+        pstmt: *mut pg_sys::PlannedStmt,
+        query_string: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        query_env: *mut pg_sys::QueryEnvironment,
+        dest: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
+static mut PREVIOUS_AUTHENTICATION: AuthenticationHook = None;
+
+/// Installs the hooks; once, from `_PG_init`.
+pub fn init() {
+    // SAFETY: `_PG_init` runs once, in the postmaster, before any other code could read the hooks.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
+        PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(at_utility);
+        PREVIOUS_AUTHENTICATION = ClientAuthentication_hook;
+        ClientAuthentication_hook = Some(at_authentication);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            fence::before_commit();
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT => fence::after_abort(),
+        _ => {}
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe extern "C-unwind" fn at_utility(
+    pstmt: *mut pg_sys::PlannedStmt,
+    query_string: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    query_env: *mut pg_sys::QueryEnvironment,
+    dest: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: PostgreSQL hands over a valid statement for the time of the call, and the arguments are passed on as
+    // they came. PREVIOUS_UTILITY was written once, in `init`.
+    unsafe {
+        if finishes_prepared(pstmt) {
+            before_finish_prepared();
+        }
+        let next = PREVIOUS_UTILITY.unwrap_or(standard_ProcessUtility);
+        next(pstmt, query_string, read_only_tree, context, params, query_env, dest, completion);
+    }
+}
+
+#[pg_guard]
+extern "C-unwind" fn before_finish_prepared() {
+    fence::before_finish_prepared();
+}
+
+/// # Safety
+///
+/// `pstmt` points to a valid utility statement.
+unsafe fn finishes_prepared(pstmt: *mut pg_sys::PlannedStmt) -> bool {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
+    // SAFETY: see above; the node's tag says what it is.
+    unsafe {
+        let node = (*pstmt).utilityStmt;
+        if node.is_null() || (*node).type_ != pg_sys::NodeTag::T_TransactionStmt {
+            return false;
+        }
+        let kind = (*node.cast::<pg_sys::TransactionStmt>()).kind;
+        kind == TRANS_STMT_COMMIT_PREPARED || kind == TRANS_STMT_ROLLBACK_PREPARED
+    }
+}
+
+unsafe extern "C-unwind" fn at_authentication(port: *mut pg_sys::Port, status: c_int) {
+    // SAFETY: PREVIOUS_AUTHENTICATION was written once, in `init`; the arguments are passed on as they came.
+    unsafe {
+        if let Some(next) = PREVIOUS_AUTHENTICATION {
+            next(port, status);
+        }
+    }
+    if i64::from(status) == i64::from(pg_sys::STATUS_OK) {
+        after_authentication();
+    }
+}
+
+#[pg_guard]
+extern "C-unwind" fn after_authentication() {
+    fence::after_authentication();
+}

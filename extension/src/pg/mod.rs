@@ -1,0 +1,42 @@
+//! The border to PostgreSQL: every `unsafe` call, wrapped so that the rest of the crate needs none.
+
+use std::ffi::CStr;
+
+use pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+use pgrx::pg_sys;
+
+use crate::error::Refusal;
+
+pub mod clock;
+pub mod hooks;
+pub mod process;
+pub mod session;
+pub mod wal;
+
+/// Raises 55000 unless the library is being loaded by `shared_preload_libraries`: shared memory and hooks of
+/// every session cannot be had later.
+pub fn require_preload() {
+    // SAFETY: a plain flag of this process; nothing writes to it while libraries are loaded.
+    if unsafe { !pg_sys::process_shared_preload_libraries_in_progress } {
+        Refusal::new(
+            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "pgquorum must be loaded when the server starts",
+        )
+        .hint("Put shared_preload_libraries = 'pgquorum' into postgresql.conf (after a comma if there are other libraries) and restart the server.")
+        .raise();
+    }
+}
+
+/// Makes unknown settings under `prefix` an error. To be called after all of them are defined.
+pub fn reserve_guc_prefix(prefix: &'static CStr) {
+    // SAFETY: the string is static; called from `_PG_init`, where settings may be defined.
+    #[cfg(not(feature = "pg14"))]
+    unsafe {
+        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+    }
+    // SAFETY: as above; PostgreSQL 14 can only warn.
+    #[cfg(feature = "pg14")]
+    unsafe {
+        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
+    }
+}

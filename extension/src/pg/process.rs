@@ -1,0 +1,98 @@
+//! This process, the others, and the server as a whole.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::BackendType;
+
+/// Is the server in recovery (a standby, or starting)?
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared state; allowed in every process attached to shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Has the current transaction written, i.e. does it have an xid?
+#[inline]
+pub fn has_transaction_id() -> bool {
+    // SAFETY: reads state of this process; returns the invalid id outside a transaction.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+/// Is this a kind of process that the fence is for? Not autovacuum, which changes no row that anybody would
+/// miss; not single-user mode and pg_upgrade, where there is no cluster.
+pub fn is_fenced_kind() -> bool {
+    // SAFETY: plain globals of this process.
+    unsafe {
+        let kind = pg_sys::MyBackendType;
+        pg_sys::IsUnderPostmaster
+            && !pg_sys::IsBinaryUpgrade
+            && kind != BackendType::B_AUTOVAC_WORKER
+            && kind != BackendType::B_AUTOVAC_LAUNCHER
+    }
+}
+
+/// Waits up to `milliseconds`, then raises if the statement was cancelled or the session ended.
+pub fn wait(milliseconds: i64) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: this process owns its latch; whoever else waits on it re-checks its condition after a reset.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            i32::try_from(events).unwrap_or(0),
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
+}
+
+/// Reads the configuration files again, after SIGHUP in a background worker.
+pub fn reload_settings() {
+    // SAFETY: at the top of the worker's loop, where settings may change.
+    unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) }
+}
+
+/// Sends SIGTERM to every client session and returns how many there were. Sessions that bypass the fence are not
+/// spared: they could write. WAL senders stay: a standby may fetch what is left.
+pub fn end_client_sessions() -> usize {
+    let pids = client_session_pids();
+    // SAFETY: signals only; a process that has ended meanwhile is not found. The group is signalled, as
+    // pg_terminate_backend does, so that programs started by COPY end too.
+    pids.iter().filter(|pid| unsafe { libc::kill(-**pid, libc::SIGTERM) } == 0).count()
+}
+
+fn client_session_pids() -> Vec<libc::pid_t> {
+    // SAFETY: the snapshot is this process's own copy of the status array; entries are valid until it is cleared.
+    unsafe {
+        pg_sys::pgstat_clear_backend_activity_snapshot();
+        let count = pg_sys::pgstat_fetch_stat_numbackends();
+        let pids = (1..=count)
+            .map(|index| local_entry(index))
+            .filter(|entry| !entry.is_null())
+            .map(|entry| &(*entry).backendStatus)
+            .filter(|status| status.st_backendType == BackendType::B_BACKEND && status.st_procpid > 0)
+            .map(|status| status.st_procpid)
+            .collect();
+        pg_sys::pgstat_clear_backend_activity_snapshot();
+        pids
+    }
+}
+
+/// # Safety
+///
+/// `index` is between 1 and the number of entries of the present snapshot.
+unsafe fn local_entry(index: i32) -> *mut pg_sys::LocalPgBackendStatus {
+    // SAFETY: see above.
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    return unsafe { pg_sys::pgstat_fetch_stat_local_beentry(index) };
+    // SAFETY: see above.
+    #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+    return unsafe { pg_sys::pgstat_get_local_beentry_by_index(index) };
+}
+
+/// Immediate shutdown: SIGQUIT to the postmaster, which takes every process down without waiting for anything.
+pub fn stop_server_immediately() {
+    // SAFETY: a signal to our parent, whose pid cannot be reused while we are its child.
+    unsafe {
+        libc::kill(pg_sys::PostmasterPid, libc::SIGQUIT);
+    }
+}

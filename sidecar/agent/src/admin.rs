@@ -1,0 +1,396 @@
+//! Requests of administrators: checked, proposed, and answered when their effect is there.
+
+use crate::entry::Entry;
+use crate::lead::Phase;
+use crate::member::{Member, Role};
+use crate::node::Node;
+use crate::request::{LeaderAddress, RejectionKind, Reply, Request};
+use crate::settings::Settings;
+use crate::types::{Millis, NodeId};
+use raft::eraftpb::ConfChangeType;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// How long a change may take before its outcome is called unknown.
+const PENDING_MS: Millis = 15_000;
+/// A listener has caught up, a successor is close enough, when it lacks no more than this.
+const CAUGHT_UP_BYTES: u64 = 1 << 20;
+/// A change of leader to a node further behind than this would keep writers waiting.
+const SWITCH_LAG_BYTES: u64 = 16 << 20;
+
+const REMOVAL: &str = "asked for by an administrator";
+
+/// A change on its way, and how to tell that it has arrived.
+#[derive(Debug)]
+pub struct Pending {
+    id: u64,
+    until: Millis,
+    goal: Goal,
+}
+
+#[derive(Debug)]
+enum Goal {
+    Added(NodeId),
+    Upgraded(NodeId),
+    Removed(NodeId),
+    Down(NodeId),
+    Settings(Settings),
+    DbConfig(BTreeMap<String, String>),
+    Leads(NodeId),
+}
+
+impl Node {
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<LeaderAddress> {
+        let m = self.cluster.member(node)?;
+        Some(LeaderAddress { id: m.id, api: m.api_address(), db: SocketAddr::new(m.ip, m.db_port) })
+    }
+
+    pub(crate) fn requested(&mut self, id: u64, request: Request) {
+        if self.removed {
+            let text = format!("node {} was removed from the cluster; ask another node", self.id);
+            return self.reject(id, RejectionKind::Gone, "node_removed", text);
+        }
+        if self.cluster.member(self.id).is_none() {
+            let text = "this node is not a member of a cluster yet; run `pgquorum join`, or ask another node";
+            return self.reject(id, RejectionKind::NotMember, "not_a_member", text.to_owned());
+        }
+        if !self.consensus.is_leader() {
+            return match self.consensus.leader().and_then(|n| self.cluster.member(n)) {
+                Some(m) => {
+                    let text = format!("this node does not lead; ask node {} at {}", m.id, m.api_address());
+                    self.reject(id, RejectionKind::NotLeader, "not_leader", text)
+                }
+                None => self.reject_no_leader(id),
+            };
+        }
+        if !self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Open(_))) {
+            return self.reject_no_leader(id);
+        }
+        if self.pending.is_some() || self.consensus.has_pending_change() || !self.durability_settled() {
+            let text = "another change of members, settings or leader is on its way; try again when it is done \
+                        (GET /map and GET /config show it)";
+            return self.reject(id, RejectionKind::ChangeInFlight, "change_in_flight", text.to_owned());
+        }
+        match request {
+            Request::SetSettings { patch } => self.set_settings(id, patch.applied_to(&self.cluster.settings)),
+            Request::SetDbConfig { set } => self.set_db_config(id, set),
+            Request::ChangeLeader { node } => self.change_leader(id, node),
+            Request::AddNode { ip, db_port, api_port, role, auto_upgrade } => {
+                self.add_node(id, ip, db_port, api_port, role, auto_upgrade);
+            }
+            Request::UpgradeNode { node, db_port, api_port } => self.upgrade_node(id, node, db_port, api_port),
+            Request::RemoveNode { node } => self.remove_node(id, node),
+            Request::NodeDown { node, reason } => self.node_down(id, node, reason),
+        }
+    }
+
+    fn reject_no_leader(&mut self, id: u64) {
+        let text = "no node leads at this moment; an election is on its way, try again in a second";
+        self.reject(id, RejectionKind::NoLeader, "no_leader", text.to_owned());
+    }
+
+    fn reject_value(&mut self, id: u64, code: &str, message: String) {
+        self.reject(id, RejectionKind::InvalidValue, code, message);
+    }
+
+    fn precondition(&mut self, id: u64, code: &str, message: String) {
+        self.reject(id, RejectionKind::Precondition, code, message);
+    }
+
+    fn known(&mut self, id: u64, node: NodeId) -> Option<Member> {
+        let member = self.cluster.member(node).cloned();
+        if member.is_none() {
+            let gone = self.cluster.removed.contains(&node);
+            let text = if gone {
+                format!("node {node} was removed from the cluster")
+            } else {
+                format!("there is no node {node} in this cluster; GET /map lists them")
+            };
+            let kind = if gone { RejectionKind::Gone } else { RejectionKind::UnknownNode };
+            self.reject(id, kind, if gone { "node_removed" } else { "unknown_node" }, text);
+        }
+        member
+    }
+
+    fn wait_for(&mut self, id: u64, proposed: bool, goal: Goal) {
+        if proposed {
+            self.pending = Some(Pending { id, until: self.now + PENDING_MS, goal });
+        } else {
+            let text = "another change is on its way through the cluster's log; try again in a moment";
+            self.reject(id, RejectionKind::ChangeInFlight, "change_in_flight", text.to_owned());
+        }
+    }
+
+    fn set_settings(&mut self, id: u64, settings: Settings) {
+        if let Err(text) = settings.check() {
+            return self.reject_value(id, "invalid_settings", text);
+        }
+        let standbys = self.cluster.wanted_durability().voters.len().saturating_sub(1);
+        if !settings.quorum_replication && settings.replication_factor as usize > standbys {
+            return self.reject_value(
+                id,
+                "invalid_settings",
+                format!(
+                    "replication-factor is {}, but the cluster has {standbys} data nodes beside the leader: no commit \
+                     would ever return. Add nodes first, or choose at most {standbys}",
+                    settings.replication_factor
+                ),
+            );
+        }
+        let proposed = self.propose(&Entry::Settings { settings: settings.clone() });
+        self.wait_for(id, proposed, Goal::Settings(settings));
+    }
+
+    fn set_db_config(&mut self, id: u64, set: BTreeMap<String, Option<String>>) {
+        const OURS: [&str; 20] = [
+            "listen_addresses", "port", "unix_socket_directories", "primary_conninfo", "primary_slot_name",
+            "synchronous_standby_names", "hot_standby", "wal_level", "wal_log_hints", "recovery_target_timeline",
+            "restore_command", "data_directory", "hba_file", "ident_file", "cluster_name", "config_file",
+            "external_pid_file", "fsync", "full_page_writes", "synchronous_commit",
+        ];
+        for name in set.keys() {
+            let valid = name.len() <= 63
+                && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');
+            if !valid {
+                return self.reject_value(id, "invalid_parameter", format!("{name:?} is not a parameter's name"));
+            }
+            if OURS.contains(&name.as_str()) || name.starts_with("pgquorum.") {
+                let text = format!(
+                    "{name} is kept by the cluster itself, because its safety depends on it; it cannot be set here"
+                );
+                return self.reject_value(id, "reserved_parameter", text);
+            }
+        }
+        if set.values().flatten().any(|v| v.len() > 4096 || v.contains(['\n', '\r', '\0'])) {
+            let text = "a value is longer than 4096 bytes or has line breaks".to_owned();
+            return self.reject_value(id, "invalid_parameter", text);
+        }
+        let mut wanted = self.cluster.db_config.clone();
+        for (name, value) in &set {
+            match value {
+                Some(value) => wanted.insert(name.clone(), value.clone()),
+                None => wanted.remove(name),
+            };
+        }
+        let proposed = self.propose(&Entry::DbConfig { set });
+        self.wait_for(id, proposed, Goal::DbConfig(wanted));
+    }
+
+    fn change_leader(&mut self, id: u64, node: NodeId) {
+        let Some(member) = self.known(id, node) else { return };
+        if node == self.id {
+            return self.out.replies.push((id, Ok(Reply::Leader { node })));
+        }
+        if !member.is_data_voter() || !self.cluster.durability.voters.contains(&node) {
+            let state = if member.down { "marked down".to_owned() } else { format!("a {}", member.role) };
+            let text = format!("node {node} is {state}; only a node that votes and holds data can lead");
+            return self.precondition(id, "cannot_lead", text);
+        }
+        if !self.linked(node) {
+            let text = format!("node {node} is not connected; bring it back first, or choose another");
+            return self.precondition(id, "node_unreachable", text);
+        }
+        match self.behind(node) {
+            None => {
+                let text = format!("node {node} does not stream from this one; wait until GET /map shows it streaming");
+                self.precondition(id, "not_streaming", text);
+            }
+            Some(bytes) if bytes > SWITCH_LAG_BYTES => {
+                let text = format!("node {node} is {bytes} bytes behind; try again when it is less than {SWITCH_LAG_BYTES}");
+                self.precondition(id, "behind", text);
+            }
+            Some(_) => {
+                self.begin_hand_over(node);
+                self.pending = Some(Pending { id, until: self.now + PENDING_MS, goal: Goal::Leads(node) });
+            }
+        }
+    }
+
+    /// Bytes of WAL that a streaming standby lacks; `None` when it does not stream.
+    fn behind(&self, node: NodeId) -> Option<u64> {
+        let obs = &self.local.obs;
+        let standby = obs.standbys.iter().find(|s| s.node == node && s.streaming)?;
+        Some(obs.flush_lsn.bytes_after(standby.flush_lsn))
+    }
+
+    /// Whether a standby has caught up; otherwise what it lacks, in words.
+    pub(crate) fn catching_up(&self, node: NodeId) -> Result<(), String> {
+        match self.behind(node) {
+            None => Err("it does not stream from the leader yet".to_owned()),
+            Some(bytes) if bytes > CAUGHT_UP_BYTES => Err(format!("it is {bytes} bytes of WAL behind")),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn add_node(
+        &mut self,
+        id: u64,
+        ip: IpAddr,
+        db_port: Option<u16>,
+        api_port: Option<u16>,
+        role: Role,
+        auto_upgrade: bool,
+    ) {
+        let me = self.cluster.member(self.id).expect("checked: this node is a member").clone();
+        let (db_port, api_port) = (db_port.unwrap_or(me.db_port), api_port.unwrap_or(me.api_port));
+        if ip.is_unspecified() || ip.is_multicast() || db_port == 0 || api_port == 0 {
+            return self.reject_value(id, "invalid_address", format!("{ip} is not an address that nodes can reach"));
+        }
+        let clash = self
+            .cluster
+            .members
+            .values()
+            .find(|m| m.ip == ip && (m.api_port == api_port || m.db_port == db_port || m.api_port == db_port));
+        if let Some(other) = clash {
+            let text = format!("node {} already has these ports on {ip}; give others", other.id);
+            return self.reject_value(id, "address_in_use", text);
+        }
+        let node = self.cluster.next_node;
+        let (role, auto_upgrade) = match role {
+            Role::Node => (Role::Listener, true),
+            other => (other, auto_upgrade && other == Role::Listener),
+        };
+        let member = Member { id: node, ip, db_port, api_port, role, down: false, auto_upgrade };
+        let kind = if role == Role::Witness { ConfChangeType::AddNode } else { ConfChangeType::AddLearnerNode };
+        let proposed = self.consensus.propose_change(node, kind, Entry::AddNode { member }.encode());
+        self.wait_for(id, proposed, Goal::Added(node));
+    }
+
+    fn upgrade_node(&mut self, id: u64, node: NodeId, db_port: u16, api_port: u16) {
+        let Some(member) = self.known(id, node) else { return };
+        if db_port == 0 || api_port == 0 {
+            return self.reject_value(id, "invalid_port", "db-port and api-port must be from 1 to 65535".to_owned());
+        }
+        if member.role == Role::Witness {
+            let text = format!("node {node} is a witness: it holds no data and cannot become a node");
+            return self.precondition(id, "wrong_role", text);
+        }
+        if member.role == Role::Node && !member.down {
+            let text = format!("node {node} is a proper node already");
+            return self.precondition(id, "already_a_node", text);
+        }
+        if let Err(lacks) = self.catching_up(node) {
+            let text = format!("node {node} has not caught up: {lacks}. Try again when it has");
+            return self.precondition(id, "not_caught_up", text);
+        }
+        let proposed = self.propose_upgrade(node, db_port, api_port);
+        self.wait_for(id, proposed, Goal::Upgraded(node));
+    }
+
+    pub(crate) fn propose_upgrade(&mut self, node: NodeId, db_port: u16, api_port: u16) -> bool {
+        let entry = Entry::UpgradeNode { node, db_port, api_port };
+        self.consensus.propose_change(node, ConfChangeType::AddNode, entry.encode())
+    }
+
+    pub(crate) fn propose_up(&mut self, node: NodeId) -> bool {
+        self.consensus.propose_change(node, ConfChangeType::AddNode, Entry::NodeUp { node }.encode())
+    }
+
+    fn remove_node(&mut self, id: u64, node: NodeId) {
+        if self.known(id, node).is_none() {
+            return;
+        }
+        if self.cluster.members.len() == 1 {
+            let text = "this is the last node; a cluster cannot be left without one";
+            return self.precondition(id, "last_node", text.to_owned());
+        }
+        if node == self.id {
+            let text = format!("node {node} leads; change the leader first (POST /leader?node=…), then remove it");
+            return self.precondition(id, "is_leader", text);
+        }
+        let proposed = self.propose_removal(node, REMOVAL.to_owned());
+        self.wait_for(id, proposed, Goal::Removed(node));
+    }
+
+    pub(crate) fn propose_removal(&mut self, node: NodeId, reason: String) -> bool {
+        // One that pledges and acknowledges is marked down first. The durability must have shrunk before it is gone:
+        // a leader elected in between could not ask it for its pledge any more.
+        if self.cluster.member(node).is_some_and(Member::is_data_voter) {
+            let entry = Entry::NodeDown { node, reason: format!("it is being removed: {reason}") };
+            return self.consensus.propose_change(node, ConfChangeType::AddLearnerNode, entry.encode());
+        }
+        let entry = Entry::RemoveNode { node, reason };
+        self.consensus.propose_change(node, ConfChangeType::RemoveNode, entry.encode())
+    }
+
+    fn node_down(&mut self, id: u64, node: NodeId, reason: String) {
+        let Some(member) = self.known(id, node) else { return };
+        if node == self.id {
+            let text = format!("node {node} leads; change the leader first (POST /leader?node=…)");
+            return self.precondition(id, "is_leader", text);
+        }
+        if member.role != Role::Node {
+            let text = format!("node {node} is a {}; only a proper node can be marked down", member.role);
+            return self.precondition(id, "wrong_role", text);
+        }
+        let entry = Entry::NodeDown { node, reason };
+        let proposed = self.consensus.propose_change(node, ConfChangeType::AddLearnerNode, entry.encode());
+        self.wait_for(id, proposed, Goal::Down(node));
+    }
+
+    /// Answers the pending request when its effect is there, or cannot come any more.
+    pub(crate) fn drive_pending(&mut self) {
+        let Some(pending) = &self.pending else { return };
+        let id = pending.id;
+        if let Some(reply) = self.reached(&pending.goal) {
+            self.pending = None;
+            self.out.replies.push((id, Ok(reply)));
+            return;
+        }
+        if let Goal::Removed(node) = pending.goal
+            && self.cluster.member(node).is_some_and(|m| !m.is_data_voter())
+            && self.durability_settled()
+            && !self.consensus.has_pending_change()
+        {
+            self.propose_removal(node, REMOVAL.to_owned());
+            return;
+        }
+        let leadership_may_go = matches!(pending.goal, Goal::Leads(_));
+        if !leadership_may_go && self.lead.is_none() {
+            self.pending = None;
+            let text = "this node lost leadership before the change was made; look at GET /map on the new leader \
+                        whether it was, before you try again";
+            self.reject(id, RejectionKind::Gone, "proposal_gone", text.to_owned());
+        } else if self.now >= pending.until {
+            self.pending = None;
+            let text = "the change was not complete in time; it may still come. Look at GET /map and GET /events";
+            self.reject(id, RejectionKind::Unavailable, "timed_out", text.to_owned());
+        }
+    }
+
+    fn reached(&self, goal: &Goal) -> Option<Reply> {
+        let settled = || self.durability_settled();
+        match goal {
+            Goal::Added(node) => {
+                self.cluster.member(*node).map(|m| Reply::Node { member: m.clone() }).filter(|_| settled())
+            }
+            Goal::Upgraded(node) => {
+                let member = self.cluster.member(*node).filter(|m| m.is_data_voter())?;
+                settled().then(|| Reply::Node { member: member.clone() })
+            }
+            Goal::Removed(node) => {
+                (self.cluster.member(*node).is_none() && settled()).then_some(Reply::Removed { node: *node })
+            }
+            Goal::Down(node) => {
+                let member = self.cluster.member(*node).filter(|m| m.down)?;
+                settled().then(|| Reply::Node { member: member.clone() })
+            }
+            Goal::Settings(settings) => (self.cluster.settings == *settings && settled())
+                .then(|| Reply::Settings { settings: settings.clone() }),
+            Goal::DbConfig(wanted) => {
+                (self.cluster.db_config == *wanted && self.local.configured.as_ref() == Some(wanted)).then(|| {
+                    Reply::DbConfig {
+                        parameters: wanted.clone(),
+                        restart_required: self.local.obs.pending_restart.clone(),
+                    }
+                })
+            }
+            Goal::Leads(node) => {
+                let opened = self.known_primary(0).is_some_and(|o| o.accepts_writes && o.node == *node);
+                (opened && self.cluster.appointment.as_ref().is_some_and(|a| a.node == *node))
+                    .then_some(Reply::Leader { node: *node })
+            }
+        }
+    }
+}

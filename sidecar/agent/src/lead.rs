@@ -1,0 +1,707 @@
+//! What a leader does: gather pledges, be appointed, promote, open, keep the lease, keep durability in order, and
+//! hand over.
+
+use crate::entry::{Appointment, Entry};
+use crate::gate::{Gate, Verdict};
+use crate::message::PeerMessage;
+use crate::node::{Action, Node};
+use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, PgProcess, StopMode, SyncSet};
+use crate::quorum::{Durability, Step, next_step};
+use crate::rules::{Rule, holds};
+use crate::types::{Lsn, Millis, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long pledges beyond those needed are waited for where commits wait for nobody.
+const WEAK_WAIT_MS: Millis = 300;
+/// An appointment that is not committed, or a server that is not promoted, by then: somebody else should try.
+const STUCK_MS: Millis = 15_000;
+/// A planned change of leader is called off when it takes longer.
+const HAND_OVER_MS: Millis = 10_000;
+/// An epoch that is not open by then misses standbys.
+const SLOW_OPENING_MS: Millis = 300;
+/// Entries recorded in the database at once.
+const RECORD_BATCH: usize = 64;
+
+/// Where the leader is on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// Pledges are gathered.
+    Gate,
+    /// The appointment is on its way through the log.
+    Appointing,
+    Promoting(Appointment),
+    /// The epoch's row waits for k standbys.
+    Opening(Appointment, Lsn),
+    Open(Appointment),
+    /// Planned change: a checkpoint first, so that the shutdown is short.
+    Preparing(Appointment, NodeId),
+    /// The server is shut down; its standbys get all of its WAL.
+    Stopping(Appointment, NodeId),
+    /// Leadership was offered to this node.
+    Offered(NodeId),
+}
+
+/// A leader's work in one term.
+#[derive(Debug)]
+pub struct Lead {
+    pub term: u64,
+    pub since: Millis,
+    pub phase: Phase,
+    pub phase_since: Millis,
+    pub gate: Gate,
+    /// Whom leadership was offered to because of its longer WAL, and when.
+    offered: Option<(NodeId, Millis)>,
+    next_ask: Millis,
+    next_beat: Millis,
+    /// The newest heartbeat that a majority answered, by the time it was sent.
+    pub confirmed_at: Option<Millis>,
+    renewed_at: Millis,
+    /// `synchronous_standby_names` as it is known to be in force.
+    pub in_force: SyncSet,
+    /// A rule on its way, and the WAL position that its standbys must confirm.
+    changing_sync: Option<(SyncSet, Option<Lsn>)>,
+    /// Some walsenders may still follow another rule: an earlier primary's, or one whose setting failed half-way.
+    sync_unsure: bool,
+    retry_sync_at: Millis,
+    pub checkpointed: bool,
+    retry_checkpoint_at: Millis,
+    slots: Option<BTreeSet<NodeId>>,
+    recording: bool,
+    retry_open_at: Millis,
+    pub down_unwell: BTreeSet<NodeId>,
+    unseen_since: BTreeMap<NodeId, Millis>,
+}
+
+impl Lead {
+    fn new(term: u64, now: Millis) -> Lead {
+        Lead {
+            term,
+            since: now,
+            phase: Phase::Gate,
+            phase_since: now,
+            gate: Gate::default(),
+            offered: None,
+            next_ask: now,
+            next_beat: now,
+            confirmed_at: None,
+            renewed_at: 0,
+            in_force: SyncSet::default(),
+            changing_sync: None,
+            sync_unsure: true,
+            retry_sync_at: 0,
+            checkpointed: false,
+            retry_checkpoint_at: 0,
+            slots: None,
+            recording: false,
+            retry_open_at: 0,
+            down_unwell: BTreeSet::new(),
+            unseen_since: BTreeMap::new(),
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open(_) | Phase::Preparing(..))
+    }
+
+    pub fn is_handing_over(&self) -> bool {
+        matches!(self.phase, Phase::Preparing(..) | Phase::Stopping(..) | Phase::Offered(_))
+    }
+
+    /// The server's process is in the leader's hands now.
+    pub fn drives_server(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Promoting(_)
+                | Phase::Opening(..)
+                | Phase::Open(_)
+                | Phase::Preparing(..)
+                | Phase::Stopping(..)
+                | Phase::Offered(_)
+        )
+    }
+
+    fn enter(&mut self, phase: Phase, now: Millis) {
+        self.phase = phase;
+        self.phase_since = now;
+    }
+}
+
+impl Node {
+    /// Takes up and lays down the leader's work as Raft says.
+    pub(crate) fn follow_role(&mut self) {
+        let term = self.consensus.term();
+        let leads = self.consensus.is_leader();
+        if self.lead.as_ref().is_some_and(|lead| !leads || lead.term != term) {
+            self.lead = None;
+            self.trace("deposed", format!("this node no longer leads (term {term})"));
+            if self.local.obs.is_primary() || self.local.promoted {
+                self.fence("this node no longer leads".to_owned());
+            }
+        }
+        if self.lead.is_none() && leads && self.consensus.is_settled_leader() && !self.removed {
+            self.trace("elected", format!("this node leads term {term}"));
+            self.lead = Some(Lead::new(term, self.now));
+        }
+    }
+
+    pub(crate) fn drive_lead(&mut self) {
+        let Some(lead) = &self.lead else { return };
+        let stuck = self.now >= lead.phase_since + STUCK_MS;
+        match lead.phase.clone() {
+            Phase::Gate => self.drive_gate(),
+            Phase::Appointing => {
+                let appointment = self.cluster.appointment.clone().filter(|a| a.epoch == lead.term);
+                match appointment {
+                    Some(appointment) => self.promote(appointment),
+                    None if stuck => self.abdicate("the appointment was not committed in time"),
+                    None => {}
+                }
+            }
+            Phase::Promoting(_) if stuck => self.abdicate("the server was not promoted in time"),
+            Phase::Promoting(_) => self.check_primary_lives(),
+            Phase::Opening(appointment, switch_lsn) => self.drive_opening(appointment, switch_lsn),
+            Phase::Open(_) => self.drive_open(),
+            Phase::Preparing(..) | Phase::Stopping(..) | Phase::Offered(_) => self.drive_hand_over(),
+        }
+        self.send_beats();
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        let now = self.now;
+        if let Some(lead) = &mut self.lead {
+            lead.enter(phase, now);
+        }
+    }
+
+    fn drive_gate(&mut self) {
+        let Some(lead) = &mut self.lead else { return };
+        let (now, term, since) = (self.now, lead.term, lead.since);
+        if now >= lead.next_ask {
+            lead.next_ask = now + self.cluster.settings.heartbeat_interval.ms();
+            // A running primary is asked again: once its server has been stopped, its pledge counts.
+            let complete = |n: &NodeId| lead.gate.has(*n) && !lead.gate.runs(*n);
+            let missing: Vec<NodeId> =
+                self.cluster.durability.voters.iter().copied().filter(|n| !complete(n)).collect();
+            for node in missing {
+                if node == self.id {
+                    self.asked_to_pledge(node, term);
+                } else {
+                    self.send(node, PeerMessage::Pledge { term });
+                }
+            }
+        }
+        self.note_unanswered_offer();
+        if !self.is_newest_primary()
+            && let Some(lead) = &mut self.lead
+            && lead.gate.runs(self.id)
+        {
+            // The server died since it was counted as running.
+            lead.gate.forget(self.id);
+        }
+        let everyone = self.everyone_pledged(since);
+        let Some(lead) = &mut self.lead else { return };
+        match lead.gate.judge(&self.cluster, self.id, everyone) {
+            Verdict::Wait => {}
+            Verdict::HandOver(node) => {
+                if lead.offered.is_none() {
+                    lead.offered = Some((node, now));
+                    self.trace("hand-over", format!("node {node} is ahead; leadership is handed to it"));
+                    let settings = self.settings();
+                    self.consensus.transfer(now, node, &settings);
+                }
+            }
+            // A server that was shut down told its position at rest; it must run before it can be promoted. If that
+            // takes long, somebody else should lead.
+            Verdict::Appoint { .. } if !self.local.obs.is_running() => {
+                if now >= lead.phase_since + 3 * self.cluster.settings.node_timeout.ms() {
+                    lead.gate.note_refusal(self.id);
+                }
+            }
+            Verdict::Appoint { from_timeline, lsn, timeline } => {
+                let durability = self.opening_durability();
+                let appointment =
+                    Appointment { epoch: term, node: self.id, timeline, from_timeline, lsn, durability };
+                if self.propose(&Entry::Appoint(appointment.clone())) {
+                    self.enter(Phase::Appointing);
+                    if !holds(Rule::PromoteAfterCommit) {
+                        self.promote(appointment);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The durability that a new epoch opens with: already that of the present members if it meets what is committed,
+    /// because a node that was removed or marked down meanwhile will never acknowledge the epoch's row.
+    fn opening_durability(&self) -> Durability {
+        let (committed, wanted) = (&self.cluster.durability, self.cluster.wanted_durability());
+        let safe = wanted.voters.contains(&self.id) && committed.meets(self.id, &wanted.sync_set(self.id));
+        if safe && committed.k > 0 { wanted } else { committed.clone() }
+    }
+
+    /// An offer of leadership without effect: that node is left out, if the others suffice. When nobody is left the
+    /// refusals are forgotten, and everybody is tried again.
+    fn note_unanswered_offer(&mut self) {
+        let patience = self.cluster.settings.node_timeout.ms();
+        let now = self.now;
+        let Some(lead) = &mut self.lead else { return };
+        if let Some((node, at)) = lead.offered
+            && now >= at + patience
+        {
+            lead.gate.note_refusal(node);
+            lead.offered = None;
+        }
+        // After a while those that refused are asked again: they may have been busy, or the offer got lost.
+        if now >= lead.phase_since + 5 * patience {
+            lead.gate.forget_refusals();
+            lead.phase_since = now;
+        }
+    }
+
+    /// With k = 0 nothing but time and the pledges of all living nodes protects the last transactions: wait for them,
+    /// and until the old primary's lease has run out.
+    fn everyone_pledged(&self, since: Millis) -> bool {
+        let Some(lead) = &self.lead else { return false };
+        let all = self.cluster.durability.voters.iter().all(|&n| lead.gate.has(n) || !self.linked(n));
+        // Its clock may be slower than this one: its lease has run out when the whole timeout has passed.
+        let old_lease_over = self.now >= since + self.cluster.settings.node_timeout.ms()
+            || self.cluster.appointment.as_ref().is_none_or(|a| a.node == self.id || lead.gate.has(a.node));
+        (all || self.now >= since + WEAK_WAIT_MS) && old_lease_over
+    }
+
+    fn promote(&mut self, appointment: Appointment) {
+        let sync = appointment.durability.sync_set(self.id);
+        let timeline = appointment.timeline;
+        if timeline == appointment.from_timeline && !self.is_newest_primary() {
+            // It was to go on as it was. Promoted anew it would write on that timeline a second time.
+            self.abdicate("its server is gone");
+            return;
+        }
+        self.local.cut = None;
+        self.local.repair = None;
+        self.enter(Phase::Promoting(appointment));
+        self.start_operation(PgOp::Promote { timeline, sync });
+    }
+
+    pub(crate) fn promotion_done(&mut self, result: Result<PgOutcome, PgFailure>) {
+        let Some(lead) = &self.lead else { return };
+        let Phase::Promoting(appointment) = lead.phase.clone() else { return };
+        match result {
+            Ok(PgOutcome::Promoted { timeline, switch_lsn }) if timeline == appointment.timeline => {
+                self.trace("promoted", format!("this node's server is a primary on timeline {timeline}"));
+                self.local.promoted = true;
+                self.local.primary_pid = Some(self.local.obs.pid);
+                let in_force = appointment.durability.sync_set(self.id);
+                if let Some(lead) = &mut self.lead {
+                    lead.in_force = in_force;
+                }
+                self.enter(Phase::Opening(appointment.clone(), switch_lsn));
+                self.open(&appointment, switch_lsn);
+                if !holds(Rule::OpeningWaits) {
+                    self.opened(appointment, switch_lsn);
+                }
+            }
+            Ok(_) => self.abdicate("the server was promoted to a timeline that it was not given"),
+            Err(failure) if failure.kind == PgFailureKind::Cancelled => {}
+            Err(failure) => self.abdicate(&format!("the server could not be promoted: {failure}")),
+        }
+    }
+
+    fn open(&mut self, appointment: &Appointment, switch_lsn: Lsn) {
+        let sync = appointment.durability.sync_set(self.id);
+        let (epoch, timeline) = (appointment.epoch, appointment.timeline);
+        self.start_operation(PgOp::OpenEpoch { epoch, timeline, switch_lsn, sync });
+    }
+
+    fn drive_opening(&mut self, appointment: Appointment, switch_lsn: Lsn) {
+        self.check_primary_lives();
+        let opening = self.local.side_ops.values().any(|op| matches!(op, PgOp::OpenEpoch { .. }));
+        let Some(lead) = &self.lead else { return };
+        if self.now >= lead.phase_since + SLOW_OPENING_MS {
+            // The standbys that are missed may have to be rewound first, which needs a checkpoint here.
+            self.keep_checkpoint();
+        }
+        let Some(lead) = &self.lead else { return };
+        if !opening && matches!(lead.phase, Phase::Opening(..)) && self.now >= lead.retry_open_at {
+            self.open(&appointment, switch_lsn);
+        }
+    }
+
+    pub(crate) fn side_operation_done(&mut self, op: PgOp, result: Result<PgOutcome, PgFailure>) {
+        let now = self.now;
+        if let Err(failure) = &result
+            && failure.kind != PgFailureKind::Cancelled
+        {
+            self.trace("postgres", format!("{} failed: {failure}", op.name()));
+        }
+        if let PgOp::Configure(parameters) = &op {
+            match &result {
+                Ok(_) => self.local.configured = Some(parameters.clone()),
+                Err(_) => self.local.configure_retry_at = now + 1000,
+            }
+        }
+        let Some(lead) = &mut self.lead else { return };
+        match (op, result) {
+            (PgOp::OpenEpoch { epoch, .. }, Ok(_)) => {
+                if let Phase::Opening(appointment, switch_lsn) = lead.phase.clone()
+                    && appointment.epoch == epoch
+                {
+                    self.opened(appointment, switch_lsn);
+                }
+            }
+            (PgOp::OpenEpoch { .. }, Err(_)) => lead.retry_open_at = now + 200,
+            (PgOp::SetSync(sync), Ok(PgOutcome::SyncBarrier(barrier))) => {
+                if lead.changing_sync.as_ref().is_some_and(|(s, _)| *s == sync) {
+                    lead.changing_sync = Some((sync, Some(barrier)));
+                }
+            }
+            (PgOp::SetSync(_), _) => {
+                // It may have come into force all the same.
+                lead.sync_unsure = true;
+                lead.changing_sync = None;
+                lead.retry_sync_at = now + 500;
+            }
+            (PgOp::Checkpoint, result) => {
+                lead.checkpointed |= result.is_ok();
+                lead.retry_checkpoint_at = now + 1000;
+                if let Phase::Preparing(appointment, to) = lead.phase.clone() {
+                    self.stop_for_hand_over(appointment, to);
+                }
+            }
+            (PgOp::Slots(_), Err(_)) => lead.slots = None,
+            (PgOp::RecordEntries(_), result) => {
+                lead.recording = false;
+                if let Ok(PgOutcome::Recorded { index }) = result {
+                    self.local.obs.recorded_index = self.local.obs.recorded_index.max(index);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn opened(&mut self, appointment: Appointment, switch_lsn: Lsn) {
+        self.local.fenced_at = None;
+        let (epoch, node, timeline) = (appointment.epoch, appointment.node, appointment.timeline);
+        self.enter(Phase::Open(appointment));
+        self.renew_lease(true);
+        self.trace("opened", format!("this node accepts writes in epoch {epoch}"));
+        self.propose(&Entry::Opened { epoch, node, timeline, switch_lsn });
+        self.keep_checkpoint();
+        if let Some(lead) = &mut self.lead {
+            lead.next_beat = self.now;
+        }
+    }
+
+    /// Passes the newest confirmed heartbeat on to the server.
+    fn renew_lease(&mut self, first: bool) {
+        let ms = self.cluster.settings.lease_ms();
+        let Some(lead) = &mut self.lead else { return };
+        let (Phase::Open(appointment) | Phase::Preparing(appointment, _)) = &lead.phase else { return };
+        let Some(sent_at) = lead.confirmed_at else { return };
+        if first || sent_at > lead.renewed_at {
+            lead.renewed_at = sent_at;
+            let epoch = appointment.epoch;
+            self.out.actions.push(Action::RenewLease { epoch, sent_at, ms });
+        }
+    }
+
+    fn drive_open(&mut self) {
+        self.check_primary_lives();
+        if self.leaving.is_some()
+            && let Some(to) = self.successor()
+        {
+            self.begin_hand_over(to);
+            return;
+        }
+        self.renew_lease(false);
+        if !self.lead.as_ref().is_some_and(Lead::is_open) {
+            return;
+        }
+        self.keep_checkpoint();
+        self.keep_durability();
+        self.keep_slots();
+        self.record_entries();
+        self.upgrade_listeners();
+        self.raise_recovered_nodes();
+        self.remove_unseen_nodes();
+    }
+
+    /// A leader without its server is none.
+    fn check_primary_lives(&mut self) {
+        let Some(lead) = &self.lead else { return };
+        let process = self.local.obs.process;
+        let gone = match lead.phase {
+            // Until the promotion is over the server may well be in recovery.
+            Phase::Promoting(_) => matches!(process, PgProcess::Stopped | PgProcess::Absent),
+            _ => !self.local.promoted || matches!(process, PgProcess::Stopped | PgProcess::Absent),
+        };
+        if gone {
+            self.trace("primary-lost", "this node's server is gone; leadership is given up".to_owned());
+            self.local.promoted = false;
+            self.abdicate("its server is gone");
+        }
+    }
+
+    /// Gives leadership to whoever can take it over at once, or else back to an election.
+    fn abdicate(&mut self, why: &str) {
+        self.fence(why.to_owned());
+        match self.successor() {
+            Some(to) => {
+                self.trace("hand-over", format!("leadership is offered to node {to}: {why}"));
+                let settings = self.settings();
+                self.consensus.transfer(self.now, to, &settings);
+                self.enter(Phase::Offered(to));
+            }
+            None => self.stand_again(why),
+        }
+    }
+
+    /// Steps down and stands for election in a new term; an epoch is never appointed twice.
+    fn stand_again(&mut self, why: &str) {
+        self.trace("step-down", format!("this node stands for election again: {why}"));
+        let settings = self.settings();
+        self.consensus.step_down(self.now, &settings);
+        self.lead = None;
+        self.consensus.campaign_now(self.now);
+    }
+
+    /// The voter that should lead if this node stops: connected, streaming, furthest.
+    pub(crate) fn successor(&self) -> Option<NodeId> {
+        let fresh = self.now.saturating_sub(2 * self.cluster.settings.node_timeout.ms());
+        self.cluster
+            .durability
+            .voters
+            .iter()
+            .copied()
+            .filter(|&n| n != self.id && self.linked(n) && self.consensus.is_up_to_date(n))
+            .filter_map(|n| self.statuses.get(&n).map(|(status, at)| (n, status, *at)))
+            .filter(|(_, status, at)| *at >= fresh && status.pid != 0)
+            .max_by_key(|(n, status, _)| (status.position, u64::MAX - n))
+            .map(|(n, _, _)| n)
+    }
+
+    /// Starts a planned change of leader; the caller has checked that `to` can take over.
+    pub(crate) fn begin_hand_over(&mut self, to: NodeId) {
+        let Some(lead) = &self.lead else { return };
+        let Phase::Open(appointment) = lead.phase.clone() else { return };
+        self.trace("hand-over", format!("planned change of leader to node {to}"));
+        self.enter(Phase::Preparing(appointment, to));
+        self.start_operation(PgOp::Checkpoint);
+    }
+
+    fn stop_for_hand_over(&mut self, appointment: Appointment, to: NodeId) {
+        self.fence(format!("leadership goes to node {to}"));
+        self.enter(Phase::Stopping(appointment, to));
+        self.start_operation(PgOp::Stop(StopMode::Fast));
+    }
+
+    fn drive_hand_over(&mut self) {
+        let Some(lead) = &self.lead else { return };
+        let late = self.now >= lead.phase_since + HAND_OVER_MS;
+        let node_timeout = self.cluster.settings.node_timeout.ms();
+        match lead.phase.clone() {
+            Phase::Preparing(appointment, to) => {
+                self.renew_lease(false);
+                self.check_primary_lives();
+                if late && self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Preparing(..))) {
+                    self.stop_for_hand_over(appointment, to);
+                }
+            }
+            Phase::Stopping(_, to) => {
+                let stopped = matches!(self.local.obs.process, PgProcess::Stopped | PgProcess::Absent);
+                if stopped && self.local.op.is_none() {
+                    self.offer(to);
+                } else if late && self.local.op.is_none() {
+                    self.start_operation(PgOp::Stop(StopMode::Immediate));
+                }
+            }
+            Phase::Offered(to) if self.now >= lead.phase_since + node_timeout => {
+                self.stand_again(&format!("node {to} did not take leadership"));
+            }
+            _ => {}
+        }
+    }
+
+    fn offer(&mut self, to: NodeId) {
+        let settings = self.settings();
+        self.consensus.transfer(self.now, to, &settings);
+        self.enter(Phase::Offered(to));
+    }
+
+    pub(crate) fn server_stopped(&mut self, ok: bool) {
+        let Some(lead) = &self.lead else { return };
+        if let Phase::Stopping(_, to) = lead.phase
+            && ok
+        {
+            self.offer(to);
+        }
+    }
+
+    /// Whether the log, the settings and the server agree on who acknowledges.
+    pub(crate) fn durability_settled(&self) -> bool {
+        let Some(lead) = &self.lead else { return false };
+        let wanted = self.cluster.wanted_durability();
+        self.cluster.durability == wanted && lead.in_force == wanted.sync_set(self.id) && lead.changing_sync.is_none()
+    }
+
+    /// One step towards the durability that members and settings ask for.
+    fn keep_durability(&mut self) {
+        let now = self.now;
+        let Some(lead) = &mut self.lead else { return };
+        if let Some((sync, Some(barrier))) = &lead.changing_sync {
+            // Every walsender that is there must have shown that it follows the new rule.
+            // And everything from before it, which fewer standbys may have acknowledged, must be on as many as the new
+            // rule asks for, or pledges that meet the new rule might miss it.
+            let standbys = &self.local.obs.standbys;
+            let concerned = |n: &NodeId| sync.standbys.contains(n) || lead.in_force.standbys.contains(n);
+            let follows = |n: &NodeId, acknowledges: bool| acknowledges == (sync.k > 0 && sync.standbys.contains(n));
+            let mut streaming = standbys.iter().filter(|s| s.streaming && concerned(&s.node));
+            let follow = streaming.all(|s| s.flush_lsn >= *barrier && follows(&s.node, s.acknowledges));
+            let have = standbys.iter().filter(|s| sync.standbys.contains(&s.node) && s.flush_lsn >= *barrier).count();
+            if follow && (have >= sync.k || !holds(Rule::SyncBarrier)) {
+                lead.in_force = sync.clone();
+                lead.changing_sync = None;
+                lead.sync_unsure = false;
+            }
+            return;
+        }
+        if lead.changing_sync.is_some() || now < lead.retry_sync_at || self.consensus.has_pending_change() {
+            return;
+        }
+        let target = self.cluster.wanted_durability();
+        if !target.voters.contains(&self.id) {
+            return;
+        }
+        let mut step = next_step(self.id, &self.cluster.durability, &lead.in_force, &target);
+        if !holds(Rule::GrowFirstShrinkLast) && self.cluster.durability != target {
+            step = Step::Commit(target.clone());
+        } else if lead.sync_unsure && matches!(step, Step::Commit(_)) {
+            // The rule in force is not known for sure: one is set and verified before anything rests on it.
+            let wanted = target.sync_set(self.id);
+            let meets = self.cluster.durability.meets(self.id, &wanted) && target.meets(self.id, &wanted);
+            step = Step::Sync(if meets { wanted } else { lead.in_force.clone() });
+        }
+        match step {
+            Step::Done => {}
+            Step::Sync(sync) => {
+                lead.changing_sync = Some((sync.clone(), None));
+                self.start_operation(PgOp::SetSync(sync));
+            }
+            Step::Commit(durability) => {
+                lead.retry_sync_at = now + 200;
+                self.propose(&Entry::Durability(durability));
+            }
+        }
+    }
+
+    /// One checkpoint must finish after the promotion, or nobody can be rewound to this server.
+    fn keep_checkpoint(&mut self) {
+        let running = self.local.side_ops.values().any(|op| matches!(op, PgOp::Checkpoint));
+        let Some(lead) = &self.lead else { return };
+        if !lead.checkpointed && !running && self.now >= lead.retry_checkpoint_at {
+            self.start_operation(PgOp::Checkpoint);
+        }
+    }
+
+    fn keep_slots(&mut self) {
+        let wanted: BTreeSet<NodeId> =
+            self.cluster.members.values().filter(|m| m.holds_data() && m.id != self.id).map(|m| m.id).collect();
+        let Some(lead) = &mut self.lead else { return };
+        if lead.slots.as_ref() != Some(&wanted) {
+            lead.slots = Some(wanted.clone());
+            self.start_operation(PgOp::Slots(wanted));
+        }
+    }
+
+    fn record_entries(&mut self) {
+        let Some(lead) = &mut self.lead else { return };
+        let recorded = self.local.obs.recorded_index;
+        if lead.recording || self.cluster.log.back().is_none_or(|r| r.index <= recorded) {
+            return;
+        }
+        let mut records = self.cluster.records_after(recorded);
+        records.truncate(RECORD_BATCH);
+        if !records.is_empty() {
+            lead.recording = true;
+            self.start_operation(PgOp::RecordEntries(records));
+        }
+    }
+
+    fn upgrade_listeners(&mut self) {
+        if self.pending.is_some() || !self.durability_settled() || self.consensus.has_pending_change() {
+            return;
+        }
+        let ready = self.cluster.members.values().find(|m| m.auto_upgrade && self.catching_up(m.id).is_ok());
+        if let Some(member) = ready {
+            let (node, db_port, api_port) = (member.id, member.db_port, member.api_port);
+            self.propose_upgrade(node, db_port, api_port);
+        }
+    }
+
+    fn raise_recovered_nodes(&mut self) {
+        let down: Vec<NodeId> = self.cluster.members.values().filter(|m| m.down).map(|m| m.id).collect();
+        for node in down {
+            let well = self.catching_up(node).is_ok() && self.linked(node);
+            let Some(lead) = &mut self.lead else { return };
+            if !well {
+                lead.down_unwell.insert(node);
+            } else if lead.down_unwell.contains(&node) && self.pending.is_none() && self.durability_settled() {
+                self.propose_up(node);
+                return;
+            }
+        }
+    }
+
+    /// Removes nodes that half of the cluster has not seen for long, where the settings allow it.
+    fn remove_unseen_nodes(&mut self) {
+        let settings = &self.cluster.settings;
+        if !settings.autoremove_enabled || self.pending.is_some() || !self.durability_settled() {
+            return;
+        }
+        let (patience, members) = (10 * settings.node_timeout.ms(), self.cluster.members.len());
+        let fresh = self.now.saturating_sub(2 * settings.node_timeout.ms());
+        let minimum = settings.autoremove_minimum as usize;
+        for node in self.cluster.members.keys().copied().filter(|&n| n != self.id).collect::<Vec<_>>() {
+            let seen_by = self
+                .cluster
+                .members
+                .keys()
+                .filter(|&&m| m != node)
+                .filter(|&&m| {
+                    if m == self.id {
+                        return self.linked(node);
+                    }
+                    self.statuses.get(&m).is_some_and(|(s, at)| *at >= fresh && s.sees.contains(&node))
+                })
+                .count();
+            let now = self.now;
+            let Some(lead) = &mut self.lead else { return };
+            if seen_by * 2 >= members {
+                lead.unseen_since.remove(&node);
+                continue;
+            }
+            let since = *lead.unseen_since.entry(node).or_insert(now);
+            if now >= since + patience && members > minimum {
+                let reason = "half of the cluster has not seen it for long (auto-remove)".to_owned();
+                if self.propose_removal(node, reason) {
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn send_beats(&mut self) {
+        let now = self.now;
+        let interval = self.cluster.settings.heartbeat_interval.ms();
+        let Some(lead) = &mut self.lead else { return };
+        if now < lead.next_beat {
+            return;
+        }
+        lead.next_beat = now + interval;
+        let beat = self.beat();
+        for node in self.cluster.members.keys().copied().filter(|&n| n != self.id).collect::<Vec<_>>() {
+            self.send(node, PeerMessage::Beat(beat.clone()));
+        }
+        self.beat = Some((beat, now));
+    }
+}

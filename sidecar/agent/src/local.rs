@@ -1,0 +1,408 @@
+//! This node's own server: what it should be doing, given what is committed and what was promised.
+
+use crate::entry::Appointment;
+use crate::message::{OpenPrimary, WalEnd};
+use crate::node::Node;
+use crate::postgres::{PgFailure, PgFailureKind, PgObservation, PgOp, PgOutcome, PgProcess, StopMode, Upstream};
+use crate::types::{Epoch, Millis};
+use std::collections::BTreeMap;
+
+/// A primary without leadership is stopped when it was not appointed again for this long after its lease was revoked.
+/// Long enough for a leader that stumbled to be elected again, short enough for its clients to move on.
+const FENCE_GRACE_MS: Millis = 500;
+/// A standby that should stream and does not is repaired after this time.
+const NOT_STREAMING_MS: Millis = 20_000;
+const BACKOFF_MIN_MS: Millis = 250;
+const BACKOFF_MAX_MS: Millis = 30_000;
+
+/// How a server whose history left the cluster's is brought back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    Rewind,
+    Clone,
+}
+
+/// What this node knows of its server and is doing with it.
+#[derive(Debug, Default)]
+pub struct Local {
+    pub obs: PgObservation,
+    pub observed: bool,
+    /// The process operation that runs.
+    pub op: Option<(u64, PgOp)>,
+    pub side_ops: BTreeMap<u64, PgOp>,
+    /// The pledge that is complete: its term, and where the WAL ends.
+    pub cut: Option<(u64, WalEnd)>,
+    /// The upstream that the server was last told, and in which epoch.
+    pub following: Option<(Epoch, Upstream)>,
+    /// The server is a primary because this process promoted it or found it promoted.
+    pub promoted: bool,
+    /// The process that was promoted, and the one that was stopped: what an outdated look says of them is known.
+    pub primary_pid: Option<u32>,
+    pub stopped_pid: Option<u32>,
+    /// An operation may have started the server since it was last known to be down: only a new look can tell.
+    pub maybe_started: bool,
+    /// Since when writes are refused.
+    pub fenced_at: Option<Millis>,
+    pub repair: Option<Repair>,
+    pub retry_at: Millis,
+    pub failures: u32,
+    pub not_streaming_since: Option<Millis>,
+    pub configured: Option<BTreeMap<String, String>>,
+    pub configure_retry_at: Millis,
+}
+
+/// Whether a server can follow a primary as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    Fits,
+    Diverged,
+    /// Not known before the server has replayed all it has, or before the primary is promoted.
+    Unknown,
+}
+
+impl Node {
+    pub(crate) fn observe(&mut self, obs: PgObservation) {
+        if self.is_outdated(&obs) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.local.obs, obs);
+        self.local.observed = true;
+        let obs = &self.local.obs;
+        if obs.is_primary() {
+            self.local.promoted = true;
+            self.local.primary_pid = Some(obs.pid);
+        } else if obs.in_recovery || !obs.is_running() {
+            self.local.promoted = false;
+        }
+        if matches!(self.local.obs.process, PgProcess::Stopped | PgProcess::Absent) {
+            self.local.following = None;
+        }
+        let obs = &self.local.obs;
+        let lost_stream = before.streaming && !obs.streaming && obs.is_running() && obs.in_recovery;
+        if lost_stream && self.local.op.is_none() {
+            self.stream_lost();
+        }
+    }
+
+    /// A look at the server takes a while, and an operation may have ended meanwhile. A process that was stopped does
+    /// not come back, and one that was promoted does not return to recovery.
+    fn is_outdated(&self, obs: &PgObservation) -> bool {
+        let same = |pid: Option<u32>| obs.is_running() && obs.pid != 0 && pid == Some(obs.pid);
+        same(self.local.stopped_pid) || (same(self.local.primary_pid) && obs.in_recovery)
+    }
+
+    /// The stream of WAL broke. Where the leader's process is not there either, that is its death.
+    fn stream_lost(&mut self) {
+        let Some(appointment) = &self.cluster.appointment else { return };
+        let primary = appointment.node;
+        if self.consensus.leader() == Some(primary) && !self.linked(primary) {
+            self.suspect(primary, "its stream of WAL broke and its sidecar is not connected");
+        }
+    }
+
+    pub(crate) fn operation_done(&mut self, id: u64, result: Result<PgOutcome, PgFailure>) {
+        if let Some(op) = self.local.side_ops.remove(&id) {
+            self.side_operation_done(op, result);
+            return;
+        }
+        let Some((_, op)) = self.local.op.take_if(|(running, _)| *running == id) else { return };
+        match &result {
+            Ok(_) => {
+                self.local.failures = 0;
+                self.local.retry_at = self.now;
+            }
+            Err(failure) => {
+                self.trace("postgres", format!("operation {id}: {} failed: {failure}", op.name()));
+                self.local.failures += 1;
+                let wait = BACKOFF_MIN_MS << self.local.failures.min(8);
+                self.local.retry_at = self.now + wait.min(BACKOFF_MAX_MS);
+            }
+        }
+        match (op, result) {
+            (PgOp::CutReception, Ok(PgOutcome::Cut { timeline, lsn })) => {
+                self.local.following = None;
+                self.local.cut = Some((self.pledged, WalEnd { timeline, lsn, running_primary: false }));
+                self.answer_pledge();
+            }
+            (PgOp::CutReception, Err(_)) => self.local.retry_at = self.now + 20,
+            (PgOp::Follow(upstream), Ok(_)) => self.now_following(upstream),
+            (PgOp::Rewind(upstream) | PgOp::Clone(upstream), Ok(_)) => {
+                self.local.repair = None;
+                self.local.configured = None;
+                self.now_following(upstream);
+            }
+            (PgOp::Rewind(_), Err(failure)) if failure.kind != PgFailureKind::Cancelled => {
+                self.local.repair = Some(Repair::Clone);
+            }
+            (PgOp::Start, Err(failure)) if failure.kind == PgFailureKind::NoData => {
+                self.local.repair = Some(Repair::Clone);
+            }
+            (PgOp::Promote { .. }, result) => self.promotion_done(result),
+            (PgOp::Stop(_), result) => {
+                self.local.promoted = false;
+                if result.is_ok() && self.local.obs.is_running() {
+                    self.local.stopped_pid = Some(self.local.obs.pid);
+                    self.local.obs.process = PgProcess::Stopped;
+                    self.local.obs.settled = false;
+                }
+                self.server_stopped(result.is_ok());
+            }
+            _ => {}
+        }
+    }
+
+    fn now_following(&mut self, upstream: Upstream) {
+        let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
+        self.local.following = Some((epoch, upstream));
+        self.local.not_streaming_since = Some(self.now);
+        self.local.fenced_at = None;
+    }
+
+    /// Brings the server a step closer to what it should be.
+    pub(crate) fn drive_local(&mut self) {
+        let data_member = self.cluster.member(self.id).is_some_and(|m| m.holds_data());
+        if !self.local.observed {
+            return;
+        }
+        if self.removed || self.leaving.is_some() {
+            self.stop_for_good();
+            return;
+        }
+        if !data_member {
+            return;
+        }
+        self.configure_server();
+        let must_cut = self.must_be_cut();
+        if let Some((_, op)) = &self.local.op {
+            // A pledge does not wait for the end of a re-pointing.
+            if must_cut && matches!(op, PgOp::Follow(_)) && self.local.obs.is_running() {
+                self.start_operation(PgOp::CutReception);
+            }
+            return;
+        }
+        if self.lead.as_ref().is_some_and(|l| l.drives_server()) {
+            return;
+        }
+        match self.local.obs.process {
+            PgProcess::Starting => {}
+            PgProcess::Absent | PgProcess::Stopped => self.drive_stopped(must_cut),
+            PgProcess::Running if !self.local.obs.in_recovery => self.drive_primary(),
+            PgProcess::Running => self.drive_standby(must_cut),
+        }
+    }
+
+    fn stop_for_good(&mut self) {
+        let handing_over = self.lead.as_ref().is_some_and(|l| l.is_handing_over());
+        let leads = self.lead.as_ref().is_some_and(|l| l.is_open()) && self.successor().is_some();
+        if handing_over || (leads && !self.removed) {
+            return;
+        }
+        let stopping = matches!(&self.local.op, Some((_, PgOp::Stop(_))));
+        let runs = matches!(self.local.obs.process, PgProcess::Running | PgProcess::Starting);
+        if runs && !stopping && self.now >= self.local.retry_at {
+            self.fence("this node is stopping".to_owned());
+            self.start_operation(PgOp::Stop(StopMode::Fast));
+        }
+    }
+
+    /// A pledge stands that no appointment has answered yet, or this node itself is appointed: nothing may be
+    /// received.
+    fn must_be_cut(&self) -> bool {
+        match &self.cluster.appointment {
+            Some(a) => self.pledged > a.epoch || a.node == self.id,
+            None => self.pledged > 0,
+        }
+    }
+
+    fn drive_stopped(&mut self, must_cut: bool) {
+        // A server that was shut down cleanly has told where its WAL ends; no need to start it for a pledge.
+        let at_rest = self.local.obs.settled && !self.local.maybe_started;
+        if must_cut && self.local.obs.process == PgProcess::Stopped && at_rest {
+            self.complete_pledge_at_rest();
+        }
+        if self.now < self.local.retry_at {
+            return;
+        }
+        if self.local.obs.process == PgProcess::Absent && self.local.repair.is_none() {
+            self.local.repair = Some(Repair::Clone);
+        }
+        // Never while a pledge stands: a repair ends with streaming from the older primary. Where it cannot begin, the
+        // server runs as it is, because its pledge may be what the cluster waits for.
+        let repairing = !must_cut && self.local.repair.is_some_and(|repair| self.repair(repair));
+        if repairing || self.local.obs.process == PgProcess::Absent {
+            return;
+        }
+        match self.upstream() {
+            Some((appointment, upstream)) if !must_cut && self.fit(&appointment) == Fit::Fits => {
+                self.start_operation(PgOp::Follow(upstream));
+            }
+            _ => {
+                self.start_operation(PgOp::Start);
+            }
+        }
+    }
+
+    fn complete_pledge_at_rest(&mut self) {
+        if self.local.cut.is_none_or(|(term, _)| term != self.pledged) {
+            let end = WalEnd {
+                timeline: self.local.obs.timeline,
+                lsn: self.local.obs.flush_lsn,
+                running_primary: false,
+            };
+            self.local.cut = Some((self.pledged, end));
+            self.answer_pledge();
+        }
+    }
+
+    fn drive_primary(&mut self) {
+        if !self.is_newest_primary() {
+            self.fence("another node was appointed".to_owned());
+            self.start_operation(PgOp::Stop(StopMode::Immediate));
+            return;
+        }
+        if self.lead.is_none() {
+            self.fence("this node no longer leads".to_owned());
+        }
+        // While this node leads it gathers pledges to be appointed again; nobody else can be meanwhile.
+        let waited = self.local.fenced_at.is_some_and(|at| self.now >= at + FENCE_GRACE_MS);
+        if self.lead.is_none() && waited && self.now >= self.local.retry_at {
+            self.trace("demote", "the server is stopped: this node was not appointed again in time".to_owned());
+            self.start_operation(PgOp::Stop(StopMode::Immediate));
+        }
+    }
+
+    fn drive_standby(&mut self, must_cut: bool) {
+        if self.now < self.local.retry_at {
+            return;
+        }
+        if must_cut {
+            let done = self.local.cut.is_some_and(|(term, _)| term == self.pledged);
+            if !done || self.local.obs.receiver && self.local.following.is_some() {
+                self.start_operation(PgOp::CutReception);
+            }
+            return;
+        }
+        let Some((appointment, upstream)) = self.upstream() else { return };
+        let told = (appointment.epoch, upstream.clone());
+        if self.local.following.as_ref() == Some(&told) {
+            self.watch_stream();
+            return;
+        }
+        if self.local.repair == Some(Repair::Clone) {
+            self.repair(Repair::Clone);
+            return;
+        }
+        match self.fit(&appointment) {
+            Fit::Fits => {
+                self.local.repair = None;
+                self.start_operation(PgOp::Follow(upstream));
+            }
+            Fit::Diverged => {
+                self.repair(Repair::Rewind);
+            }
+            // The end of the WAL is only known for sure when nothing is being received.
+            Fit::Unknown if self.local.obs.receiver => {
+                self.start_operation(PgOp::CutReception);
+            }
+            Fit::Unknown => {}
+        }
+    }
+
+    /// The server this node should follow: the appointed one, if it is another.
+    fn upstream(&self) -> Option<(Appointment, Upstream)> {
+        let appointment = self.cluster.appointment.clone()?;
+        let member = self.cluster.member(appointment.node).filter(|m| m.id != self.id)?;
+        let upstream = Upstream { node: member.id, ip: member.ip, port: member.db_port };
+        Some((appointment, upstream))
+    }
+
+    /// The promoted primary of this epoch, as far as its leader said.
+    pub(crate) fn known_primary(&self, epoch: Epoch) -> Option<&OpenPrimary> {
+        self.beat.as_ref().and_then(|(beat, _)| beat.open.as_ref()).filter(|o| o.epoch >= epoch)
+    }
+
+    fn fit(&self, appointment: &Appointment) -> Fit {
+        let obs = &self.local.obs;
+        let timeline = obs.timeline;
+        // A received but incomplete record at the very end is no divergence: replay never used it.
+        let end = if obs.settled && obs.is_running() { obs.replay_lsn } else { obs.flush_lsn };
+        if let Some(primary) = self.known_primary(appointment.epoch) {
+            if timeline == primary.timeline {
+                return Fit::Fits;
+            }
+            let left = primary.history.iter().find(|(t, _)| *t == timeline).map(|(_, lsn)| *lsn);
+            return match left {
+                Some(left) if end <= left => Fit::Fits,
+                _ if obs.settled => Fit::Diverged,
+                _ => Fit::Unknown,
+            };
+        }
+        // Before the primary is promoted: what pledged no more than the appointed node had is part of its history.
+        if timeline == appointment.timeline || (timeline == appointment.from_timeline && end <= appointment.lsn) {
+            Fit::Fits
+        } else {
+            Fit::Unknown
+        }
+    }
+
+    /// Begins a repair; whether it could.
+    fn repair(&mut self, repair: Repair) -> bool {
+        let Some((appointment, upstream)) = self.upstream() else { return false };
+        // Also before it is open: it has all that was acknowledged, by its appointment, so nothing that others must
+        // keep is given up; and it may need this very standby to open.
+        let Some(primary) = self.known_primary(appointment.epoch) else { return false };
+        if primary.node != upstream.node || (repair == Repair::Rewind && !primary.rewind_source) {
+            return false;
+        }
+        if self.now < self.local.retry_at {
+            return false;
+        }
+        self.local.repair = Some(repair);
+        match repair {
+            Repair::Rewind => {
+                let end = self.local.obs.flush_lsn;
+                self.trace(
+                    "rewind",
+                    format!(
+                        "this node's WAL ({end} on timeline {}) left the cluster's history; it is rewound to node {}",
+                        self.local.obs.timeline, upstream.node
+                    ),
+                );
+                self.start_operation(PgOp::Rewind(upstream));
+            }
+            Repair::Clone => {
+                self.trace("clone", format!("this node's data is copied anew from node {}", upstream.node));
+                self.start_operation(PgOp::Clone(upstream));
+            }
+        }
+        true
+    }
+
+    /// A standby that was told whom to follow and does not stream for long has lost its place in the WAL.
+    fn watch_stream(&mut self) {
+        let primary_runs = self.known_primary(0).is_some();
+        if self.local.obs.streaming || !primary_runs {
+            self.local.not_streaming_since = None;
+            return;
+        }
+        let since = *self.local.not_streaming_since.get_or_insert(self.now);
+        if self.now >= since + NOT_STREAMING_MS {
+            self.local.not_streaming_since = Some(self.now);
+            self.trace("repair", "the server was told to stream and does not; its history is checked".to_owned());
+            // The first attempt is the cheap one; a rewind that changes nothing is followed by a copy.
+            let next = if self.local.repair.is_some() { Repair::Clone } else { Repair::Rewind };
+            self.repair(next);
+        }
+    }
+
+    /// Makes the cluster's PostgreSQL parameters those of this server.
+    fn configure_server(&mut self) {
+        let running = self.local.side_ops.values().any(|op| matches!(op, PgOp::Configure(_)));
+        let wanted = &self.cluster.db_config;
+        if running || self.local.configured.as_ref() == Some(wanted) || self.now < self.local.configure_retry_at {
+            return;
+        }
+        let wanted = wanted.clone();
+        self.start_operation(PgOp::Configure(wanted));
+    }
+}

@@ -1,0 +1,442 @@
+//! One node: Raft, the replicated state and this node's decisions, as a single state machine.
+//!
+//! [`Node::step`] takes one [`Input`] and returns an [`Output`]. Whoever drives it must put [`Output::persist`] on
+//! disk before anything else of the same output leaves the node: messages carry promises.
+
+use crate::cluster::{Cluster, describe};
+use crate::consensus::Consensus;
+use crate::entry::Entry;
+use crate::lead::Lead;
+use crate::local::Local;
+use crate::logstore::{Persist, Restored};
+use crate::message::{Beat, PeerMessage, WalEnd, Wire};
+use crate::postgres::{PgFailure, PgObservation, PgOp, PgOutcome};
+use crate::request::{Rejection, RejectionKind, Reply, Request};
+use crate::rules::{Rule, holds};
+use crate::settings::Settings;
+use crate::types::{Epoch, Millis, NodeId};
+use crate::view::NodeStatus;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time passed; expected about every 10 ms.
+    Tick,
+    Message { from: NodeId, wire: Wire },
+    Link { peer: NodeId, link: Link },
+    /// The server beside this node, as it is now.
+    Postgres(Box<PgObservation>),
+    /// An operation ended.
+    PostgresDone { id: u64, result: Result<PgOutcome, PgFailure> },
+    Request { id: u64, request: Request },
+    /// Another node says that this one was removed from the cluster.
+    Removed,
+    /// This node is told to stop: hand over, stop the server, then [`Action::Exit`].
+    Leave,
+}
+
+/// State of the connection to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    Up,
+    /// Lost or silent; the peer may live.
+    Down,
+    /// The peer's machine answers that nobody listens there: its process is dead.
+    Refused,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Postgres { id: u64, op: PgOp },
+    /// Let the primary accept writes until `sent_at + ms`.
+    RenewLease { epoch: Epoch, sent_at: Millis, ms: u64 },
+    /// Stop it accepting writes now.
+    RevokeLease { epoch: Epoch, hint: String },
+    /// Everything is stopped; the process may end.
+    Exit,
+}
+
+/// What a step brought.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub persist: Persist,
+    pub messages: Vec<(NodeId, Wire)>,
+    pub actions: Vec<Action>,
+    pub replies: Vec<(u64, Result<Reply, Rejection>)>,
+    /// What people may want to read: kind and sentence.
+    pub traces: Vec<(&'static str, String)>,
+}
+
+/// A node's whole state.
+pub struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) now: Millis,
+    pub(crate) consensus: Consensus,
+    pub(crate) cluster: Arc<Cluster>,
+    /// Highest term this node has pledged itself to. Durable.
+    pub(crate) pledged: u64,
+    /// Who is waiting for the pledge, and for which term.
+    pub(crate) pledge_to: Option<(NodeId, u64)>,
+    pub(crate) local: Local,
+    pub(crate) lead: Option<Lead>,
+    pub(crate) pending: Option<crate::admin::Pending>,
+    pub(crate) links: BTreeMap<NodeId, Link>,
+    pub(crate) statuses: BTreeMap<NodeId, (NodeStatus, Millis)>,
+    /// The newest word of a leader.
+    pub(crate) beat: Option<(Beat, Millis)>,
+    pub(crate) next_op: u64,
+    pub(crate) next_status: Millis,
+    pub(crate) sent_status: Option<NodeStatus>,
+    pub(crate) leaving: Option<Millis>,
+    pub(crate) exited: bool,
+    pub(crate) removed: bool,
+    pub(crate) out: Output,
+}
+
+impl Node {
+    /// A node as it was when it stopped. `seed` decides the random parts of its timeouts.
+    pub fn new(id: NodeId, restored: &Restored, now: Millis, seed: u64) -> Node {
+        let cluster = if restored.snapshot.data.is_empty() {
+            Cluster::unknown()
+        } else {
+            serde_json::from_slice(&restored.snapshot.data).expect("only this crate writes the state")
+        };
+        Node {
+            id,
+            now,
+            consensus: Consensus::new(id, restored, now, seed),
+            cluster: Arc::new(cluster),
+            pledged: restored.pledge,
+            pledge_to: None,
+            local: Local::default(),
+            lead: None,
+            pending: None,
+            links: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            beat: None,
+            next_op: 1,
+            next_status: now,
+            sent_status: None,
+            leaving: None,
+            exited: false,
+            removed: false,
+            out: Output::default(),
+        }
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.cluster.settings.clone()
+    }
+
+    /// Takes one input at time `now` (which never goes back) and says what follows from it.
+    pub fn step(&mut self, now: Millis, input: Input) -> Output {
+        self.now = self.now.max(now);
+        self.take(input);
+        // Everything below reacts to state, not to the input, and repeats until nothing changes any more: a commit
+        // may allow an appointment, whose commit allows a promotion.
+        for _ in 0..8 {
+            self.drain();
+            let before = (self.out.actions.len(), self.out.messages.len(), self.consensus.term());
+            self.follow_role();
+            self.drive_lead();
+            self.drive_local();
+            self.drive_pending();
+            self.drain();
+            if before == (self.out.actions.len(), self.out.messages.len(), self.consensus.term()) {
+                break;
+            }
+        }
+        self.report_status();
+        self.finish_leaving();
+        std::mem::take(&mut self.out)
+    }
+
+    fn take(&mut self, input: Input) {
+        let settings = self.settings();
+        match input {
+            Input::Tick => self.consensus.tick(self.now, &settings),
+            Input::Message { from, wire: Wire::Raft(message) } => {
+                if message.from == from {
+                    self.consensus.receive(self.now, *message, &settings);
+                }
+            }
+            Input::Message { from, wire: Wire::Peer(message) } => self.receive(from, message),
+            Input::Link { peer, link } => self.link_changed(peer, link),
+            Input::Postgres(observation) => self.observe(*observation),
+            Input::PostgresDone { id, result } => self.operation_done(id, result),
+            Input::Request { id, request } => self.requested(id, request),
+            Input::Removed => {
+                if !self.removed {
+                    self.trace("removed", "this node was removed from the cluster".to_owned());
+                    self.removed = true;
+                }
+            }
+            Input::Leave => {
+                self.leaving.get_or_insert(self.now);
+            }
+        }
+    }
+
+    fn receive(&mut self, from: NodeId, message: PeerMessage) {
+        match message {
+            PeerMessage::Pledge { term } => self.asked_to_pledge(from, term),
+            PeerMessage::Pledged { term, end } => self.pledge_received(from, term, end),
+            PeerMessage::Status { status } => {
+                self.statuses.insert(from, (status, self.now));
+            }
+            PeerMessage::Beat(beat) => {
+                if beat.term >= self.consensus.term() {
+                    self.beat = Some((beat, self.now));
+                }
+            }
+        }
+    }
+
+    /// A leader asks for the promise to acknowledge nothing to older leaders.
+    pub(crate) fn asked_to_pledge(&mut self, from: NodeId, term: u64) {
+        if term < self.pledged || term < self.consensus.term() {
+            return;
+        }
+        if term > self.pledged {
+            self.pledged = term;
+            self.out.persist.pledge = Some(term).filter(|_| holds(Rule::PledgeDurable));
+            self.out.persist.sync = true;
+        }
+        self.pledge_to = Some((from, term));
+        self.answer_pledge();
+    }
+
+    /// Sends the pledge if it is complete: reception is cut and the end of the WAL is known.
+    pub(crate) fn answer_pledge(&mut self) {
+        let Some((to, term)) = self.pledge_to else { return };
+        let Some(end) = self.pledge_end(term) else { return };
+        if end.running_primary {
+            self.fence(format!("node {to} leads term {term}"));
+        }
+        if to == self.id {
+            self.pledge_received(self.id, term, end);
+        } else {
+            self.send(to, PeerMessage::Pledged { term, end });
+        }
+        // An unfinished pledge is answered when it is complete; a finished one when it is asked for again.
+        self.pledge_to = None;
+    }
+
+    fn pledge_end(&self, term: u64) -> Option<WalEnd> {
+        if self.is_newest_primary() {
+            let (timeline, lsn) = (self.local.obs.timeline, self.local.obs.flush_lsn);
+            return Some(WalEnd { timeline, lsn, running_primary: true });
+        }
+        if !holds(Rule::ReceptionCut) && self.local.obs.is_running() {
+            let (timeline, lsn) = (self.local.obs.timeline, self.local.obs.flush_lsn);
+            return Some(WalEnd { timeline, lsn, running_primary: false });
+        }
+        self.local.cut.filter(|(t, _)| *t == term).map(|(_, end)| end)
+    }
+
+    fn pledge_received(&mut self, from: NodeId, term: u64, end: WalEnd) {
+        if let Some(lead) = &mut self.lead
+            && lead.term == term
+        {
+            if !lead.gate.has(from) {
+                self.out.traces.push((
+                    "pledged",
+                    format!("node {from} pledged term {term}, its WAL ends at {} on timeline {}", end.lsn, end.timeline),
+                ));
+            }
+            lead.gate.record(from, end);
+        }
+    }
+
+    fn link_changed(&mut self, peer: NodeId, link: Link) {
+        let before = self.links.insert(peer, link);
+        if before == Some(link) {
+            return;
+        }
+        self.trace("link", format!("connection to node {peer}: {}", format!("{link:?}").to_lowercase()));
+        if link == Link::Refused && self.consensus.leader() == Some(peer) {
+            self.suspect(peer, "its process no longer accepts connections");
+        }
+    }
+
+    /// The leader is dead as far as can be seen from here: start pre-voting at once. Nodes take turns, so that two do
+    /// not split the votes.
+    pub(crate) fn suspect(&mut self, leader: NodeId, why: &str) {
+        let others = self.cluster.members.values().filter(|m| m.is_voter() && m.id != leader);
+        let rank = others.filter(|m| m.is_data_voter() && m.id < self.id).count() as u64;
+        let witness = self.cluster.member(self.id).is_some_and(|m| !m.holds_data());
+        let delay = rank * 60 + if witness { 200 } else { 0 };
+        self.trace("suspect", format!("leader {leader} seems dead: {why}"));
+        self.consensus.suspect_leader(self.now, delay);
+    }
+
+    /// Takes what Raft has ready: persists, sends, applies.
+    fn drain(&mut self) {
+        let settings = self.settings();
+        let drained = self.consensus.drain(self.now, &settings);
+        let persist = &mut self.out.persist;
+        if drained.persist.install.is_some() {
+            persist.entries.clear();
+            persist.compact = None;
+            persist.install = drained.persist.install;
+        }
+        if let Some(first) = drained.persist.entries.first() {
+            persist.entries.retain(|e| e.index < first.index);
+            persist.entries.extend(drained.persist.entries);
+        }
+        if drained.persist.hard_state.is_some() {
+            persist.hard_state = drained.persist.hard_state;
+        }
+        persist.sync |= drained.persist.sync;
+        for message in drained.messages {
+            self.out.messages.push((message.to, Wire::Raft(Box::new(message))));
+        }
+        if let Some(data) = drained.installed {
+            let cluster = serde_json::from_slice(&data).expect("only this crate writes the state");
+            self.cluster = Arc::new(cluster);
+        }
+        if !drained.committed.is_empty() {
+            self.apply(drained.committed);
+        }
+        self.compact();
+        if let (Some(at), Some(lead)) = (drained.confirmed_at, &mut self.lead) {
+            lead.confirmed_at = lead.confirmed_at.max(Some(at));
+        }
+    }
+
+    fn apply(&mut self, committed: Vec<crate::consensus::Committed>) {
+        let cluster = Arc::make_mut(&mut self.cluster);
+        for item in committed {
+            if item.data.is_empty() {
+                cluster.passed(item.index, item.term);
+                continue;
+            }
+            match Entry::decode(&item.data) {
+                Ok(entry) => {
+                    cluster.apply(item.index, item.term, &entry);
+                    if let Some((kind, node, message)) = describe(&entry) {
+                        let name = if kind == "appointed" { "appointed" } else { "committed" };
+                        self.out.traces.push((name, message));
+                        if kind == "node-removed" && node == Some(self.id) {
+                            self.removed = true;
+                        }
+                    }
+                }
+                // Written by a newer version: this node cannot know what the cluster decided.
+                Err(error) => {
+                    cluster.passed(item.index, item.term);
+                    self.out.traces.push((
+                        "unknown-entry",
+                        format!("entry {} of the cluster's log is not understood ({error}); upgrade this node", item.index),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Takes a state and forgets the old part of the log, when the log has grown or a node waits for a state.
+    fn compact(&mut self) {
+        let (applied, cluster) = (self.cluster.applied_index, Arc::clone(&self.cluster));
+        let state = || serde_json::to_vec(&*cluster).expect("the state is plain data");
+        if let Some(compact) = self.consensus.compact(applied, state) {
+            self.out.persist.compact = Some(compact);
+            self.out.persist.sync = true;
+        }
+    }
+
+    pub(crate) fn send(&mut self, to: NodeId, message: PeerMessage) {
+        self.out.messages.push((to, Wire::Peer(message)));
+    }
+
+    pub(crate) fn trace(&mut self, kind: &'static str, message: String) {
+        self.out.traces.push((kind, message));
+    }
+
+    pub(crate) fn propose(&mut self, entry: &Entry) -> bool {
+        self.consensus.propose(entry.encode())
+    }
+
+    pub(crate) fn linked(&self, peer: NodeId) -> bool {
+        peer == self.id || self.links.get(&peer) == Some(&Link::Up)
+    }
+
+    /// Whether the server beside this node runs as the primary of the newest appointment.
+    pub(crate) fn is_newest_primary(&self) -> bool {
+        self.local.obs.is_primary()
+            && self.local.promoted
+            && self
+                .cluster
+                .appointment
+                .as_ref()
+                .is_some_and(|a| a.node == self.id && a.timeline == self.local.obs.timeline)
+    }
+
+    /// Refuses further writes on this node's server.
+    pub(crate) fn fence(&mut self, why: String) {
+        if self.local.fenced_at.is_none() {
+            self.local.fenced_at = Some(self.now);
+            let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
+            self.trace("fenced", format!("writes are refused from now on: {why}"));
+            let hint = self.leader_hint();
+            self.out.actions.push(Action::RevokeLease { epoch, hint });
+        }
+    }
+
+    fn leader_hint(&self) -> String {
+        match self.consensus.leader().filter(|&n| n != self.id).and_then(|n| self.cluster.member(n)) {
+            Some(m) => format!("node {} at {}:{}", m.id, m.ip, m.db_port),
+            None => String::new(),
+        }
+    }
+
+    pub(crate) fn start_operation(&mut self, op: PgOp) -> u64 {
+        let id = self.next_op;
+        self.next_op += 1;
+        if op.is_process_operation() {
+            self.trace("postgres", format!("operation {id}: {}", op.name()));
+            self.local.op = Some((id, op.clone()));
+            self.local.maybe_started = !matches!(op, PgOp::Stop(_));
+            // What it was told before is only known to be so again when this operation has succeeded.
+            self.local.following = None;
+        } else {
+            self.local.side_ops.insert(id, op.clone());
+        }
+        self.out.actions.push(Action::Postgres { id, op });
+        id
+    }
+
+    pub(crate) fn reject(&mut self, id: u64, kind: RejectionKind, code: &str, message: String) {
+        let mut rejection = Rejection::new(kind, code, message);
+        if kind == RejectionKind::NotLeader {
+            rejection.leader = self.consensus.leader().and_then(|n| self.address_of(n));
+        }
+        self.out.replies.push((id, Err(rejection)));
+    }
+
+    fn finish_leaving(&mut self) {
+        let Some(since) = self.leaving else { return };
+        let stopped = !matches!(
+            self.local.obs.process,
+            crate::postgres::PgProcess::Running | crate::postgres::PgProcess::Starting
+        ) && self.local.op.is_none();
+        let handing_over = self.lead.as_ref().is_some_and(Lead::is_handing_over);
+        let leads = self.consensus.is_leader() && self.cluster.members.len() > 1;
+        // The hand-over gets a while; after that the node goes in any case, and the others elect.
+        let patient = self.now < since + 8_000;
+        if !self.exited && stopped && !((leads || handing_over) && patient) {
+            self.exited = true;
+            self.out.actions.push(Action::Exit);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The contract with the PostgreSQL server beside this node: what is observed of it, what it is told to do.
+//!
+//! The adapter in the sidecar does the work; this crate only decides. A server is always started as a standby without
+//! an upstream. Only [`PgOp::Promote`], after a committed appointment, makes it a primary; so a restarted server can
+//! never come up writable by itself.
+
+use crate::types::{Epoch, Lsn, NodeId, Timeline};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// The server that a standby streams from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    pub node: NodeId,
+    pub ip: IpAddr,
+    pub port: u16,
+}
+
+/// `synchronous_standby_names`: any `k` of `standbys` must have a transaction before its commit returns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncSet {
+    pub k: usize,
+    pub standbys: BTreeSet<NodeId>,
+}
+
+/// How a server is stopped. Never a smart shutdown: sessions would go on committing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopMode {
+    /// Ends sessions, sends all WAL to connected standbys, writes a shutdown checkpoint.
+    Fast,
+    /// Ends everything at once; the next start replays the WAL.
+    Immediate,
+}
+
+/// One thing that the server is told to do. Process operations replace each other: a new one ends an unfinished one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PgOp {
+    /// Start as a standby that receives nothing. Does nothing if the server runs already.
+    Start,
+    Stop(StopMode),
+    /// Stop receiving WAL, durably (a restart does not resume it), and report how far the WAL reaches once no
+    /// receiver is left and the end is known. On a server that is not running it fails.
+    CutReception,
+    /// Receive WAL from this server.
+    Follow(Upstream),
+    /// Leave recovery on exactly this timeline, with `sync` in force from the first write on.
+    Promote { timeline: Timeline, sync: SyncSet },
+    /// Give up the part of the own WAL that `upstream` does not have, and follow it.
+    Rewind(Upstream),
+    /// Copy the whole database from `upstream` into a side directory, put it in place, and follow.
+    Clone(Upstream),
+    /// Write the epoch's row and return when k standbys have it.
+    OpenEpoch { epoch: Epoch, timeline: Timeline, switch_lsn: Lsn, sync: SyncSet },
+    /// Put `synchronous_standby_names` in force and report the barrier from which on every walsender follows it.
+    SetSync(SyncSet),
+    Checkpoint,
+    /// Have exactly these physical slots for the peers.
+    Slots(BTreeSet<NodeId>),
+    /// Make these the cluster's PostgreSQL parameters.
+    Configure(BTreeMap<String, String>),
+    /// Record committed entries in the database, in order.
+    RecordEntries(Vec<EntryRecord>),
+}
+
+impl PgOp {
+    /// Process operations run one at a time and replace each other; the others need a running primary and run beside.
+    pub fn is_process_operation(&self) -> bool {
+        matches!(
+            self,
+            PgOp::Start
+                | PgOp::Stop(_)
+                | PgOp::CutReception
+                | PgOp::Follow(_)
+                | PgOp::Promote { .. }
+                | PgOp::Rewind(_)
+                | PgOp::Clone(_)
+        )
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            PgOp::Start => "start",
+            PgOp::Stop(_) => "stop",
+            PgOp::CutReception => "cut-reception",
+            PgOp::Follow(_) => "follow",
+            PgOp::Promote { .. } => "promote",
+            PgOp::Rewind(_) => "rewind",
+            PgOp::Clone(_) => "clone",
+            PgOp::OpenEpoch { .. } => "open-epoch",
+            PgOp::SetSync(_) => "set-sync",
+            PgOp::Checkpoint => "checkpoint",
+            PgOp::Slots(_) => "slots",
+            PgOp::Configure(_) => "configure",
+            PgOp::RecordEntries(_) => "record-entries",
+        }
+    }
+}
+
+/// A committed entry in the form in which `quorum.apply_entry` takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryRecord {
+    pub index: u64,
+    pub term: u64,
+    /// JSON object; see `docs/cluster-log.md`.
+    pub payload: serde_json::Value,
+    /// The payload holds the whole state instead of one change (`quorum.apply_snapshot`).
+    pub snapshot: bool,
+}
+
+/// What an operation brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PgOutcome {
+    Done,
+    /// `CutReception`: the end of the WAL, and the timeline it was written on.
+    Cut { timeline: Timeline, lsn: Lsn },
+    /// `Promote`: the new timeline and where it left the old one.
+    Promoted { timeline: Timeline, switch_lsn: Lsn },
+    /// `SetSync`: WAL up to here was acknowledged under the old rule at worst.
+    SyncBarrier(Lsn),
+    /// `Configure`: parameters that a restart must bring into force.
+    Configured { restart_required: Vec<String> },
+    /// `RecordEntries`: the highest index that the database has.
+    Recorded { index: u64 },
+}
+
+/// Why an operation failed, for policy; the text is for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PgFailureKind {
+    /// Replaced by another operation.
+    Cancelled,
+    NotRunning,
+    TimedOut,
+    /// The database directory is missing or cannot be used.
+    NoData,
+    /// The promoted server is on another timeline than it was told to take.
+    WrongTimeline,
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct PgFailure {
+    pub kind: PgFailureKind,
+    pub message: String,
+}
+
+/// Whether the server process lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PgProcess {
+    /// No usable data directory.
+    #[default]
+    Absent,
+    Stopped,
+    /// The process lives and does not answer yet.
+    Starting,
+    Running,
+}
+
+/// A standby as the primary sees it in `pg_stat_replication`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyState {
+    pub node: NodeId,
+    pub streaming: bool,
+    pub flush_lsn: Lsn,
+    pub replay_lsn: Lsn,
+    /// `sync_state` is `quorum`: the walsender counts its acknowledgements.
+    pub acknowledges: bool,
+}
+
+/// What is known of the server now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PgObservation {
+    pub process: PgProcess,
+    pub pid: u32,
+    pub system_identifier: u64,
+    pub in_recovery: bool,
+    /// The timeline on which the end of the WAL lies.
+    pub timeline: Timeline,
+    /// End of the WAL that is on this node's disk.
+    pub flush_lsn: Lsn,
+    pub replay_lsn: Lsn,
+    /// Standby: a WAL receiver is there (streaming or connecting).
+    pub receiver: bool,
+    /// Standby: the receiver streams; `upstream_port` says from which port.
+    pub streaming: bool,
+    pub upstream_port: u16,
+    /// Standby: all WAL on disk is replayed and nothing is being received, so `flush_lsn` is the true end.
+    pub settled: bool,
+    /// Primary: what its standbys have.
+    pub standbys: Vec<StandbyState>,
+    /// Timelines this server's history went through and where each ended, oldest first; the present one is not in it.
+    pub history: Vec<(Timeline, Lsn)>,
+    /// Highest index of the cluster's log that the database holds.
+    pub recorded_index: u64,
+    /// Parameters that wait for a restart.
+    pub pending_restart: Vec<String>,
+    /// Progress of a copy, if one runs: bytes done and bytes in all (0 if not known).
+    pub copy_progress: Option<(u64, u64)>,
+    /// Why the server is not as it should be, in a sentence.
+    pub trouble: Option<String>,
+}
+
+impl PgObservation {
+    pub fn is_running(&self) -> bool {
+        self.process == PgProcess::Running
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.is_running() && !self.in_recovery
+    }
+}

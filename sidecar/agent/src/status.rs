@@ -1,0 +1,142 @@
+//! What a node says about itself: to the leader, to everybody, and to those who look at it.
+
+use crate::lead::{Lead, Phase};
+use crate::message::{Beat, OpenPrimary, PeerMessage};
+use crate::node::{Link, Node};
+use crate::postgres::{PgOp, PgProcess};
+use crate::types::{Millis, NodeId};
+use crate::view::{NodeStatus, State, View};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl Node {
+    /// What this node does at this moment.
+    pub fn state(&self) -> State {
+        let obs = &self.local.obs;
+        let Some(member) = self.cluster.member(self.id) else { return State::Unknown };
+        if !member.holds_data() {
+            return State::Witness;
+        }
+        if matches!(&self.local.op, Some((_, PgOp::Rewind(_) | PgOp::Clone(_)))) {
+            return State::Cloning;
+        }
+        if let Some(lead) = &self.lead {
+            return if lead.is_open() { State::Leader } else { State::Electing };
+        }
+        match obs.process {
+            PgProcess::Absent | PgProcess::Stopped => State::Stopped,
+            PgProcess::Starting => State::Starting,
+            PgProcess::Running if !obs.in_recovery => State::Fenced,
+            PgProcess::Running if obs.streaming => State::Replica,
+            PgProcess::Running => State::Detached,
+        }
+    }
+
+    /// This node's own status.
+    pub fn status(&self) -> NodeStatus {
+        let obs = &self.local.obs;
+        NodeStatus {
+            state: self.state(),
+            position: self.cluster.position(obs.timeline, obs.flush_lsn),
+            replay_lsn: if obs.in_recovery { obs.replay_lsn } else { obs.flush_lsn },
+            streaming: obs.streaming,
+            pid: if obs.is_running() { obs.pid } else { 0 },
+            sees: self.links.iter().filter(|(_, l)| **l == Link::Up).map(|(&n, _)| n).collect(),
+            pending_restart: obs.pending_restart.clone(),
+            trouble: obs.trouble.clone(),
+            copy_progress: obs.copy_progress,
+        }
+    }
+
+    /// Tells the leader how this node is: with each heartbeat, and at once when something matters.
+    pub(crate) fn report_status(&mut self) {
+        let Some(leader) = self.consensus.leader().filter(|&l| l != self.id) else { return };
+        let status = self.status();
+        let matters = self.sent_status.as_ref().is_none_or(|sent| {
+            (sent.state, sent.streaming, sent.pid, &sent.trouble)
+                != (status.state, status.streaming, status.pid, &status.trouble)
+        });
+        if matters || self.now >= self.next_status {
+            self.next_status = self.now + self.cluster.settings.heartbeat_interval.ms();
+            self.sent_status = Some(status.clone());
+            self.send(leader, PeerMessage::Status { status });
+        }
+    }
+
+    /// The leader's word to everybody.
+    pub(crate) fn beat(&self) -> Beat {
+        let obs = &self.local.obs;
+        let open = self.lead.as_ref().and_then(|lead| match &lead.phase {
+            Phase::Opening(a, _) | Phase::Open(a) | Phase::Preparing(a, _) => Some(OpenPrimary {
+                epoch: a.epoch,
+                node: self.id,
+                timeline: a.timeline,
+                history: obs.history.clone(),
+                flush_lsn: obs.flush_lsn,
+                // The observation may be older than the promotion; then the history is not this epoch's yet.
+                rewind_source: lead.checkpointed && obs.timeline == a.timeline,
+                accepts_writes: lead.is_open(),
+            }),
+            _ => None,
+        });
+        // A history of another timeline than the present one would make followers believe they diverged.
+        let open = open.filter(|o| obs.is_primary() && o.timeline == obs.timeline);
+        Beat { term: self.consensus.term(), open, nodes: self.known_nodes() }
+    }
+
+    fn known_nodes(&self) -> BTreeMap<NodeId, NodeStatus> {
+        let stale = self.now.saturating_sub(3 * self.cluster.settings.node_timeout.ms());
+        let mut nodes: BTreeMap<NodeId, NodeStatus> = self
+            .statuses
+            .iter()
+            .filter(|(n, (_, at))| *at >= stale && self.cluster.member(**n).is_some())
+            .map(|(&n, (status, _))| (n, status.clone()))
+            .collect();
+        nodes.insert(self.id, self.status());
+        nodes
+    }
+
+    /// Everything this node knows, for readers.
+    pub fn view(&self) -> View {
+        let settings = &self.cluster.settings;
+        let fresh = self.now.saturating_sub(3 * settings.node_timeout.ms());
+        let beat = self.beat.as_ref().filter(|(_, at)| *at >= fresh).map(|(b, _)| b);
+        let lead_open = self.lead.as_ref().filter(|l| l.is_open());
+        let lease_until: Millis =
+            lead_open.and_then(|l| l.confirmed_at).map_or(0, |sent| sent + settings.lease_ms());
+        let is_open_leader = lease_until > self.now;
+        let open = beat.and_then(|b| b.open.as_ref()).filter(|o| o.accepts_writes);
+        let leader = if is_open_leader {
+            self.address_of(self.id)
+        } else {
+            open.filter(|o| o.node != self.id).and_then(|o| self.address_of(o.node))
+        };
+        let nodes = match beat {
+            Some(beat) if !self.consensus.is_leader() => {
+                let mut nodes = beat.nodes.clone();
+                nodes.insert(self.id, self.status());
+                nodes
+            }
+            _ => self.known_nodes(),
+        };
+        View {
+            id: self.id,
+            member: self.cluster.member(self.id).is_some(),
+            removed: self.removed,
+            term: self.consensus.term(),
+            raft_leader: self.consensus.leader(),
+            state: self.state(),
+            is_open_leader,
+            lease_until,
+            epoch: self.cluster.appointment.as_ref().map_or(0, |a| a.epoch),
+            leader,
+            cluster: Arc::clone(&self.cluster),
+            postgres: self.local.obs.clone(),
+            nodes,
+            change_in_flight: self.pending.is_some()
+                || self.consensus.has_pending_change()
+                || (self.lead.as_ref().is_some_and(Lead::is_open) && !self.durability_settled()),
+            at: self.now,
+        }
+    }
+}

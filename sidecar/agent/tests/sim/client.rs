@@ -1,0 +1,42 @@
+//! Clients that write to whatever takes writes, and remember what was acknowledged.
+
+use crate::postgres::{Record, Waiter, What};
+use crate::world::World;
+use pgquorum_agent::types::{Lsn, NodeId};
+use rand::Rng;
+
+impl World {
+    /// Appends a record on a primary and sends it.
+    pub fn append(&mut self, node: NodeId, what: What) -> Record {
+        let uid = 1000 + self.token();
+        let size = self.rng.random_range(1..6) * 8;
+        let server = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        let record = Record { uid, timeline: server.timeline, end: Lsn(server.end().0 + size), what };
+        server.wal.push(record);
+        let run = server.run;
+        self.check_writer(node, run, record.timeline);
+        self.pump(node);
+        record
+    }
+
+    /// Every server that lets writes pass gets one.
+    pub fn clients_write(&mut self) {
+        let ids: Vec<NodeId> = self.machines.keys().copied().collect();
+        for id in ids {
+            let m = &self.machines[&id];
+            if !m.server.lease_holds(m.clock(self.now)) || self.rng.random_bool(0.2) {
+                continue;
+            }
+            let epoch = m.server.lease.epoch;
+            let (index, entered) = (m.server.wal.len(), self.now);
+            let record = self.append(id, What::Write);
+            let waiter = Waiter { uid: record.uid, index, lsn: record.end, epoch, entered };
+            let server = &mut self.machines.get_mut(&id).expect("machines stay").server;
+            if server.sync.k == 0 {
+                self.acknowledged(id, waiter);
+            } else {
+                server.waiters.push(waiter);
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Random faults and random requests of administrators.
+
+use crate::machine::Machine;
+use crate::postgres::Server;
+use crate::world::{Time, World};
+use pgquorum_agent::logstore::Restored;
+use pgquorum_agent::member::Role;
+use pgquorum_agent::node::Input;
+use pgquorum_agent::request::{Reply, Request};
+use pgquorum_agent::settings::{SettingsPatch, Span};
+use pgquorum_agent::types::NodeId;
+use rand::Rng;
+use rand::seq::IndexedRandom;
+
+impl World {
+    fn some_node(&mut self) -> NodeId {
+        let ids: Vec<NodeId> = self.machines.values().filter(|m| !m.retired).map(|m| m.id).collect();
+        *ids.choose(&mut self.rng).expect("there are nodes")
+    }
+
+    /// The node that leads and whose primary is open, if any.
+    pub fn open_leader(&self) -> Option<NodeId> {
+        let open = |m: &&Machine| {
+            let lease = m.server.lease_holds(m.clock(self.now));
+            lease && m.agent.as_ref().is_some_and(|a| a.view().is_open_leader)
+        };
+        self.machines.values().filter(open).max_by_key(|m| m.server.lease.epoch).map(|m| m.id)
+    }
+
+    /// Sends a request to a node's sidecar. Returns its number.
+    pub fn request(&mut self, node: NodeId, request: Request) -> u64 {
+        let id = self.next_request;
+        self.next_request += 1;
+        self.note(node, format!("request {id}: {request:?}"));
+        if self.machines[&node].alive() {
+            self.input(node, Input::Request { id, request });
+        }
+        id
+    }
+
+    pub fn reply(&self, id: u64) -> Option<&Result<Reply, pgquorum_agent::request::Rejection>> {
+        self.replies.iter().find(|(_, i, _)| *i == id).map(|(_, _, r)| r)
+    }
+
+    /// A new machine joins under the number the leader will give.
+    pub fn join(&mut self, leader: NodeId, role: Role) -> NodeId {
+        let agent = self.machines[&leader].agent.as_ref().expect("the leader lives");
+        let id = agent.cluster().next_node;
+        let (db_port, api_port) = (Some(5000 + id as u16), Some(8000 + id as u16));
+        if !self.machines.contains_key(&id) {
+            self.add_machine(id, Restored::default(), Server::absent());
+            self.start(id);
+        }
+        let ip = [127, 0, 0, 1].into();
+        self.request(leader, Request::AddNode { ip, db_port, api_port, role, auto_upgrade: false });
+        id
+    }
+
+    /// One fault, and the end of it later.
+    pub fn fault(&mut self) {
+        let node = self.some_node();
+        let lasts: Time = self.rng.random_range(50..4000);
+        let leader = self.open_leader().filter(|_| self.rng.random_bool(0.5)).unwrap_or(node);
+        match self.rng.random_range(0..12) {
+            0 => {
+                self.kill_node(leader);
+                self.script(lasts, move |w| w.start(leader));
+            }
+            1 => {
+                self.kill_node(leader);
+                self.machines.get_mut(&leader).expect("machines stay").reachable = false;
+                self.script(lasts, move |w| w.start(leader));
+            }
+            2 => self.kill_server(leader),
+            3 => {
+                self.kill_sidecar(leader);
+                self.script(lasts, move |w| w.start(leader));
+            }
+            4 | 5 => {
+                self.freeze(leader);
+                self.script(lasts / 2, move |w| w.thaw(leader));
+            }
+            6 | 7 => {
+                let peers: Vec<NodeId> = self.machines.keys().copied().filter(|&n| n != leader).collect();
+                let one_way = self.rng.random_range(0..3);
+                let streams = self.rng.random_bool(0.3);
+                for peer in peers {
+                    if self.rng.random_bool(0.7) {
+                        match one_way {
+                            0 => self.net.block(leader, peer),
+                            1 => self.net.block(peer, leader),
+                            _ => self.net.block_both(leader, peer),
+                        }
+                        if streams {
+                            self.net.wal_open.extend([(leader, peer), (peer, leader)]);
+                        }
+                    }
+                }
+                self.note(leader, format!("partition, kind {one_way}"));
+                self.script(lasts, |w| w.heal_network());
+            }
+            8 => {
+                let ids: Vec<NodeId> = self.machines.keys().copied().collect();
+                let side: Vec<bool> = ids.iter().map(|_| self.rng.random_bool(0.5)).collect();
+                for (i, &a) in ids.iter().enumerate() {
+                    for (j, &b) in ids.iter().enumerate() {
+                        if side[i] != side[j] {
+                            self.net.block(a, b);
+                        }
+                    }
+                }
+                self.note(node, format!("split {side:?}"));
+                self.script(lasts, |w| w.heal_network());
+            }
+            9 => {
+                self.net.loss = self.rng.random_range(0.0..0.3);
+                self.net.duplication = self.rng.random_range(0.0..0.2);
+                let worst = self.rng.random_range(5..150);
+                self.net.delay = (1, worst);
+                self.note(node, "bad network");
+                self.script(lasts, |w| w.heal_network());
+            }
+            10 => {
+                let ids: Vec<NodeId> = self.machines.keys().copied().collect();
+                for id in ids {
+                    if self.rng.random_bool(0.6) {
+                        self.kill_node(id);
+                        let back = self.rng.random_range(20..1500);
+                        self.script(back, move |w| w.start(id));
+                    }
+                }
+            }
+            _ => {
+                self.op_failures = self.rng.random_range(0.0..0.3);
+                let usual = self.setup.op_failures;
+                self.script(lasts, move |w| w.op_failures = usual);
+            }
+        }
+    }
+
+    pub fn heal_network(&mut self) {
+        self.net.heal();
+        self.note(0, "network healed");
+    }
+
+    /// Something an administrator might ask for.
+    pub fn administrate(&mut self) {
+        let Some(leader) = self.open_leader() else { return };
+        let node = self.some_node();
+        let request = match self.rng.random_range(0..8) {
+            0 | 1 => Request::ChangeLeader { node },
+            2 => {
+                let patch = SettingsPatch {
+                    quorum_replication: Some(self.rng.random_bool(0.5)),
+                    replication_factor: Some(self.rng.random_range(1..3)),
+                    ..SettingsPatch::default()
+                };
+                Request::SetSettings { patch }
+            }
+            3 => {
+                let node_timeout = Some(Span(self.rng.random_range(6..20) * 100));
+                let patch = SettingsPatch { node_timeout, ..SettingsPatch::default() };
+                Request::SetSettings { patch }
+            }
+            4 => Request::NodeDown { node, reason: "asked for".to_owned() },
+            5 if self.machines.values().filter(|m| !m.retired).count() > 3 => Request::RemoveNode { node },
+            5 | 6 => {
+                let alive = self.machines.values().filter(|m| !m.retired).count();
+                if alive < 6 && self.machines.len() < 9 {
+                    self.join(leader, Role::Node);
+                }
+                return;
+            }
+            _ => {
+                let value = Some(self.rng.random_range(1..99).to_string());
+                Request::SetDbConfig { set: [("work_mem".to_owned(), value)].into() }
+            }
+        };
+        self.request(leader, request);
+    }
+
+    /// Everything works again.
+    pub fn heal_everything(&mut self) {
+        self.heal_network();
+        self.op_failures = 0.0;
+        let ids: Vec<NodeId> = self.machines.keys().copied().collect();
+        for id in ids {
+            self.thaw(id);
+            self.start(id);
+        }
+    }
+
+    /// What the newest view of the cluster says of its members; machines outside it are retired.
+    pub fn newest_members(&self) -> Vec<NodeId> {
+        let clusters = self.machines.values().filter_map(|m| m.agent.as_ref()).map(|a| a.cluster());
+        let newest = clusters.max_by_key(|c| c.applied_index);
+        newest.map_or_else(Vec::new, |c| c.members.values().filter(|m| m.holds_data()).map(|m| m.id).collect())
+    }
+
+    /// (f) One open primary, and every other data node streams from it.
+    pub fn converged(&self) -> bool {
+        let Some(leader) = self.open_leader() else { return false };
+        self.newest_members().iter().filter(|&&n| n != leader).all(|n| {
+            let m = &self.machines[n];
+            m.server.is_running() && m.server.receiver.is_some_and(|r| r.upstream == leader)
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! What the supervisor sees of a server, late as it may be.
+
+use crate::world::{Event, World};
+use pgquorum_agent::postgres::{PgObservation, PgOp, PgProcess, StandbyState};
+use pgquorum_agent::types::NodeId;
+use rand::Rng;
+
+impl World {
+    pub fn observe(&mut self, node: NodeId) {
+        let m = &self.machines[&node];
+        if !m.alive() || m.frozen {
+            return;
+        }
+        let s = &m.server;
+        let copying = m.process_op.as_ref().is_some_and(|o| matches!(o.op, PgOp::Rewind(_)) && o.stage > 0);
+        let running = s.is_running();
+        let standbys = s.senders.iter().map(|(&n, sender)| StandbyState {
+            node: n,
+            streaming: true,
+            flush_lsn: sender.flush,
+            replay_lsn: sender.flush,
+            acknowledges: sender.rule.k > 0 && sender.rule.standbys.contains(&n),
+        });
+        let observation = PgObservation {
+            process: s.process,
+            pid: if running { (s.run & 0xffff) as u32 + 1 } else { 0 },
+            system_identifier: 1,
+            in_recovery: running && s.recovery,
+            timeline: s.timeline,
+            flush_lsn: if s.process == PgProcess::Absent { Default::default() } else { s.end() },
+            replay_lsn: s.end(),
+            receiver: s.receiver.is_some() || (running && s.recovery && s.conninfo.is_some()),
+            streaming: s.receiver.is_some(),
+            upstream_port: s.receiver.map_or(0, |r| 5000 + r.upstream as u16),
+            settled: !copying
+                && match s.process {
+                    PgProcess::Running => s.recovery && s.receiver.is_none() && s.conninfo.is_none(),
+                    PgProcess::Stopped => s.clean,
+                    _ => false,
+                },
+            standbys: if s.is_primary() { standbys.collect() } else { Vec::new() },
+            history: s.history.clone(),
+            recorded_index: s.recorded(),
+            ..PgObservation::default()
+        };
+        let life = m.life;
+        let late = if self.rng.random_bool(0.1) { self.rng.random_range(0..40) } else { self.rng.random_range(0..4) };
+        // Late, but never in another order.
+        let m = self.machines.get_mut(&node).expect("machines stay");
+        m.observed_at = m.observed_at.max(self.now + late);
+        let delay = m.observed_at - self.now;
+        self.after(delay, Event::Observed { node, life, observation: Box::new(observation) });
+    }
+}

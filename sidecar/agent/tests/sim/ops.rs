@@ -1,0 +1,346 @@
+//! Operations on a fake server: they take time, have their effect somewhere on the way, replace each other, fail.
+
+use crate::machine::RunningOp;
+use crate::postgres::What;
+use crate::world::{Event, Time, World};
+use pgquorum_agent::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, PgProcess, StopMode};
+use pgquorum_agent::types::NodeId;
+use rand::Rng;
+
+type Result = std::result::Result<PgOutcome, PgFailure>;
+
+/// What one stage of an operation leads to.
+enum Stage {
+    Ends(Result),
+    /// Look again after this time, in the next stage.
+    Next(Time),
+    /// Look again in the same stage.
+    Wait(Time),
+}
+
+fn failure(kind: PgFailureKind, message: &str) -> Stage {
+    Stage::Ends(Err(PgFailure { kind, message: message.to_owned() }))
+}
+
+fn done() -> Stage {
+    Stage::Ends(Ok(PgOutcome::Done))
+}
+
+impl World {
+    pub fn submit(&mut self, node: NodeId, id: u64, op: PgOp) {
+        let token = self.token();
+        let process = op.is_process_operation();
+        self.note(node, format!("operation {id}: {op:?}"));
+        let running = RunningOp { id, op, token, stage: 0, since: self.now };
+        let m = self.machines.get_mut(&node).expect("machines stay");
+        if process {
+            let life = m.life;
+            if let Some(old) = m.process_op.replace(running) {
+                let kind = PgFailureKind::Cancelled;
+                let result = Err(PgFailure { kind, message: "replaced".to_owned() });
+                self.after(1, Event::OperationEnds { node, life, id: old.id, result });
+            }
+        } else {
+            m.side_ops.insert(id, running);
+        }
+        let delay = self.rng.random_range(0..8);
+        self.after(delay, Event::Operation { node, token });
+    }
+
+    /// The sidecar died: what it had begun may still happen, or not.
+    pub fn abandon_operations(&mut self, node: NodeId) {
+        let m = self.machines.get_mut(&node).expect("machines stay");
+        let op = m.process_op.take();
+        m.side_ops.clear();
+        if let Some(mut op) = op
+            && self.rng.random_bool(0.5)
+        {
+            let _ = self.process_stage(node, &mut op);
+        }
+    }
+
+    pub fn operation(&mut self, node: NodeId, token: u64) {
+        let m = self.machines.get_mut(&node).expect("machines stay");
+        let process = m.process_op.as_ref().is_some_and(|o| o.token == token);
+        let found = if process {
+            m.process_op.clone()
+        } else {
+            m.side_ops.values().find(|o| o.token == token).cloned()
+        };
+        let Some(mut op) = found else { return };
+        let fails = self.op_failures > 0.0 && self.rng.random_bool(self.op_failures);
+        let before = fails && self.rng.random_bool(0.5);
+        let mut stage = match (before, process) {
+            (true, _) => failure(PgFailureKind::Other, "it failed, as the dice said"),
+            (false, true) => self.process_stage(node, &mut op),
+            (false, false) => self.side_stage(node, &mut op),
+        };
+        if fails && matches!(stage, Stage::Ends(Ok(_))) {
+            stage = failure(PgFailureKind::TimedOut, "it worked, and the answer got lost");
+        }
+        let m = self.machines.get_mut(&node).expect("machines stay");
+        match stage {
+            Stage::Ends(result) => {
+                if process {
+                    m.process_op = None;
+                } else {
+                    m.side_ops.remove(&op.id);
+                }
+                let life = m.life;
+                let delay = self.rng.random_range(1..5);
+                self.note(node, format!("operation {} ends: {result:?}", op.id));
+                // The look at the server that follows the end may overtake its report, or come later.
+                self.after(0, Event::Observe { node, again: false });
+                self.after(delay, Event::OperationEnds { node, life, id: op.id, result });
+            }
+            Stage::Next(delay) | Stage::Wait(delay) => {
+                if matches!(stage, Stage::Next(_)) {
+                    op.stage += 1;
+                }
+                if process {
+                    m.process_op = Some(op);
+                } else {
+                    m.side_ops.insert(op.id, op);
+                }
+                self.after(delay, Event::Operation { node, token });
+            }
+        }
+    }
+
+    fn process_stage(&mut self, node: NodeId, op: &mut RunningOp) -> Stage {
+        match op.op.clone() {
+            PgOp::Start => self.start_server(node),
+            PgOp::Stop(mode) => self.stop_server(node, op, mode),
+            PgOp::CutReception => self.cut(node, op.stage),
+            PgOp::Follow(upstream) => {
+                let s = &self.machines[&node].server;
+                if s.is_primary() {
+                    return failure(PgFailureKind::Other, "it is a primary");
+                }
+                if !s.is_running() {
+                    let started = self.start_server(node);
+                    return if matches!(started, Stage::Ends(Ok(_))) { Stage::Next(1) } else { started };
+                }
+                let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+                s.conninfo = Some(upstream.node);
+                s.receiver = s.receiver.filter(|r| r.upstream == upstream.node);
+                self.after(2, Event::Upkeep { again: false });
+                done()
+            }
+            PgOp::Promote { timeline, sync } => {
+                let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+                if !s.is_running() {
+                    return failure(PgFailureKind::NotRunning, "it does not run");
+                }
+                if !s.recovery && s.timeline != timeline {
+                    return failure(PgFailureKind::WrongTimeline, "it is a primary on another timeline");
+                }
+                if s.recovery && s.timeline >= timeline {
+                    return failure(PgFailureKind::WrongTimeline, "the timeline is in use on this server");
+                }
+                if s.recovery && op.stage == 0 {
+                    return Stage::Next(self.rng.random_range(10..120));
+                }
+                s.sync = sync;
+                s.reload_at = s.wal.len();
+                let promoted = s.recovery;
+                if promoted {
+                    let end = s.end();
+                    s.history.push((s.timeline, end));
+                    s.timeline = timeline;
+                    s.recovery = false;
+                    s.receiver = None;
+                    s.conninfo = None;
+                    let run = s.run;
+                    self.check_promoted(node, run, timeline);
+                    self.append(node, What::Other);
+                }
+                self.check_rule(node);
+                let switch_lsn = self.machines[&node].server.history.last().map_or(Default::default(), |h| h.1);
+                Stage::Ends(Ok(PgOutcome::Promoted { timeline, switch_lsn }))
+            }
+            PgOp::Rewind(upstream) => self.rewind(node, upstream.node, op.stage),
+            PgOp::Clone(upstream) => self.copy(node, upstream.node, op.stage),
+            _ => failure(PgFailureKind::Other, "not a process operation"),
+        }
+    }
+
+    fn start_server(&mut self, node: NodeId) -> Stage {
+        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        match s.process {
+            PgProcess::Absent => failure(PgFailureKind::NoData, "there is no data"),
+            PgProcess::Stopped => {
+                s.process = PgProcess::Starting;
+                s.conninfo = None;
+                s.run += 1;
+                let run = s.run;
+                let delay = self.rng.random_range(30..300);
+                self.script(delay, move |w| {
+                    let s = &mut w.machines.get_mut(&node).expect("machines stay").server;
+                    if s.run == run && s.process == PgProcess::Starting {
+                        (s.process, s.recovery, s.clean) = (PgProcess::Running, true, false);
+                        w.after(1, Event::Observe { node, again: false });
+                    }
+                });
+                Stage::Wait(10)
+            }
+            PgProcess::Starting => Stage::Wait(10),
+            PgProcess::Running => done(),
+        }
+    }
+
+    fn stop_server(&mut self, node: NodeId, op: &mut RunningOp, mode: StopMode) -> Stage {
+        let now = self.now;
+        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        if matches!(s.process, PgProcess::Stopped | PgProcess::Absent) {
+            return done();
+        }
+        if mode == StopMode::Fast && s.is_running() && op.stage == 0 {
+            s.waiters.clear();
+            s.lease.until = 0;
+            if s.is_primary() {
+                self.append(node, What::Other);
+            }
+            return Stage::Next(5);
+        }
+        let late = now >= op.since + 1500;
+        let complete = s.senders.values().all(|x| x.flush >= s.end());
+        if mode == StopMode::Fast && s.is_primary() && !complete && !late {
+            return Stage::Wait(5);
+        }
+        let clean = mode == StopMode::Fast && s.is_running();
+        s.halt(clean);
+        self.after(3, Event::Upkeep { again: false });
+        done()
+    }
+
+    fn cut(&mut self, node: NodeId, stage: u32) -> Stage {
+        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        if !s.is_running() {
+            return failure(PgFailureKind::NotRunning, "it does not run");
+        }
+        if s.is_primary() {
+            return failure(PgFailureKind::Other, "it is a primary");
+        }
+        if stage == 0 {
+            // The receiver ends a moment after it was told, and receives until then.
+            return Stage::Next(self.rng.random_range(1..15));
+        }
+        s.conninfo = None;
+        s.receiver = None;
+        let (timeline, lsn) = (s.timeline, s.end());
+        self.after(3, Event::Upkeep { again: false });
+        Stage::Ends(Ok(PgOutcome::Cut { timeline, lsn }))
+    }
+
+    /// Whether `node` can copy from a primary now.
+    fn source(&self, node: NodeId, upstream: NodeId) -> bool {
+        let blocked = self.net.wal_blocked(node, upstream) || self.net.wal_blocked(upstream, node);
+        !blocked && self.machines.get(&upstream).is_some_and(|m| m.server.is_primary())
+    }
+
+    fn rewind(&mut self, node: NodeId, upstream: NodeId, stage: u32) -> Stage {
+        if !self.source(node, upstream) {
+            return failure(PgFailureKind::Other, "the source is not there");
+        }
+        let source = self.machines[&upstream].server.clone();
+        let delay = self.rng.random_range(100..900);
+        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        match (stage, s.process) {
+            (_, PgProcess::Absent) => failure(PgFailureKind::NoData, "there is no data"),
+            (0, _) => {
+                s.halt(false);
+                Stage::Next(delay)
+            }
+            _ => {
+                let common = s.common(&source);
+                if common == 0 || !source.checkpointed {
+                    return failure(PgFailureKind::Other, "there is no common point");
+                }
+                s.truncate(common);
+                self.begin_following(node, upstream)
+            }
+        }
+    }
+
+    fn copy(&mut self, node: NodeId, upstream: NodeId, stage: u32) -> Stage {
+        if !self.source(node, upstream) {
+            return failure(PgFailureKind::Other, "the source is not there");
+        }
+        if stage == 0 {
+            return Stage::Next(self.rng.random_range(200..1500));
+        }
+        let source = self.machines[&upstream].server.clone();
+        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        s.halt(false);
+        (s.wal, s.timeline, s.history) = (source.wal, source.timeline, source.history);
+        self.begin_following(node, upstream)
+    }
+
+    fn begin_following(&mut self, node: NodeId, upstream: NodeId) -> Stage {
+        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        (s.process, s.recovery, s.clean) = (PgProcess::Running, true, false);
+        s.run += 1;
+        s.conninfo = Some(upstream);
+        self.after(2, Event::Upkeep { again: false });
+        done()
+    }
+
+    fn side_stage(&mut self, node: NodeId, op: &mut RunningOp) -> Stage {
+        let now = self.now;
+        let delay = self.rng.random_range(1..60);
+        if !matches!(op.op, PgOp::Configure(_)) && !self.machines[&node].server.is_primary() {
+            return failure(PgFailureKind::NotRunning, "no primary runs here");
+        }
+        match op.op.clone() {
+            PgOp::OpenEpoch { epoch, sync, .. } => {
+                if op.stage == 0 {
+                    self.append(node, What::Epoch(epoch));
+                    return Stage::Next(2);
+                }
+                let s = &self.machines[&node].server;
+                let row = s.wal.iter().rev().find(|r| r.what == What::Epoch(epoch));
+                let Some(row) = row else { return failure(PgFailureKind::Other, "the row is gone") };
+                let has = |n: &&NodeId| s.senders.get(n).is_some_and(|x| x.flush >= row.end);
+                match sync.standbys.iter().filter(has).count() >= sync.k {
+                    true => done(),
+                    false if now >= op.since + 5000 => failure(PgFailureKind::TimedOut, "no standby has the row"),
+                    false => Stage::Wait(3),
+                }
+            }
+            PgOp::SetSync(set) => {
+                if op.stage == 0 {
+                    let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+                    s.sync = set;
+                    s.reload_at = usize::MAX;
+                    if s.sync.k == 0 {
+                        for waiter in std::mem::take(&mut s.waiters) {
+                            self.acknowledged(node, waiter);
+                        }
+                    }
+                    self.check_rule(node);
+                    return Stage::Next(delay);
+                }
+                let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+                s.reload_at = s.wal.len();
+                let barrier = self.append(node, What::Other);
+                self.check_rule(node);
+                Stage::Ends(Ok(PgOutcome::SyncBarrier(barrier.end)))
+            }
+            PgOp::Checkpoint if op.stage == 0 => Stage::Next(delay * 3),
+            PgOp::Checkpoint => {
+                self.machines.get_mut(&node).expect("machines stay").server.checkpointed = true;
+                done()
+            }
+            PgOp::RecordEntries(entries) => {
+                let index = entries.last().map_or(0, |e| e.index);
+                if index > self.machines[&node].server.recorded() {
+                    self.append(node, What::Entries(index));
+                }
+                Stage::Ends(Ok(PgOutcome::Recorded { index }))
+            }
+            PgOp::Configure(_) => Stage::Ends(Ok(PgOutcome::Configured { restart_required: Vec::new() })),
+            _ => done(),
+        }
+    }
+}

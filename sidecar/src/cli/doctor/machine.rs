@@ -1,0 +1,231 @@
+//! Checks of files, programs and disks.
+
+use super::Check;
+use crate::config::NodeConfig;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const FULL_BYTES: u64 = 256 * 1024 * 1024;
+
+pub fn user() -> Check {
+    let user = nix::unistd::geteuid();
+    if user.is_root() {
+        return Check::warn(
+            "user",
+            "running as root: permissions are not tested. Run doctor as the sidecar's user",
+        );
+    }
+    Check::ok("user", format!("uid {user}"))
+}
+
+/// Secrets, token and TLS key must be there and nobody else's business.
+pub fn private_files(config: &NodeConfig) -> Vec<Check> {
+    let files = [
+        ("secrets", Some(config.secrets_file())),
+        ("token", config.token_file.clone()),
+        ("tls key", config.tls_key.clone()),
+    ];
+    let given = files.into_iter().filter_map(|(name, file)| Some((name, file?)));
+    given.map(|(name, file)| private_file(name, &file)).collect()
+}
+
+fn private_file(name: &'static str, file: &Path) -> Check {
+    let shown = file.display();
+    let mode = match std::fs::metadata(file) {
+        Ok(metadata) => metadata.permissions().mode() & 0o777,
+        Err(e) => return Check::fail(name, format!("{shown}: {e}. Copy it from another node")),
+    };
+    if mode & 0o077 != 0 {
+        return Check::fail(name, format!("{shown} can be read by others ({mode:04o}): chmod 600 {shown}"));
+    }
+    if let Err(e) = std::fs::File::open(file) {
+        return Check::fail(name, format!("{shown} cannot be read by this user: {e}"));
+    }
+    if name == "secrets"
+        && let Err(e) = crate::config::Secrets::load(file)
+    {
+        return Check::fail(name, e.to_string());
+    }
+    Check::ok(name, format!("{shown}, {mode:04o}"))
+}
+
+/// First words of `program --version`'s last field, or why there are none.
+fn version(program: &Path) -> Result<String, String> {
+    let out = Command::new(program).arg("--version").output().map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+    if out.status.success() { Ok(text) } else { Err(format!("{} {text}", out.status)) }
+}
+
+pub fn programs(config: &NodeConfig) -> Check {
+    let mut postgres = String::new();
+    for name in ["postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_controldata"] {
+        let program = config.bin_dir.join(name);
+        match version(&program) {
+            Ok(text) if name == "postgres" => postgres = text,
+            Ok(_) => {}
+            Err(e) => {
+                let hint = "install the package postgresql-15, or set bin-dir in node.toml";
+                return Check::fail("programs", format!("{}: {e}. {hint}", program.display()));
+            }
+        }
+    }
+    Check::ok("programs", postgres)
+}
+
+/// `pg_config` of the server if it is installed, else where Debian and a plain installation put the files.
+fn places(config: &NodeConfig) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let asked = |option: &str| {
+        let out = Command::new(config.bin_dir.join("pg_config")).arg(option).output().ok()?;
+        out.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()))
+    };
+    let root = config.bin_dir.parent().unwrap_or(Path::new("/"));
+    let major = root.file_name().unwrap_or_default();
+    let mut share: Vec<PathBuf> = asked("--sharedir").into_iter().collect();
+    share.extend([
+        Path::new("/usr/share/postgresql").join(major),
+        root.join("share"),
+        root.join("share/postgresql"),
+    ]);
+    let mut lib: Vec<PathBuf> = asked("--pkglibdir").into_iter().collect();
+    lib.extend([root.join("lib"), root.join("lib/postgresql")]);
+    (
+        share.iter().map(|d| d.join("extension/pgquorum.control")).collect(),
+        lib.iter().map(|d| d.join("pgquorum.so")).collect(),
+    )
+}
+
+pub fn extension_files(config: &NodeConfig) -> Check {
+    let (control, library) = places(config);
+    for (what, candidates) in [("pgquorum.control", control), ("pgquorum.so", library)] {
+        if !candidates.iter().any(|f| f.exists()) {
+            let first = candidates.first().map(|f| f.display().to_string()).unwrap_or_default();
+            return Check::fail(
+                "extension",
+                format!(
+                    "{what} is not installed (looked for {first}): run `make install`, or copy it from another node"
+                ),
+            );
+        }
+    }
+    Check::ok("extension", "pgquorum.control and pgquorum.so are installed")
+}
+
+pub fn data_directory(config: &NodeConfig) -> Check {
+    const NAME: &str = "data directory";
+    let dir = &config.data_dir;
+    let shown = dir.display();
+    let metadata = match std::fs::metadata(dir) {
+        Ok(metadata) => metadata,
+        Err(e) => {
+            return Check::fail(
+                NAME,
+                format!("{shown}: {e}. Make it with `pgquorum init` or `pgquorum join`"),
+            );
+        }
+    };
+    let user = nix::unistd::geteuid();
+    if !user.is_root() && metadata.uid() != user.as_raw() {
+        return Check::fail(
+            NAME,
+            format!("{shown} belongs to uid {}, but the sidecar would run as {user}", metadata.uid()),
+        );
+    }
+    if metadata.mode() & 0o027 != 0 {
+        return Check::fail(
+            NAME,
+            format!("{shown} has the mode {:04o}: chmod 700 {shown}", metadata.mode() & 0o777),
+        );
+    }
+    let data = match std::fs::read_to_string(dir.join("PG_VERSION")) {
+        Ok(text) => text.trim().to_owned(),
+        Err(e) => return Check::fail(NAME, format!("{shown} holds no database (PG_VERSION: {e})")),
+    };
+    let program = version(&config.bin_dir.join("postgres")).unwrap_or_default();
+    let major = program.rsplit("PostgreSQL) ").next().unwrap_or_default();
+    let major: String = major.chars().take_while(char::is_ascii_digit).collect();
+    if !major.is_empty() && major != data {
+        return Check::fail(
+            NAME,
+            format!("{shown} is of version {data}, but {} is version {major}", config.bin_dir.display()),
+        );
+    }
+    Check::ok(NAME, format!("{shown}, version {data}"))
+}
+
+/// The number by which PostgreSQL tells one database from another.
+pub fn system_identifier(config: &NodeConfig) -> Option<u64> {
+    let mut command = Command::new(config.bin_dir.join("pg_controldata"));
+    let out = command.env("LC_ALL", "C").arg(&config.data_dir).output().ok()?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    text.lines().find_map(|l| l.strip_prefix("Database system identifier:"))?.trim().parse().ok()
+}
+
+pub fn store(config: &NodeConfig) -> Check {
+    let file = config.store_file();
+    match std::fs::metadata(&file) {
+        Ok(metadata) if metadata.len() > 0 => Check::ok("cluster log", file.display().to_string()),
+        Ok(_) => Check::fail("cluster log", format!("{} is empty", file.display())),
+        Err(e) => Check::fail(
+            "cluster log",
+            format!(
+                "{}: {e}. Without it this node is not part of a cluster; use `pgquorum join`",
+                file.display()
+            ),
+        ),
+    }
+}
+
+pub fn disk_space(config: &NodeConfig) -> Vec<Check> {
+    [("space for data", &config.data_dir), ("space for state", &config.state_dir)]
+        .into_iter()
+        .filter(|(_, dir)| dir.exists())
+        .map(|(name, dir)| match nix::sys::statvfs::statvfs(dir.as_path()) {
+            Ok(disk) => {
+                let size = disk.fragment_size();
+                space(name, dir, disk.blocks_available() * size, disk.blocks() * size)
+            }
+            Err(e) => Check::warn(name, format!("{}: {e}", dir.display())),
+        })
+        .collect()
+}
+
+fn space(name: &'static str, dir: &Path, free: u64, total: u64) -> Check {
+    use crate::cli::output::bytes;
+    let text = format!("{} free of {} at {}", bytes(free), bytes(total), dir.display());
+    if free < FULL_BYTES {
+        return Check::fail(
+            name,
+            format!("{text}: PostgreSQL stops when it cannot write. Make room or enlarge the disk"),
+        );
+    }
+    if free < total / 10 {
+        return Check::warn(name, format!("{text}: less than a tenth is free"));
+    }
+    Check::ok(name, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn full_disks_are_told_apart() {
+        let at = |free| space("space", Path::new("/x"), free, 100 << 30).verdict;
+        assert_eq!(at(1 << 20), Verdict::Fail);
+        assert_eq!(at(5 << 30), Verdict::Warn);
+        assert_eq!(at(50 << 30), Verdict::Ok);
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_no_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secrets.toml");
+        assert_eq!(private_file("secrets", &file).verdict, Verdict::Fail);
+        crate::config::Secrets::generate().save(&file).unwrap();
+        assert_eq!(private_file("secrets", &file).verdict, Verdict::Ok);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(private_file("secrets", &file).message.contains("chmod 600"));
+    }
+}

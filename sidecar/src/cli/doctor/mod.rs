@@ -1,0 +1,105 @@
+//! `pgquorum doctor`: looks at everything a node needs, one question a check, and says what to do. Changes nothing.
+
+mod cluster;
+mod machine;
+mod server;
+
+use super::client::Target;
+use super::failure::Failure;
+use super::output::{Out, table};
+use crate::config::{NodeConfig, Secrets};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Run it on the node, as the user that the sidecar runs as. Exit code 1 when a check fails.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// This node's configuration.
+    #[arg(long, value_name = "FILE", default_value = "node.toml")]
+    config: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// The answer to one question.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Check {
+    check: &'static str,
+    verdict: Verdict,
+    /// What was found, and what to do about it.
+    message: String,
+}
+
+impl Check {
+    fn ok(check: &'static str, message: impl Into<String>) -> Check {
+        Check { check, verdict: Verdict::Ok, message: message.into() }
+    }
+
+    fn warn(check: &'static str, message: impl Into<String>) -> Check {
+        Check { check, verdict: Verdict::Warn, message: message.into() }
+    }
+
+    fn fail(check: &'static str, message: impl Into<String>) -> Check {
+        Check { check, verdict: Verdict::Fail, message: message.into() }
+    }
+}
+
+pub async fn run(args: DoctorArgs, out: Out) -> Result<(), Failure> {
+    let checks = examine(&args).await;
+    let failed = checks.iter().filter(|c| c.verdict == Verdict::Fail).count();
+    out.show(&checks, || text(&checks));
+    match failed {
+        0 => Ok(()),
+        1 => Err(Failure::failed("check_failed", "1 check failed")),
+        n => Err(Failure::failed("check_failed", format!("{n} checks failed"))),
+    }
+}
+
+async fn examine(args: &DoctorArgs) -> Vec<Check> {
+    let config = match NodeConfig::load(&args.config) {
+        Ok(config) => config,
+        Err(e) => return vec![Check::fail("configuration", e.to_string())],
+    };
+    let mut checks =
+        vec![Check::ok("configuration", format!("{} is valid, node {}", args.config.display(), config.node))];
+    checks.push(machine::user());
+    checks.extend(machine::private_files(&config));
+    checks.push(machine::programs(&config));
+    checks.push(machine::extension_files(&config));
+    checks.push(machine::data_directory(&config));
+    checks.push(machine::store(&config));
+    checks.extend(machine::disk_space(&config));
+
+    let sidecar = cluster::ask(&config, &args.config).await;
+    checks.push(sidecar.port(&config));
+    checks.push(server::port(&config));
+    if let Ok(secrets) = Secrets::load(&config.secrets_file()) {
+        checks.extend(server::inside(&config, &secrets).await);
+    }
+    checks.extend(sidecar.checks(&config));
+    checks
+}
+
+fn text(checks: &[Check]) -> String {
+    let word = |verdict| match verdict {
+        Verdict::Ok => "ok",
+        Verdict::Warn => "warn",
+        Verdict::Fail => "FAIL",
+    };
+    let rows = checks
+        .iter()
+        .map(|c| vec![word(c.verdict).to_owned(), c.check.to_owned(), c.message.clone()])
+        .collect();
+    table(&["", "CHECK", "FINDING"], rows)
+}
+
+/// The client's target that a configuration file stands for.
+fn target(config_file: &std::path::Path) -> Target {
+    Target { config: Some(config_file.to_owned()), ..Target::default() }
+}

@@ -1,0 +1,50 @@
+//! The few calls from the command line into the daemon's own modules. Everything else in `cli` goes through REST.
+
+use super::failure::{Context, Failure};
+use crate::config::{NodeConfig, Secrets};
+use crate::postgres::PostgresError;
+use crate::run::{RunError, postgres_config};
+use crate::store::{Store, StoreError};
+use pgquorum_agent::postgres::Upstream;
+use pgquorum_agent::settings::Settings;
+
+/// Is told how many bytes were copied, and of how many.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
+/// Runs the sidecar until it is asked to stop.
+pub async fn run(config: NodeConfig) -> Result<(), Failure> {
+    crate::run::run(config).await.map_err(|e: RunError| Failure::failed("run", e.to_string()))
+}
+
+/// Makes an empty database and returns its system identifier.
+pub async fn initialise(config: &NodeConfig, secrets: &Secrets) -> Result<u64, Failure> {
+    let made = crate::postgres::bootstrap::initialise(&postgres_config(config, secrets)).await;
+    made.map_err(|e: PostgresError| Failure::failed("initialise", e.to_string()))
+}
+
+/// Copies the database of another node.
+pub async fn clone_from(
+    config: &NodeConfig,
+    secrets: &Secrets,
+    upstream: &Upstream,
+    progress: Progress<'_>,
+) -> Result<(), Failure> {
+    let copied = crate::postgres::clone_from(&postgres_config(config, secrets), upstream, progress).await;
+    copied.map(drop).or_fail("cannot copy the database")
+}
+
+/// Writes the log of a new cluster with this node as its only member; returns the cluster's id.
+pub fn create_first(
+    config: &NodeConfig,
+    system_identifier: u64,
+    settings: Settings,
+) -> Result<String, Failure> {
+    let made = Store::create_first(config, system_identifier, settings);
+    made.map(|identity| identity.cluster_id).map_err(|e: StoreError| Failure::failed("store", e.to_string()))
+}
+
+/// Writes the empty log of a node that the leader has added.
+pub fn create_joiner(config: &NodeConfig, cluster_id: &str) -> Result<(), Failure> {
+    let made = Store::create_joiner(config, cluster_id);
+    made.map(drop).map_err(|e: StoreError| Failure::failed("store", e.to_string()))
+}

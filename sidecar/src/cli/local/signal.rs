@@ -1,0 +1,213 @@
+//! `pgquorum local kill|stop|start|freeze|thaw`
+
+use super::cluster::{LocalCluster, LocalNode};
+use super::identity::Identity;
+use super::processes::Running;
+use super::up::start_sidecar;
+use crate::cli::failure::{Context, Failure};
+use crate::cli::output::Out;
+use clap::ValueEnum;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use pgquorum_agent::types::NodeId;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long a node may take to stop in good order.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// How long killed processes may take to be gone.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+pub struct NodeArgs {
+    /// Directory of the cluster.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The node's number.
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    node: NodeId,
+    /// Only this part of the node.
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+}
+
+/// A part of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Sidecar,
+    /// PostgreSQL with all its processes.
+    Postgres,
+    /// PostgreSQL's first process alone.
+    Postmaster,
+}
+
+fn pids(running: &Running, only: Option<Part>) -> Vec<i32> {
+    match only {
+        None => running.all(),
+        Some(Part::Sidecar) => running.sidecar.into_iter().collect(),
+        Some(Part::Postgres) => running.postgres.clone(),
+        Some(Part::Postmaster) => running.postmaster.into_iter().collect(),
+    }
+}
+
+fn node_of(args: &NodeArgs) -> Result<LocalNode, Failure> {
+    LocalCluster::open(&args.dir)?.node(args.node)
+}
+
+/// A process that is gone already is no error.
+fn send(pid: i32, signal: Signal) -> Result<(), Failure> {
+    match nix::sys::signal::kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
+        Err(e) => Err(e).or_fail(format!("cannot send {signal} to process {pid}")),
+    }
+}
+
+fn report(out: Out, args: &NodeArgs, done: &str, at_ms: u128, pids: &[i32]) {
+    let document = json!({ "node": args.node, "action": done, "at_ms": at_ms as u64, "pids": pids });
+    out.show(&document, || match pids {
+        [] => format!("Node {}: nothing to do, no such process runs.", args.node),
+        [pid] => format!("Node {}: {done}, process {pid}.", args.node),
+        pids => format!("Node {}: {done}, {} processes.", args.node, pids.len()),
+    });
+}
+
+fn unix_ms() -> u128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis())
+}
+
+pub async fn kill(args: NodeArgs, out: Out) -> Result<(), Failure> {
+    let node = node_of(&args)?;
+    let first = pids(&Running::of(&node), args.only);
+    let at = unix_ms();
+    kill_and_wait(&node, args.only, first.clone()).await?;
+    report(out, &args, "killed", at, &first);
+    Ok(())
+}
+
+/// Kills in one go, then whatever was forked meanwhile, and waits until they are gone. A PostgreSQL that a living
+/// sidecar has started again since is not touched.
+async fn kill_and_wait(node: &LocalNode, only: Option<Part>, first: Vec<i32>) -> Result<(), Failure> {
+    for pid in &first {
+        send(*pid, Signal::SIGKILL)?;
+    }
+    let deadline = Instant::now() + KILL_DEADLINE;
+    loop {
+        let now = Running::of(node);
+        let restarted = only.is_some() && now.postmaster.is_some_and(|p| !first.contains(&p));
+        let left = match only {
+            None => now.all(),
+            Some(Part::Postgres) if !restarted => now.postgres,
+            _ => pids(&now, only).into_iter().filter(|p| first.contains(p)).collect(),
+        };
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::failed(
+                "still_there",
+                format!("processes {left:?} survive SIGKILL; look at ps"),
+            ));
+        }
+        for pid in left {
+            send(pid, Signal::SIGKILL)?;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+pub async fn freeze(args: NodeArgs, out: Out) -> Result<(), Failure> {
+    let node = node_of(&args)?;
+    let at = unix_ms();
+    let mut done = Vec::new();
+    // What was forked between looking and stopping is found by looking again.
+    for _ in 0..2 {
+        for pid in pids(&Running::of(&node), args.only) {
+            if !done.contains(&pid) {
+                send(pid, Signal::SIGSTOP)?;
+                done.push(pid);
+            }
+        }
+    }
+    report(out, &args, "frozen", at, &done);
+    Ok(())
+}
+
+pub async fn thaw(args: NodeArgs, out: Out) -> Result<(), Failure> {
+    let node = node_of(&args)?;
+    let at = unix_ms();
+    let frozen = pids(&Running::of(&node), args.only);
+    for pid in frozen.iter().rev() {
+        send(*pid, Signal::SIGCONT)?;
+    }
+    report(out, &args, "thawed", at, &frozen);
+    Ok(())
+}
+
+pub async fn stop(args: NodeArgs, out: Out) -> Result<(), Failure> {
+    let node = node_of(&args)?;
+    let at = unix_ms();
+    let running = Running::of(&node);
+    match args.only {
+        Some(Part::Sidecar) => {
+            return Err(Failure::usage(
+                "a sidecar that is stopped stops its PostgreSQL too; to end the sidecar alone: kill --only sidecar",
+            ));
+        }
+        Some(Part::Postgres | Part::Postmaster) => {
+            if let Some(postmaster) = running.postmaster {
+                // PostgreSQL's fast shutdown.
+                send(postmaster, Signal::SIGINT)?;
+            }
+        }
+        None => stop_node(&node, STOP_DEADLINE).await?,
+    }
+    report(out, &args, "stopped", at, &pids(&running, args.only));
+    Ok(())
+}
+
+/// Asks the sidecar to stop; what is left after the deadline is killed.
+pub async fn stop_node(node: &LocalNode, wait: Duration) -> Result<(), Failure> {
+    let running = Running::of(node);
+    if running.nothing() {
+        return Ok(());
+    }
+    match (running.sidecar, running.postmaster) {
+        (Some(sidecar), _) => send(sidecar, Signal::SIGTERM)?,
+        // Nobody supervises it any more, so it is stopped directly.
+        (None, Some(postmaster)) => send(postmaster, Signal::SIGINT)?,
+        (None, None) => {}
+    }
+    // A frozen process would never see the signal.
+    for pid in running.all() {
+        send(pid, Signal::SIGCONT)?;
+    }
+    let deadline = Instant::now() + wait;
+    while Instant::now() < deadline {
+        if Running::of(node).nothing() {
+            let _ = std::fs::remove_file(node.pid_file());
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    kill_and_wait(node, None, Running::of(node).all()).await?;
+    let _ = std::fs::remove_file(node.pid_file());
+    Ok(())
+}
+
+pub async fn start(args: NodeArgs, out: Out) -> Result<(), Failure> {
+    if matches!(args.only, Some(Part::Postgres | Part::Postmaster)) {
+        return Err(Failure::usage("PostgreSQL is started by the sidecar: leave out --only"));
+    }
+    let cluster = LocalCluster::open(&args.dir)?;
+    let node = cluster.node(args.node)?;
+    let at = unix_ms();
+    if Running::of(&node).sidecar.is_some() {
+        report(out, &args, "started", at, &[]);
+        return Ok(());
+    }
+    let identity = Identity::choose(cluster.marker.user.as_deref())?;
+    let pid = start_sidecar(&cluster, &node, &identity).await?;
+    report(out, &args, "started", at, &[pid]);
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! A node's own configuration, `node.toml`: where things are on this machine. What the cluster has in common lives in
+//! the Raft log, not here.
+
+use pgquorum_agent::types::NodeId;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// The file `node.toml`. Relative paths are taken from the folder that the file is in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NodeConfig {
+    /// This node's number in the cluster.
+    pub node: NodeId,
+    /// The address that other nodes and clients use for this node.
+    pub ip: IpAddr,
+    /// The address the sidecar listens on; `ip` if absent. Beyond loopback a token is required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<IpAddr>,
+    /// The sidecar's port, for REST and for the other nodes.
+    pub api_port: u16,
+    /// The address PostgreSQL listens on; `ip` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub db_listen: Option<IpAddr>,
+    /// PostgreSQL's port.
+    pub db_port: u16,
+    /// PostgreSQL's data directory.
+    pub data_dir: PathBuf,
+    /// The sidecar's own directory: the Raft log, passwords, logs. Best on another disk than `data-dir`.
+    pub state_dir: PathBuf,
+    /// Where `postgres`, `pg_basebackup` and `pg_rewind` are.
+    #[serde(default = "default_bin_dir")]
+    pub bin_dir: PathBuf,
+    /// Where PostgreSQL puts its Unix socket; `state-dir` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_dir: Option<PathBuf>,
+    /// The database that holds the cluster's own tables.
+    #[serde(default = "default_admin_database")]
+    pub admin_database: String,
+    /// Further lines of pg_hba.conf.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hba: Vec<String>,
+    /// What to log, in the syntax of `tracing`'s filters, for example `info` or `pgquorum=debug`.
+    #[serde(default = "default_log")]
+    pub log: String,
+    /// One JSON object a line in the log instead of text.
+    #[serde(default)]
+    pub log_json: bool,
+    /// File with the token that REST requests must carry (`Authorization: Bearer …`); 0600.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// PEM files for TLS: certificate chain and key of this node, and the authority that signed those of all nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+}
+
+fn default_bin_dir() -> PathBuf {
+    PathBuf::from("/usr/lib/postgresql/15/bin")
+}
+
+fn default_admin_database() -> String {
+    "postgres".to_owned()
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+/// What is wrong with a configuration, for the person who wrote it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}. Create it with `pgquorum init` or `pgquorum join`.")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not a valid configuration: {message}")]
+    Parse { path: PathBuf, message: String },
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl NodeConfig {
+    /// Reads and checks the file; relative paths become absolute.
+    pub fn load(path: &Path) -> Result<NodeConfig, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config: NodeConfig = toml::from_str(&text)
+            .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string() })?;
+        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let base = std::path::absolute(base).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let paths = [Some(&mut config.data_dir), Some(&mut config.state_dir), Some(&mut config.bin_dir)];
+        let optional = [
+            config.socket_dir.as_mut(),
+            config.token_file.as_mut(),
+            config.tls_cert.as_mut(),
+            config.tls_key.as_mut(),
+            config.tls_ca.as_mut(),
+        ];
+        for p in paths.into_iter().chain(optional).flatten() {
+            *p = base.join(&*p);
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what cannot work and what would be unsafe.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |text: String| Err(ConfigError::Invalid(text));
+        if self.node == 0 {
+            return invalid("node must be 1 or more".to_owned());
+        }
+        if self.api_port == 0 || self.db_port == 0 {
+            return invalid("api-port and db-port must be between 1 and 65535".to_owned());
+        }
+        if self.ip.is_unspecified() {
+            return invalid(format!(
+                "ip is {}, an address that other nodes cannot reach; write this machine's own address",
+                self.ip
+            ));
+        }
+        if !self.api_listen().ip().is_loopback() && self.token_file.is_none() {
+            return invalid(format!(
+                "the sidecar would listen on {} without a token: anybody who reaches it could change the cluster. Set \
+                 token-file (and tls-cert, tls-key), or listen on 127.0.0.1",
+                self.api_listen()
+            ));
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return invalid("tls-cert and tls-key go together: set both or none".to_owned());
+        }
+        Ok(())
+    }
+
+    pub fn api_listen(&self) -> SocketAddr {
+        SocketAddr::new(self.listen.unwrap_or(self.ip), self.api_port)
+    }
+
+    pub fn socket_dir(&self) -> &Path {
+        self.socket_dir.as_deref().unwrap_or(&self.state_dir)
+    }
+
+    pub fn secrets_file(&self) -> PathBuf {
+        self.state_dir.join("secrets.toml")
+    }
+
+    pub fn store_file(&self) -> PathBuf {
+        self.state_dir.join("raft.redb")
+    }
+
+    pub fn postgres_log(&self) -> PathBuf {
+        self.state_dir.join("postgres.log")
+    }
+}
+
+/// Passwords and the secret that nodes prove to each other that they belong together. Printed nowhere.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Secrets {
+    /// Shared by all nodes; never sent over the wire, only proven.
+    pub cluster_secret: String,
+    /// PostgreSQL role `postgres`.
+    pub superuser_password: String,
+    /// PostgreSQL role `quorum_replicator`.
+    pub replication_password: String,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets(hidden)")
+    }
+}
+
+impl Secrets {
+    /// New secrets of 256 bits each from the system's random numbers.
+    pub fn generate() -> Secrets {
+        let random = || {
+            let bytes: [u8; 32] = rand::random();
+            bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()
+        };
+        Secrets { cluster_secret: random(), superuser_password: random(), replication_password: random() }
+    }
+
+    pub fn load(path: &Path) -> Result<Secrets, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        // The parser's own message could quote a secret, so it is not passed on.
+        toml::from_str(&text).map_err(|_| ConfigError::Parse {
+            path: path.to_owned(),
+            message: "expected cluster-secret, superuser-password and replication-password".to_owned(),
+        })
+    }
+
+    /// Writes the file so that only its owner can read it.
+    pub fn save(&self, path: &Path) -> std::io::Result<()> {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let text = toml::to_string(self).map_err(std::io::Error::other)?;
+        let new = path.with_extension("new");
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)
+    }
+}

@@ -1,0 +1,176 @@
+//! The one loop of the sidecar: whatever happens becomes an input of the agent, whatever it decides is done here, in
+//! this order: what must be remembered is on disk before a message or an action that depends on it leaves the node.
+
+use crate::clock;
+use crate::handle::{Asked, Traces};
+use crate::peer::Peers;
+use crate::postgres::{PgEvent, Postgres};
+use crate::store::{Store, StoreError};
+use pgquorum_agent::logstore::Restored;
+use pgquorum_agent::node::{Action, Input, Node, Output};
+use pgquorum_agent::request::{Rejection, Reply};
+use pgquorum_agent::types::NodeId;
+use pgquorum_agent::view::View;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How often time itself is an input.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Why the loop ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the data directory belongs to another database: its system identifier is {found}, the cluster's is \
+         {expected}. Nothing was changed. Point data-dir to this node's own data, or join with an empty directory"
+    )]
+    ForeignDatabase { found: u64, expected: u64 },
+}
+
+pub struct Driver {
+    node: Node,
+    store: Store,
+    postgres: Postgres,
+    peers: Peers,
+    traces: Traces,
+    view: watch::Sender<Arc<View>>,
+    asked: HashMap<u64, oneshot::Sender<Result<Reply, Rejection>>>,
+    next_request: u64,
+    /// Members as the connections know them.
+    members_index: u64,
+}
+
+/// The queues that inputs come from.
+pub struct Sources {
+    pub inputs: mpsc::Receiver<Input>,
+    pub postgres: mpsc::Receiver<PgEvent>,
+    pub requests: mpsc::Receiver<Asked>,
+}
+
+impl Driver {
+    pub fn new(
+        id: NodeId,
+        restored: &Restored,
+        store: Store,
+        postgres: Postgres,
+        peers: Peers,
+        traces: Traces,
+    ) -> (Driver, watch::Receiver<Arc<View>>) {
+        let node = Node::new(id, restored, clock::now(), rand::random());
+        let (view, seen) = watch::channel(Arc::new(node.view()));
+        let driver = Driver {
+            node,
+            store,
+            postgres,
+            peers,
+            traces,
+            view,
+            asked: HashMap::new(),
+            next_request: 1,
+            members_index: 0,
+        };
+        (driver, seen)
+    }
+
+    /// Runs until the node has left, or cannot go on.
+    pub async fn run(mut self, mut sources: Sources) -> Result<(), DriverError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.connect_members();
+        loop {
+            let input = tokio::select! {
+                biased;
+                // Time first: a flood of messages must not keep heartbeats and timeouts from happening.
+                _ = tick.tick() => Input::Tick,
+                Some(event) = sources.postgres.recv() => match event {
+                    PgEvent::Observed(observation) => {
+                        self.check_identity(observation.system_identifier)?;
+                        Input::Postgres(observation)
+                    }
+                    PgEvent::Done { id, result, .. } => Input::PostgresDone { id, result },
+                    PgEvent::Exited { pid, status } => {
+                        self.traces.add("postgres", format!("the server (process {pid}) ended: {status}"));
+                        continue;
+                    }
+                },
+                Some(input) = sources.inputs.recv() => input,
+                Some((id, address)) = self.peers.caller() => {
+                    // Only a node that has just joined, and knows no members, calls back to strangers.
+                    if self.node.cluster().members.is_empty() {
+                        self.peers.answer(id, address);
+                    }
+                    continue;
+                }
+                Some(asked) = sources.requests.recv() => {
+                    let id = self.next_request;
+                    self.next_request += 1;
+                    self.asked.insert(id, asked.answer);
+                    Input::Request { id, request: asked.request }
+                }
+            };
+            let output = self.node.step(clock::now(), input);
+            if self.carry_out(output)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does what the agent decided. True when the node has left.
+    fn carry_out(&mut self, output: Output) -> Result<bool, DriverError> {
+        if !output.persist.is_empty() {
+            // A write that fails ends the process: a promise that is not on disk must not be given.
+            tokio::task::block_in_place(|| self.store.write(&output.persist))?;
+        }
+        for (to, wire) in output.messages {
+            self.peers.send(to, wire);
+        }
+        let mut exit = false;
+        for action in output.actions {
+            match action {
+                Action::Postgres { id, op } => self.postgres.submit(id, op),
+                Action::RenewLease { epoch, sent_at, ms } => {
+                    self.postgres.renew_lease(epoch, sent_at * 1_000_000, ms);
+                }
+                Action::RevokeLease { epoch, hint } => self.postgres.revoke_lease(epoch, hint),
+                Action::Exit => exit = true,
+            }
+        }
+        for (kind, message) in output.traces {
+            tracing::info!(kind, "{message}");
+            self.traces.add(kind, message);
+        }
+        for (id, reply) in output.replies {
+            if let Some(answer) = self.asked.remove(&id) {
+                // Whoever asked may have gone away.
+                let _ = answer.send(reply);
+            }
+        }
+        self.connect_members();
+        self.view.send_replace(Arc::new(self.node.view()));
+        Ok(exit)
+    }
+
+    fn connect_members(&mut self) {
+        let cluster = self.node.cluster();
+        if cluster.applied_index == self.members_index {
+            return;
+        }
+        self.members_index = cluster.applied_index;
+        let members: BTreeMap<NodeId, SocketAddr> =
+            cluster.members.values().map(|m| (m.id, m.api_address())).collect();
+        self.peers.set_members(&members, &cluster.removed);
+    }
+
+    fn check_identity(&self, found: u64) -> Result<(), DriverError> {
+        let expected = self.node.cluster().system_identifier;
+        if found != 0 && expected != 0 && found != expected {
+            return Err(DriverError::ForeignDatabase { found, expected });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,18 @@
+//! `pgquorum`: the sidecar's daemon and its command line.
+
+mod cli;
+mod clock;
+mod config;
+mod driver;
+mod handle;
+mod peer;
+mod postgres;
+mod rest;
+mod run;
+mod store;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

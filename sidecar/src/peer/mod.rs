@@ -1,0 +1,313 @@
+//! Connections between sidecars: each node keeps one to every other, over which it sends; what it hears comes over
+//! theirs. When a connection breaks, the next attempt tells at once whether the other process is dead.
+
+mod frame;
+mod tls;
+
+use crate::rest::{PeerConnection, PeerIo};
+use frame::{Frame, Hello, MAGIC, Welcome};
+use pgquorum_agent::message::Wire;
+use pgquorum_agent::node::{Input, Link};
+use pgquorum_agent::types::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+pub use tls::PeerTls;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+/// Messages that may wait for one peer; more are dropped, Raft sends again.
+const QUEUE: usize = 1024;
+/// Callers that may wait for the driver to hear of them.
+const CALLERS: usize = 64;
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a quiet connection is tried, and after how long without an answer it counts as lost.
+const PING_EVERY: Duration = Duration::from_millis(250);
+const SILENCE: Duration = Duration::from_millis(1500);
+/// Pause between attempts to connect.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Who this node is among its peers.
+pub struct Identity {
+    pub cluster: String,
+    pub node: NodeId,
+    /// Where other nodes reach this one.
+    pub address: SocketAddr,
+    pub secret: String,
+    pub tls: Option<PeerTls>,
+}
+
+/// The connections to all peers.
+pub struct Peers {
+    identity: Arc<Identity>,
+    inputs: mpsc::Sender<Input>,
+    links: BTreeMap<NodeId, (SocketAddr, mpsc::Sender<Wire>, JoinHandle<()>)>,
+    removed: Arc<Mutex<BTreeSet<NodeId>>>,
+    callers: mpsc::Receiver<(NodeId, SocketAddr)>,
+}
+
+impl Peers {
+    /// `incoming` brings the connections that other nodes opened on this node's port.
+    pub fn new(
+        identity: Identity,
+        inputs: mpsc::Sender<Input>,
+        mut incoming: mpsc::Receiver<PeerConnection>,
+    ) -> Peers {
+        let identity = Arc::new(identity);
+        let removed = Arc::new(Mutex::new(BTreeSet::new()));
+        let (called, callers) = mpsc::channel(CALLERS);
+        let (me, to, gone) = (Arc::clone(&identity), inputs.clone(), Arc::clone(&removed));
+        tokio::spawn(async move {
+            while let Some(connection) = incoming.recv().await {
+                let (me, to, gone, called) = (Arc::clone(&me), to.clone(), Arc::clone(&gone), called.clone());
+                tokio::spawn(async move {
+                    let remote = connection.remote;
+                    if let Err(error) = listen(connection, &me, &to, &gone, &called).await {
+                        tracing::debug!(%remote, %error, "a peer's connection ended");
+                    }
+                });
+            }
+        });
+        Peers { identity, inputs, links: BTreeMap::new(), removed, callers }
+    }
+
+    /// The next node that called and proved itself, and where it listens.
+    pub async fn caller(&mut self) -> Option<(NodeId, SocketAddr)> {
+        self.callers.recv().await
+    }
+
+    /// Connects back to a node that called, for a node that knows no members yet.
+    pub fn answer(&mut self, id: NodeId, address: SocketAddr) {
+        if id != self.identity.node && !self.links.contains_key(&id) {
+            self.link(id, address);
+        }
+    }
+
+    fn link(&mut self, id: NodeId, address: SocketAddr) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let (me, inputs) = (Arc::clone(&self.identity), self.inputs.clone());
+        let task = tokio::spawn(async move { keep_connected(id, address, &me, queue, &inputs).await });
+        self.links.insert(id, (address, sender, task));
+    }
+
+    /// Connects with exactly these nodes, and tells the ones in `removed` that they are no members any more.
+    pub fn set_members(&mut self, members: &BTreeMap<NodeId, SocketAddr>, removed: &BTreeSet<NodeId>) {
+        *self.removed.lock().unwrap_or_else(PoisonError::into_inner) = removed.clone();
+        self.links.retain(|id, (address, _, task)| {
+            let keep = members.get(id) == Some(address);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (&id, &address) in members {
+            if id == self.identity.node || self.links.contains_key(&id) {
+                continue;
+            }
+            self.link(id, address);
+        }
+    }
+
+    /// Sends without waiting; a message that finds the queue full is lost.
+    pub fn send(&self, to: NodeId, wire: Wire) {
+        if let Some((_, sender, _)) = self.links.get(&to) {
+            let _ = sender.try_send(wire);
+        }
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        for (_, _, task) in self.links.values() {
+            task.abort();
+        }
+    }
+}
+
+/// Keeps the connection to one peer for as long as it is a member.
+async fn keep_connected(
+    peer: NodeId,
+    address: SocketAddr,
+    me: &Identity,
+    mut queue: mpsc::Receiver<Wire>,
+    inputs: &mpsc::Sender<Input>,
+) {
+    loop {
+        let link = match connect(peer, address, me).await {
+            Ok((io, removed)) => {
+                if removed {
+                    let _ = inputs.send(Input::Removed).await;
+                }
+                // What waited for a dead connection is old news.
+                while queue.try_recv().is_ok() {}
+                let _ = inputs.send(Input::Link { peer, link: Link::Up }).await;
+                let ended = talk(io, &mut queue).await;
+                tracing::debug!(peer, error = ?ended, "connection to peer ended");
+                // Whether the process is dead shows at the next attempt, which follows at once.
+                match connect_probe(address).await {
+                    Err(error) if is_refusal(&error) => Link::Refused,
+                    _ => Link::Down,
+                }
+            }
+            Err(error) if is_refusal(&error) => Link::Refused,
+            Err(error) => {
+                tracing::debug!(peer, %error, "cannot connect to peer");
+                Link::Down
+            }
+        };
+        let closed = inputs.send(Input::Link { peer, link }).await.is_err();
+        if closed || queue.is_closed() {
+            return;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused
+}
+
+async fn connect_probe(address: SocketAddr) -> io::Result<()> {
+    timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)?.map(drop)
+}
+
+/// Opens a connection and proves who this node is. The flag says that the peer calls this node removed.
+async fn connect(peer: NodeId, address: SocketAddr, me: &Identity) -> io::Result<(Box<dyn PeerIo>, bool)> {
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    stream.set_nodelay(true)?;
+    let greet = async {
+        let mut io: Box<dyn PeerIo> = match &me.tls {
+            Some(tls) => tls.connect(stream, address.ip()).await?,
+            None => Box::new(stream),
+        };
+        io.write_all(MAGIC).await?;
+        let hello =
+            Hello {
+            cluster: me.cluster.clone(),
+            from: me.node,
+            to: peer,
+            address: me.address,
+            nonce: frame::nonce(),
+        };
+        frame::write_json(&mut io, &hello).await?;
+        let welcome: Welcome = frame::read_json(&mut io).await?;
+        let expected = frame::proof(&me.secret, "server", &hello, &welcome.nonce, welcome.removed);
+        if !frame::same_proof(&expected, &welcome.proof) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer does not know the cluster's secret"));
+        }
+        let proof = frame::proof(&me.secret, "client", &hello, &welcome.nonce, welcome.removed);
+        frame::write_json(&mut io, &proof).await?;
+        Ok((io, welcome.removed))
+    };
+    timeout(HANDSHAKE_TIMEOUT, greet).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
+
+/// Sends what is queued until the connection breaks or falls silent.
+async fn talk(io: Box<dyn PeerIo>, queue: &mut mpsc::Receiver<Wire>) -> io::Result<()> {
+    let (mut read, mut write) = tokio::io::split(io);
+    let (pong_sender, mut pongs) = mpsc::channel::<io::Result<()>>(8);
+    let reader = tokio::spawn(async move {
+        loop {
+            let heard = frame::read_frame(&mut read).await.map(drop);
+            let broken = heard.is_err();
+            if pong_sender.send(heard).await.is_err() || broken {
+                return;
+            }
+        }
+    });
+    let mut ping = tokio::time::interval(PING_EVERY);
+    let mut heard_at = Instant::now();
+    let result = loop {
+        tokio::select! {
+            wire = queue.recv() => {
+                let Some(wire) = wire else { break Ok(()) };
+                let mut bytes = frame::encode(&Frame::Message(wire));
+                while bytes.len() < 1 << 16 && let Ok(more) = queue.try_recv() {
+                    bytes.extend(frame::encode(&Frame::Message(more)));
+                }
+                match timeout(SILENCE, write.write_all(&bytes)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => break Err(error),
+                    Err(_) => break Err(io::ErrorKind::TimedOut.into()),
+                }
+            }
+            pong = pongs.recv() => match pong {
+                Some(Ok(())) => heard_at = Instant::now(),
+                Some(Err(error)) => break Err(error),
+                None => break Err(io::ErrorKind::UnexpectedEof.into()),
+            },
+            _ = ping.tick() => {
+                if heard_at.elapsed() > SILENCE {
+                    break Err(io::ErrorKind::TimedOut.into());
+                }
+                if let Err(error) = write.write_all(&frame::encode(&Frame::Ping)).await {
+                    break Err(error);
+                }
+            }
+        }
+        if let Err(error) = write.flush().await {
+            break Err(error);
+        }
+    };
+    reader.abort();
+    result
+}
+
+/// Serves a connection that another node opened.
+async fn listen(
+    connection: PeerConnection,
+    me: &Identity,
+    inputs: &mpsc::Sender<Input>,
+    removed: &Mutex<BTreeSet<NodeId>>,
+    called: &mpsc::Sender<(NodeId, SocketAddr)>,
+) -> io::Result<()> {
+    let mut io = connection.io;
+    let (from, address) = timeout(HANDSHAKE_TIMEOUT, welcome(&mut io, me, removed)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let _ = called.send((from, address)).await;
+    let (mut read, mut write) = tokio::io::split(io);
+    loop {
+        match timeout(4 * SILENCE, frame::read_frame(&mut read)).await.map_err(|_| io::ErrorKind::TimedOut)?? {
+            Frame::Message(wire) => {
+                if inputs.send(Input::Message { from, wire }).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Frame::Ping => {
+                write.write_all(&frame::encode(&Frame::Pong)).await?;
+                write.flush().await?;
+            }
+            Frame::Pong => {}
+        }
+    }
+}
+
+async fn welcome(io: &mut Box<dyn PeerIo>, me: &Identity, removed: &Mutex<BTreeSet<NodeId>>) -> io::Result<(NodeId, SocketAddr)> {
+    let refuse = |text: &str| io::Error::new(io::ErrorKind::PermissionDenied, text.to_owned());
+    let mut magic = [0; 4];
+    io.read_exact(&mut magic).await?;
+    if magic != *MAGIC {
+        return Err(refuse("not a peer of this version"));
+    }
+    let hello: Hello = frame::read_json(io).await?;
+    let is_removed = removed.lock().unwrap_or_else(PoisonError::into_inner).contains(&hello.from);
+    let nonce = frame::nonce();
+    let proof = frame::proof(&me.secret, "server", &hello, &nonce, is_removed);
+    frame::write_json(io, &Welcome { nonce: nonce.clone(), proof, removed: is_removed }).await?;
+    let answer: String = frame::read_json(io).await?;
+    if !frame::same_proof(&answer, &frame::proof(&me.secret, "client", &hello, &nonce, is_removed)) {
+        return Err(refuse("the caller does not know the cluster's secret"));
+    }
+    if hello.cluster != me.cluster || hello.to != me.node || hello.from == me.node {
+        return Err(refuse("the caller wants another cluster or another node"));
+    }
+    if is_removed {
+        return Err(refuse("the caller was removed from the cluster"));
+    }
+    Ok((hello.from, hello.address))
+}

@@ -1,0 +1,210 @@
+//! Copying a whole database from another node: into a side directory first, then put in place by renaming.
+
+use super::config::{PostgresConfig, REPLICATION_ROLE, beside, parent_of};
+use super::config_files::{self, Desired};
+use super::error::{Result, blocking, failure, io};
+use super::state::Inner;
+use super::{control, durable, lifecycle};
+use pgquorum_agent::postgres::{PgOutcome, StopMode, Upstream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// Between the directory's name and a time in seconds.
+const SET_ASIDE: &str = ".old-";
+
+/// Copies, starts the server on the copy, and removes the old directory once that runs.
+pub async fn clone_and_follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<PgOutcome> {
+    lifecycle::stop(inner, StopMode::Fast).await?;
+    inner.note(|n| n.copy_progress = Some((0, 0)));
+    let progress = ClearProgress(inner.clone());
+    let note = |done, total| inner.note(|n| n.copy_progress = Some((done, total)));
+    let copied = copy(&inner.config, &upstream, note).await;
+    drop(progress);
+    inner.note(|n| n.trouble = copied.as_ref().err().map(ToString::to_string));
+    copied?;
+    let parameters = config_files::load(&inner.config).parameters;
+    inner.change_settings(move |desired| desired.parameters = parameters).await?;
+    let outcome = lifecycle::start(inner, Some(upstream)).await?;
+    let data_dir = inner.config.data_dir.clone();
+    inner.runtime.spawn_blocking(move || remove_set_aside(&data_dir));
+    Ok(outcome)
+}
+
+/// Removes the databases that copies have replaced, this one's and those of earlier attempts.
+fn remove_set_aside(data_dir: &Path) {
+    let prefix = format!("{}{SET_ASIDE}", data_dir.file_name().unwrap_or_default().to_string_lossy());
+    let entries = std::fs::read_dir(parent_of(data_dir)).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let digits = name.to_str().and_then(|n| n.strip_prefix(&prefix));
+        if !digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit())) {
+            continue;
+        }
+        let directory = entry.path();
+        match std::fs::remove_dir_all(&directory) {
+            Ok(()) => tracing::info!(directory = %directory.display(), "removed the old database"),
+            Err(error) => {
+                let directory = directory.display();
+                tracing::warn!(%error, %directory, "the old database could not be removed; remove it by hand");
+            }
+        }
+    }
+}
+
+/// Takes the progress out of the observation however the copy ends.
+struct ClearProgress(Arc<Inner>);
+
+impl Drop for ClearProgress {
+    fn drop(&mut self) {
+        self.0.note(|n| n.copy_progress = None);
+    }
+}
+
+/// Copies the database of `upstream` into place, for the command line: the server must not run, and is not started.
+/// A database that was there before stays beside it under the name that is returned.
+pub async fn clone_from(
+    config: &PostgresConfig,
+    upstream: &Upstream,
+    progress: impl Fn(u64, u64) + Send + Sync,
+) -> Result<Option<PathBuf>> {
+    let data_dir = config.data_dir.clone();
+    if let Some(running) = blocking(move || super::process::find(&data_dir)).await? {
+        return Err(failure(format!(
+            "a server runs on {} (process {}); stop it before its database is replaced",
+            config.data_dir.display(),
+            running.pid
+        )));
+    }
+    copy(config, upstream, progress).await
+}
+
+async fn copy(
+    config: &PostgresConfig,
+    upstream: &Upstream,
+    progress: impl Fn(u64, u64) + Send + Sync,
+) -> Result<Option<PathBuf>> {
+    let side = config.clone_dir();
+    let (own, target) = (config.clone(), side.clone());
+    blocking(move || {
+        config_files::write_passfile(&own)?;
+        let parent = parent_of(&own.data_dir);
+        std::fs::create_dir_all(parent).map_err(io(format!("creating {}", parent.display())))?;
+        // Left over from a copy that was broken off.
+        remove_tree(&target)
+    })
+    .await?;
+    run_basebackup(config, upstream, &side, progress).await?;
+    let copied = PostgresConfig { data_dir: side.clone(), ..config.clone() };
+    let control = control::read(&copied).await?;
+    tracing::info!(system_identifier = control.system_identifier, "the copy is complete");
+    let config = config.clone();
+    blocking(move || put_in_place(&config, &side)).await
+}
+
+async fn run_basebackup(
+    config: &PostgresConfig,
+    upstream: &Upstream,
+    side: &Path,
+    progress: impl Fn(u64, u64) + Send + Sync,
+) -> Result<()> {
+    let mut command = tokio::process::Command::new(config.program("pg_basebackup"));
+    command.arg("-D").arg(side);
+    command.args(["-X", "stream", "-c", "fast", "--progress", "--no-password", "-U", REPLICATION_ROLE]);
+    command.arg("-h").arg(upstream.ip.to_string()).arg("-p").arg(upstream.port.to_string());
+    command.env("PGPASSFILE", config.passfile()).env("LC_ALL", "C").env("PGCONNECT_TIMEOUT", "5");
+    command.env("PGAPPNAME", "pgquorum copy");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(io("starting pg_basebackup"))?;
+    let stderr = child.stderr.take().ok_or_else(|| failure("pg_basebackup has no output"))?;
+    let mut lines = BufReader::new(stderr).lines();
+    let mut said = Vec::new();
+    while let Some(line) = lines.next_line().await.map_err(io("reading pg_basebackup's output"))? {
+        match parse_progress(&line) {
+            Some((done, total)) => progress(done, total),
+            None if !line.trim().is_empty() => {
+                said.push(line);
+                if said.len() > 4 {
+                    said.remove(0);
+                }
+            }
+            None => {}
+        }
+    }
+    let status = child.wait().await.map_err(io("waiting for pg_basebackup"))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(failure(format!(
+        "copying the database from node {} at {} port {} failed ({status}): {}",
+        upstream.node,
+        upstream.ip,
+        upstream.port,
+        said.join(" | ")
+    )))
+}
+
+/// `  12345/67890 kB (18%), 0/1 tablespace (…)` in bytes.
+fn parse_progress(line: &str) -> Option<(u64, u64)> {
+    let (numbers, rest) = line.trim().split_once(" kB")?;
+    if !rest.contains("tablespace") {
+        return None;
+    }
+    let (done, total) = numbers.split_once('/')?;
+    Some((done.trim().parse::<u64>().ok()? * 1024, total.trim().parse::<u64>().ok()? * 1024))
+}
+
+/// Everything from here on is quick and not interrupted. Returns where the old database is.
+fn put_in_place(config: &PostgresConfig, side: &Path) -> Result<Option<PathBuf>> {
+    let copied = PostgresConfig { data_dir: side.to_path_buf(), ..config.clone() };
+    // The source's settings came along; the cluster's parameters among them are the newest.
+    let desired = Desired { parameters: config_files::load(&copied).parameters, ..Desired::default() };
+    config_files::ensure_standby_signal(&copied)?;
+    // The password file is beside the place where the directory will be, not beside the copy.
+    config_files::write_data_dir(&copied, &desired)?;
+    let place = &config.data_dir;
+    let empty = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    let mut old = None;
+    if empty(place) {
+        std::fs::remove_dir(place).map_err(io(format!("removing the empty {}", place.display())))?;
+    } else if place.exists() {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or(0);
+        let aside = beside(place, &format!("{SET_ASIDE}{seconds}"));
+        durable::rename(place, &aside).map_err(io(format!(
+            "setting {} aside as {} (it must not be a mount point: use a directory below it)",
+            place.display(),
+            aside.display()
+        )))?;
+        old = Some(aside);
+    }
+    durable::rename(side, place).map_err(io(format!("putting the copy in place as {}", place.display())))?;
+    durable::remove(&config.rewind_marker()).map_err(io("removing the mark of an interrupted rewind"))?;
+    Ok(old)
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(io(format!("removing {}", path.display()))(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_lines_are_read() {
+        assert_eq!(
+            parse_progress("  1024/4096 kB (25%), 0/1 tablespace (...base/5/1)"),
+            Some((1 << 20, 4 << 20))
+        );
+        assert_eq!(parse_progress("4096/4096 kB (100%), 1/1 tablespace"), Some((4 << 20, 4 << 20)));
+        assert_eq!(parse_progress("pg_basebackup: error: 1/2 kB is odd"), None);
+        assert_eq!(parse_progress("waiting for checkpoint"), None);
+    }
+}

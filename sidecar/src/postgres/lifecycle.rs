@@ -1,0 +1,241 @@
+//! Start, adopt, follow, stop.
+
+use super::PgEvent;
+use super::error::{Result, blocking, failure, io, not_running, timed_out};
+use super::process::{self, Postmaster, Status};
+use super::session::{Manner, Session};
+use super::state::Inner;
+use super::{config_files, control, cut, timeline};
+use nix::sys::signal::Signal;
+use pgquorum_agent::postgres::{PgOutcome, StopMode, Upstream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+const EXIT_POLL: Duration = Duration::from_millis(20);
+const FAST_STOP_LIMIT: Duration = Duration::from_secs(30);
+const IMMEDIATE_STOP_LIMIT: Duration = Duration::from_secs(5);
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Takes charge of a server that runs already.
+pub async fn adopt(inner: &Arc<Inner>) -> Result<bool> {
+    let data_dir = inner.config.data_dir.clone();
+    let Some(found) = blocking(move || process::find(&data_dir)).await? else { return Ok(false) };
+    tracing::info!(pid = found.pid, "adopted the running server");
+    let config = inner.config.clone();
+    blocking(move || {
+        config_files::write_passfile(&config)?;
+        config_files::ensure_standby_signal(&config)
+    })
+    .await?;
+    // A standby waits for nobody in vain since its start; what a primary was told last may not have arrived.
+    inner.commits_wait.store(inner.desired().await.sync.is_none(), Ordering::SeqCst);
+    attach(inner, found, None);
+    // The files may have been changed just before the last sidecar went.
+    inner.reload(found)?;
+    Ok(true)
+}
+
+/// Watches the process to its end: as its parent, so that no zombie is left, or by its entry in `/proc`.
+fn attach(inner: &Arc<Inner>, postmaster: Postmaster, child: Option<tokio::process::Child>) {
+    inner.note(|n| n.answered = false);
+    inner.process.send_replace(Some(postmaster));
+    inner.kick.notify_one();
+    let weak = Arc::downgrade(inner);
+    inner.runtime.spawn(async move {
+        let status = match child {
+            Some(mut child) => match child.wait().await {
+                Ok(status) => status.to_string(),
+                Err(error) => format!("unknown ({error})"),
+            },
+            None => {
+                let mut interval = tokio::time::interval(EXIT_POLL);
+                while postmaster.is_alive() {
+                    interval.tick().await;
+                    if weak.strong_count() == 0 {
+                        return;
+                    }
+                }
+                "unknown (not started by this process)".to_owned()
+            }
+        };
+        let Some(inner) = weak.upgrade() else { return };
+        tracing::info!(pid = postmaster.pid, %status, "PostgreSQL ended");
+        inner.process.send_replace(None);
+        inner.abort_beside();
+        inner.note(|n| n.answered = false);
+        inner.emit(PgEvent::Exited { pid: postmaster.pid, status });
+        inner.kick.notify_one();
+    });
+}
+
+/// Starts the server as a standby that receives from `upstream`, or from nobody. Does nothing if it runs.
+pub async fn start(inner: &Arc<Inner>, upstream: Option<Upstream>) -> Result<PgOutcome> {
+    let started = start_inner(inner, upstream).await;
+    inner.note(|n| n.trouble = started.as_ref().err().map(ToString::to_string));
+    started.map(|()| PgOutcome::Done)
+}
+
+async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>) -> Result<()> {
+    if inner.postmaster().is_some() || adopt(inner).await? {
+        if process::status(&inner.config.data_dir) != Some(Status::Stopping) {
+            return wait_until_ready(inner, 0).await;
+        }
+        // A stop that was given up half-way goes on by itself; it ends, or is made to.
+        wait_for_exit(inner, StopMode::Fast).await?;
+    }
+    let config = inner.config.clone();
+    blocking(move || process::check_data_dir(&config)).await?;
+    let control = control::read(&inner.config).await?;
+    let floors = control.floors.clone();
+    inner
+        .write_files(move |desired| {
+            desired.upstream = upstream;
+            desired.sync = None;
+            desired.floors = floors;
+        })
+        .await?;
+    let config = inner.config.clone();
+    let removed = blocking(move || {
+        timeline::remove_futures(&config.wal_dir(), control.timeline())
+            .map_err(io("cleaning up timeline histories"))
+    })
+    .await?;
+    if !removed.is_empty() {
+        tracing::info!(?removed, "removed histories of timelines that this server has nothing of");
+    }
+    let offset = process::log_length(&inner.config);
+    inner.commits_wait.store(true, Ordering::SeqCst);
+    let child = process::spawn(&inner.config, &[])?;
+    let pid = child.id().ok_or_else(|| failure("PostgreSQL ended as soon as it was started"))?;
+    match Postmaster::of(pid) {
+        Some(postmaster) => attach(inner, postmaster, Some(child)),
+        None => return Err(died(inner, offset)),
+    }
+    tracing::info!(pid, "started PostgreSQL as a standby");
+    wait_until_ready(inner, offset).await
+}
+
+fn died(inner: &Inner, offset: u64) -> pgquorum_agent::postgres::PgFailure {
+    let tail = process::log_tail(&inner.config, offset);
+    let said = if tail.is_empty() {
+        "it wrote nothing to its log".to_owned()
+    } else {
+        format!("its log says: {tail}")
+    };
+    failure(format!(
+        "PostgreSQL ended while it was starting; {said} (see {})",
+        inner.config.log_file.display()
+    ))
+}
+
+/// Waits until the server answers. Recovery may take long: the bound is that of the operation.
+pub async fn wait_until_ready(inner: &Arc<Inner>, offset: u64) -> Result<()> {
+    let mut process = inner.process.subscribe();
+    let mut interval = tokio::time::interval(Duration::from_millis(4));
+    loop {
+        if process::status(&inner.config.data_dir) == Some(Status::Ready)
+            && Session::local(&inner.config, Manner::default()).await.is_ok()
+        {
+            inner.note(|n| {
+                n.answered = true;
+                n.trouble = None;
+            });
+            return Ok(());
+        }
+        tokio::select! {
+            gone = process.wait_for(Option::is_none) => {
+                drop(gone);
+                return Err(died(inner, offset));
+            }
+            _ = interval.tick() => {}
+        }
+    }
+}
+
+/// Receives WAL from `upstream`, starting the server if need be. Streaming itself is observed, not waited for.
+pub async fn follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<PgOutcome> {
+    let stopping = process::status(&inner.config.data_dir) == Some(Status::Stopping);
+    let Some(postmaster) = inner.postmaster().filter(|_| !stopping) else {
+        return start(inner, Some(upstream)).await;
+    };
+    // A server that does not answer yet is in recovery: it was started as a standby.
+    let mut answering = None;
+    if process::status(&inner.config.data_dir) == Some(Status::Ready) {
+        let session = inner.session().await?;
+        let row = session.query_one("SELECT pg_is_in_recovery()", &[]).await;
+        if !row.map_err(super::error::sql("asking whether the server is in recovery"))?.get::<_, bool>(0) {
+            return Err(failure(
+                "this server is a primary and cannot follow another while it runs; it must be stopped first",
+            ));
+        }
+        answering = Some(session);
+    }
+    let changed = inner
+        .change_settings(move |desired| {
+            desired.upstream = Some(upstream);
+            desired.sync = None;
+        })
+        .await?;
+    inner.reload(postmaster)?;
+    if let (true, Some(session)) = (changed, answering)
+        && let Err(error) = cut::free_replay(&session).await
+    {
+        tracing::warn!(%error, "looking for sessions that hold replay up");
+    }
+    Ok(PgOutcome::Done)
+}
+
+/// Stops the server and leaves the directory so that it starts as a standby without an upstream.
+pub async fn stop(inner: &Arc<Inner>, mode: StopMode) -> Result<PgOutcome> {
+    if inner.postmaster().is_some() || adopt(inner).await? {
+        wait_for_exit(inner, mode).await?;
+    }
+    if inner.config.data_dir.join("PG_VERSION").exists() && !inner.config.rewind_marker().exists() {
+        inner
+            .write_files(|desired| {
+                desired.upstream = None;
+                desired.sync = None;
+            })
+            .await?;
+    }
+    Ok(PgOutcome::Done)
+}
+
+/// Signals the server and waits for its end, with harder means as time passes.
+async fn wait_for_exit(inner: &Arc<Inner>, mode: StopMode) -> Result<()> {
+    let Some(postmaster) = inner.postmaster() else { return Ok(()) };
+    let mut process = inner.process.subscribe();
+    if mode == StopMode::Fast {
+        postmaster.signal(Signal::SIGINT);
+        let gone = tokio::time::timeout(FAST_STOP_LIMIT, process.wait_for(Option::is_none)).await.is_ok();
+        if gone {
+            return Ok(());
+        }
+        tracing::warn!(limit = ?FAST_STOP_LIMIT, "the fast shutdown takes too long: ending the server at once");
+    }
+    postmaster.signal(Signal::SIGQUIT);
+    let gone = tokio::time::timeout(IMMEDIATE_STOP_LIMIT, process.wait_for(Option::is_none)).await.is_ok();
+    if gone {
+        return Ok(());
+    }
+    tracing::warn!("the server does not obey: killing its processes");
+    postmaster.kill_all();
+    match tokio::time::timeout(KILL_LIMIT, process.wait_for(Option::is_none)).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(timed_out(format!(
+            "process {} did not end even after SIGKILL: the storage under {} probably does not answer. Check the disk \
+             and the kernel log",
+            postmaster.pid,
+            inner.config.data_dir.display()
+        ))),
+    }
+}
+
+/// Stops and starts the server as the standby it is, with its present upstream.
+pub async fn restart_standby(inner: &Arc<Inner>) -> Result<()> {
+    let upstream = inner.desired().await.upstream;
+    stop(inner, StopMode::Fast).await?;
+    start(inner, upstream).await?;
+    inner.require_postmaster("the restart").map(drop).map_err(|_| not_running("the restart"))
+}

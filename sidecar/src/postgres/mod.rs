@@ -1,0 +1,132 @@
+//! The supervisor of the PostgreSQL server beside this node: it observes the server and does to it what the agent
+//! decides ([`pgquorum_agent::postgres`] is the contract).
+//!
+//! A server is only ever started as a standby: `standby.signal` is in the data directory at all times, also while the
+//! server is a primary. `restart_after_crash` is off, so a crash of any server process ends the server and is seen at
+//! once. Nothing but [`PgOp::Promote`] makes it writable.
+//!
+//! [`PgOp::Promote`]: pgquorum_agent::postgres::PgOp::Promote
+
+mod basebackup;
+pub mod bootstrap;
+mod config;
+mod config_files;
+mod control;
+mod cut;
+mod durable;
+mod epoch;
+mod error;
+mod lease;
+mod lifecycle;
+mod observe;
+mod ops;
+mod parameters;
+mod process;
+mod promote;
+mod rewind;
+mod session;
+mod slots;
+mod state;
+mod sync;
+mod timeline;
+
+pub use basebackup::clone_from;
+pub use config::{PostgresConfig, REPLICATION_ROLE, SUPERUSER, Secrets, standby_name, standby_node};
+pub use config_files::{Desired, write_configuration};
+pub use error::PostgresError;
+
+use error::Result;
+use lease::Lease;
+use pgquorum_agent::postgres::{PgFailure, PgObservation, PgOp, PgOutcome, StopMode};
+use state::Inner;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// What the supervisor reports.
+#[derive(Debug)]
+pub enum PgEvent {
+    /// The server's state changed, or half a second passed.
+    Observed(Box<PgObservation>),
+    /// An operation ended. Every submitted operation ends exactly once.
+    Done { id: u64, op: &'static str, result: std::result::Result<PgOutcome, PgFailure> },
+    /// The server's process is gone.
+    Exited { pid: u32, status: String },
+}
+
+/// Events that wait for the driver. Observations are skipped while many wait; results never are.
+const EVENTS_MAX: usize = 256;
+
+/// A handle on the server. Clones share one supervisor; it ends with the last of them, the server goes on.
+#[derive(Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: Arc<Inner>,
+    lease: Lease,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.inner.abort_all();
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Postgres {
+    /// Takes charge of the data directory, and of the server on it if one runs. Starts nothing.
+    pub async fn supervise(
+        config: PostgresConfig,
+    ) -> std::result::Result<(Postgres, mpsc::Receiver<PgEvent>), PostgresError> {
+        if nix::unistd::geteuid().is_root() {
+            return Err(PostgresError::Root);
+        }
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let inner = Inner::new(config, events);
+        lifecycle::adopt(&inner).await?;
+        let lease = Lease::default();
+        let tasks = vec![
+            tokio::spawn(observe::run(inner.clone())).abort_handle(),
+            tokio::spawn(lease::run(inner.clone(), lease.clone())).abort_handle(),
+        ];
+        Ok((Postgres { shared: Arc::new(Shared { inner, lease, tasks }) }, receiver))
+    }
+
+    /// Begins the operation and returns at once; its end is reported as [`PgEvent::Done`] with this `id`.
+    pub fn submit(&self, id: u64, op: PgOp) {
+        ops::submit(&self.shared.inner, id, op);
+    }
+
+    /// Renews the server's lease: it lasts `ms` from `sent_at_ns` (`CLOCK_BOOTTIME`) on. Only the newest call counts.
+    pub fn renew_lease(&self, epoch: u64, sent_at_ns: u64, ms: u64) {
+        self.shared.lease.renew(epoch, sent_at_ns, ms);
+    }
+
+    /// Ends the lease of this epoch and of all before it, ahead of any renewal that waits.
+    pub fn revoke_lease(&self, epoch: u64, leader_hint: String) {
+        self.shared.lease.revoke(epoch, leader_hint);
+    }
+
+    /// Ends the supervision: cancels what is under way and, if a mode is given, stops the server. Without a mode the
+    /// server runs on and the next [`Postgres::supervise`] adopts it.
+    pub async fn shutdown(&self, mode: Option<StopMode>) -> Result<()> {
+        let inner = &self.shared.inner;
+        inner.abort_all();
+        let stopped = match mode {
+            Some(mode) => {
+                let _gate = inner.gate.clone().lock_owned().await;
+                lifecycle::stop(inner, mode).await.map(drop)
+            }
+            None => Ok(()),
+        };
+        for task in &self.shared.tasks {
+            task.abort();
+        }
+        stopped
+    }
+}

@@ -1,0 +1,315 @@
+//! Watching the server: one kept session, one round trip about every 50 ms, and at once after operations.
+
+use super::PgEvent;
+use super::config::standby_node;
+use super::error::{Result, sql, timed_out};
+use super::process::{self, Postmaster, Status};
+use super::session::{Manner, POSITION_FUNCTION, Session, WalPosition, position_query};
+use super::state::Inner;
+use super::{config_files, control, lifecycle, ops, slots, sync, timeline};
+use futures_util::future::{OptionFuture, try_join3};
+use pgquorum_agent::postgres::{PgObservation, PgProcess, StandbyState};
+use pgquorum_agent::types::{Lsn, Timeline};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_postgres::{Row, Statement};
+
+const INTERVAL: Duration = Duration::from_millis(50);
+const REPORT_AT_LEAST: Duration = Duration::from_millis(500);
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// How long what was read of a stopped server is good: reading it starts two programs.
+const STOPPED_KEPT: Duration = Duration::from_secs(1);
+const UPKEEP: Duration = Duration::from_secs(1);
+/// How long a standby with an upstream may stand still beside a newer timeline before it is restarted.
+const STUCK: Duration = Duration::from_secs(2);
+const RESTART_AGAIN: Duration = Duration::from_secs(20);
+
+const STANDBYS: &str = "SELECT application_name, state = 'streaming', flush_lsn::text, replay_lsn::text, \
+    sync_state IN ('quorum', 'sync') FROM pg_stat_replication WHERE application_name LIKE 'pgquorum\\_%'";
+const RECORDED: &str = "SELECT quorum.applied_index()::int8";
+
+/// A session with its statements prepared.
+struct Eye {
+    session: Session,
+    state: Statement,
+    standbys: Statement,
+    recorded: Option<Statement>,
+    system_identifier: u64,
+    /// The extension is in the database; until then it is looked for.
+    complete: bool,
+}
+
+impl Eye {
+    async fn open(inner: &Inner) -> Result<Eye> {
+        let manner = Manner { connect: Duration::from_secs(1), statement: ANSWER_LIMIT, ..Manner::default() };
+        let session = Session::local(&inner.config, manner).await?;
+        let extension = session.has_function(POSITION_FUNCTION).await?;
+        let recorded = session.has_function("quorum.applied_index()").await?;
+        let what = "preparing to observe the server";
+        let state = session.prepare(&state_query(extension)).await.map_err(sql(what))?;
+        let standbys = session.prepare(STANDBYS).await.map_err(sql(what))?;
+        let recorded = match recorded {
+            true => Some(session.prepare(RECORDED).await.map_err(sql(what))?),
+            false => None,
+        };
+        let identifier = session.query_one("SELECT system_identifier FROM pg_control_system()", &[]).await;
+        let system_identifier = identifier.map_err(sql(what))?.get::<_, i64>(0).cast_unsigned();
+        let complete = extension && recorded.is_some();
+        Ok(Eye { session, state, standbys, recorded, system_identifier, complete })
+    }
+
+    async fn look(&self) -> Result<(Row, Vec<Row>, Option<Row>)> {
+        let recorded = OptionFuture::from(self.recorded.as_ref().map(|s| self.session.query_one(s, &[])));
+        let look = try_join3(
+            self.session.query_one(&self.state, &[]),
+            self.session.query(&self.standbys, &[]),
+            async { recorded.await.transpose() },
+        );
+        match tokio::time::timeout(ANSWER_LIMIT, look).await {
+            Ok(result) => result.map_err(sql("observing the server")),
+            Err(_) => Err(timed_out(format!("the server did not answer within {ANSWER_LIMIT:?}"))),
+        }
+    }
+}
+
+/// The position, then the receiver's process, whether the startup process waits, and what the receiver says.
+fn state_query(extension: bool) -> String {
+    format!(
+        "SELECT p.*, a.*, w.status, w.sender_port::int8 FROM ({}) p(c1, c2, c3, c4, c5, c6, c7) CROSS JOIN ( \
+         SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') > 0, \
+         COALESCE(bool_or(wait_event IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')) \
+         FILTER (WHERE backend_type = 'startup'), false) FROM pg_stat_get_activity(NULL)) a \
+         LEFT JOIN pg_stat_get_wal_receiver() w ON true",
+        position_query(extension)
+    )
+}
+
+/// What is carried from one look to the next.
+struct Observer {
+    inner: Arc<Inner>,
+    eye: Option<(Postmaster, Eye)>,
+    history: Option<(Timeline, Vec<(Timeline, Lsn)>)>,
+    pending_restart: Vec<String>,
+    upkeep: Instant,
+    /// The last sample in which a standby stood still.
+    still: Option<Lsn>,
+    stuck_since: Option<(Lsn, Instant)>,
+    restarted: Option<Instant>,
+    stopped: Option<(PgObservation, Instant)>,
+}
+
+/// Observes until the supervisor ends.
+pub async fn run(inner: Arc<Inner>) {
+    let mut observer = Observer {
+        inner: inner.clone(),
+        eye: None,
+        history: None,
+        pending_restart: Vec::new(),
+        upkeep: Instant::now(),
+        still: None,
+        stuck_since: None,
+        restarted: None,
+        stopped: None,
+    };
+    let mut interval = tokio::time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last: Option<(PgObservation, Instant)> = None;
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = inner.kick.notified() => observer.stopped = None,
+        }
+        let observation = Box::pin(observer.observe()).await;
+        let due = last.as_ref().is_none_or(|(o, at)| *o != observation || at.elapsed() >= REPORT_AT_LEAST);
+        if due {
+            inner.emit_observation(PgEvent::Observed(Box::new(observation.clone())));
+            last = Some((observation, Instant::now()));
+        }
+    }
+}
+
+impl Observer {
+    async fn observe(&mut self) -> PgObservation {
+        let notes = self.inner.notes();
+        let mut observation = match self.inner.postmaster() {
+            Some(postmaster) => {
+                self.stopped = None;
+                self.alive(postmaster).await
+            }
+            None => {
+                (self.eye, self.still, self.stuck_since, self.history) = (None, None, None, None);
+                self.gone().await
+            }
+        };
+        observation.copy_progress = notes.copy_progress;
+        observation.trouble = observation.trouble.or(notes.trouble);
+        observation
+    }
+
+    async fn alive(&mut self, postmaster: Postmaster) -> PgObservation {
+        let mut observation =
+            PgObservation { process: PgProcess::Starting, pid: postmaster.pid, ..PgObservation::default() };
+        if process::status(&self.inner.config.data_dir) != Some(Status::Ready) {
+            self.eye = None;
+            return observation;
+        }
+        let result = self.look(postmaster, &mut observation).await;
+        if let Err(error) = result {
+            self.eye = None;
+            if self.inner.postmaster() == Some(postmaster) {
+                observation.trouble = Some(format!("the server does not answer: {error}"));
+            }
+            observation.process = PgProcess::Starting;
+        }
+        observation
+    }
+
+    async fn look(&mut self, postmaster: Postmaster, observation: &mut PgObservation) -> Result<()> {
+        let kept = self.eye.take().filter(|(of, eye)| *of == postmaster && !eye.session.is_closed());
+        let upkeep = self.upkeep.elapsed() >= UPKEEP;
+        let eye = match kept {
+            Some((_, eye)) if eye.complete || !upkeep => eye,
+            _ => Eye::open(&self.inner).await?,
+        };
+        let (row, standbys, recorded) = eye.look().await?;
+        let position = WalPosition::from_row(&row)?;
+        let (receiver, idle): (bool, bool) = (row.get(7), row.get(8));
+        let status: Option<&str> = row.get(9);
+        observation.process = PgProcess::Running;
+        observation.system_identifier = eye.system_identifier;
+        observation.in_recovery = position.in_recovery;
+        (observation.timeline, observation.flush_lsn) = position.end();
+        observation.replay_lsn = if position.in_recovery { position.replayed } else { position.flush };
+        if position.in_recovery {
+            observation.receiver = receiver;
+            observation.streaming = receiver && status == Some("streaming");
+            let port = row.get::<_, Option<i64>>(10).and_then(|p| u16::try_from(p).ok());
+            observation.upstream_port = port.filter(|_| observation.streaming).unwrap_or(0);
+            let still = (idle && !receiver).then_some(position.replayed);
+            observation.settled = still.is_some() && still == self.still;
+            self.still = still;
+        } else {
+            observation.standbys = read_standbys(&standbys);
+        }
+        observation.recorded_index =
+            recorded.and_then(|r| r.get::<_, Option<i64>>(0)).unwrap_or(0).cast_unsigned();
+        observation.history = self.history(observation.timeline);
+        if upkeep {
+            self.upkeep = Instant::now();
+            // The failover path finds an open session, and the next start is a standby's whatever happened to the file.
+            self.inner.session().await?;
+            config_files::ensure_standby_signal(&self.inner.config)?;
+            self.pending_restart = sync::pending_restart(&eye.session).await?;
+            if let Err(error) = slots::advance(&eye.session, position.in_recovery).await {
+                tracing::debug!(%error, "the slots stay where they are");
+            }
+        }
+        observation.pending_restart.clone_from(&self.pending_restart);
+        self.eye = Some((postmaster, eye));
+        self.inner.note(|n| n.answered = true);
+        self.free_if_stuck(observation).await;
+        Ok(())
+    }
+
+    fn history(&mut self, present: Timeline) -> Vec<(Timeline, Lsn)> {
+        match &self.history {
+            Some((of, history)) if *of == present => history.clone(),
+            _ => match timeline::read_history(&self.inner.config.wal_dir(), present) {
+                Ok(history) => {
+                    self.history = Some((present, history.clone()));
+                    history
+                }
+                // The receiver writes it in a moment, or the position came from a stale control file.
+                Err(error) => {
+                    tracing::debug!(%error, "no history yet");
+                    Vec::new()
+                }
+            },
+        }
+    }
+
+    /// A standby that took a timeline as its target on which nothing ever came does not go over to the one that was
+    /// promoted instead, until it is restarted: see `timeline.rs`.
+    async fn free_if_stuck(&mut self, observation: &PgObservation) {
+        if !observation.in_recovery || observation.streaming || self.inner.desired().await.upstream.is_none()
+        {
+            self.stuck_since = None;
+            return;
+        }
+        let end = observation.flush_lsn;
+        let since = match self.stuck_since {
+            Some((at, since)) if at == end => since,
+            _ => {
+                self.stuck_since = Some((end, Instant::now()));
+                return;
+            }
+        };
+        let recently = self.restarted.is_some_and(|at| at.elapsed() < RESTART_AGAIN);
+        if since.elapsed() < STUCK || recently {
+            return;
+        }
+        if timeline::has_continuation(&self.inner.config.wal_dir(), observation.timeline, end)
+            && ops::restart_if_free(&self.inner)
+        {
+            tracing::warn!(timeline = observation.timeline, %end, "a newer timeline goes on from here: restarting");
+            self.restarted = Some(Instant::now());
+        }
+    }
+
+    async fn gone(&mut self) -> PgObservation {
+        if let Some((known, _)) = self.stopped.as_ref().filter(|(_, at)| at.elapsed() < STOPPED_KEPT) {
+            return known.clone();
+        }
+        // Somebody may have started the server by hand; while an operation runs, that is its business.
+        let free = self.inner.gate.try_lock().is_ok();
+        if free && let Err(error) = lifecycle::adopt(&self.inner).await {
+            tracing::warn!(%error, "looking for a running server");
+        }
+        let mut observation = PgObservation::default();
+        match process::check_data_dir(&self.inner.config) {
+            Ok(()) => {
+                observation.process = PgProcess::Stopped;
+                self.read_control(&mut observation).await;
+            }
+            Err(error) => observation.trouble = Some(error.to_string()),
+        }
+        self.stopped = Some((observation.clone(), Instant::now()));
+        observation
+    }
+
+    async fn read_control(&mut self, observation: &mut PgObservation) {
+        let control = match control::read(&self.inner.config).await {
+            Ok(control) => control,
+            Err(error) => {
+                observation.trouble = Some(error.to_string());
+                return;
+            }
+        };
+        let (timeline, end) = control::wal_end(&self.inner.config, &control).await;
+        observation.system_identifier = control.system_identifier;
+        observation.in_recovery = true;
+        (observation.timeline, observation.flush_lsn, observation.replay_lsn) = (timeline, end, end);
+        observation.settled = control.clean;
+        observation.history = self.history(timeline);
+    }
+}
+
+/// One entry a node: of several connections of one standby the one that streams, and of those the farthest.
+fn read_standbys(rows: &[Row]) -> Vec<StandbyState> {
+    let mut standbys: Vec<StandbyState> = Vec::new();
+    for row in rows {
+        let lsn = |i: usize| row.get::<_, Option<&str>>(i).and_then(|t| t.parse().ok()).unwrap_or_default();
+        let Some(node) = standby_node(row.get(0)) else { continue };
+        standbys.push(StandbyState {
+            node,
+            streaming: row.get::<_, Option<bool>>(1).unwrap_or(false),
+            flush_lsn: lsn(2),
+            replay_lsn: lsn(3),
+            acknowledges: row.get::<_, Option<bool>>(4).unwrap_or(false),
+        });
+    }
+    standbys.sort_by_key(|s| (s.node, std::cmp::Reverse((s.streaming, s.flush_lsn))));
+    standbys.dedup_by_key(|s| s.node);
+    standbys
+}

@@ -1,0 +1,235 @@
+//! The server process: starting it, finding one that runs already, watching it, ending it.
+
+use super::config::PostgresConfig;
+use super::error::{Result, fail, failure, io, no_data, timed_out};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgquorum_agent::postgres::PgFailureKind;
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// A live postmaster. The start time tells it from a later process with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Postmaster {
+    pub pid: u32,
+    started: u64,
+}
+
+/// What the postmaster says of itself in `postmaster.pid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Starting, or in recovery and not yet consistent.
+    Starting,
+    /// Accepts connections.
+    Ready,
+    Stopping,
+}
+
+/// State letter and start time of a process, from `/proc/<pid>/stat`.
+fn process_stat(pid: u32) -> Option<(char, u32, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name is in parentheses and may itself hold any character.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((fields.first()?.chars().next()?, fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?))
+}
+
+impl Postmaster {
+    pub fn of(pid: u32) -> Option<Postmaster> {
+        match process_stat(pid) {
+            Some((state, _, started)) if !matches!(state, 'Z' | 'X') => Some(Postmaster { pid, started }),
+            _ => None,
+        }
+    }
+
+    pub fn is_alive(&self) -> bool {
+        Postmaster::of(self.pid) == Some(*self)
+    }
+
+    /// Sends a signal if the process is still this one.
+    pub fn signal(&self, signal: Signal) -> bool {
+        self.is_alive() && kill(Pid::from_raw(self.pid.cast_signed()), signal).is_ok()
+    }
+
+    /// Ends the server and its children at once: for one that does not obey SIGQUIT.
+    pub fn kill_all(&self) {
+        let children = children(self.pid);
+        self.signal(Signal::SIGKILL);
+        for child in children {
+            let _ = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
+        }
+    }
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| process_stat(*pid).is_some_and(|(_, ppid, _)| ppid == parent)).collect()
+}
+
+/// The postmaster that runs on this data directory, if any. A lock file whose process is another program, or runs in
+/// another directory, is left over from a crash.
+pub fn find(data_dir: &Path) -> Result<Option<Postmaster>> {
+    let path = data_dir.join("postmaster.pid");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(io(format!("reading {}", path.display()))(e)),
+    };
+    // A negative number is that of a single-user server.
+    let pid = text.lines().next().and_then(|l| l.trim().trim_start_matches('-').parse::<u32>().ok());
+    let Some(found) = pid.and_then(Postmaster::of) else { return Ok(None) };
+    let directory =
+        std::fs::canonicalize(data_dir).map_err(io(format!("resolving {}", data_dir.display())))?;
+    match std::fs::read_link(format!("/proc/{}/cwd", found.pid)) {
+        Ok(cwd) if cwd == directory => Ok(Some(found)),
+        Ok(_) => Ok(None),
+        Err(_) if !found.is_alive() => Ok(None),
+        Err(error) => Err(failure(format!(
+            "process {} may be a PostgreSQL server on {} that belongs to another user ({error}). Nothing was started: \
+             two servers on one directory destroy it. Run pgquorum as the directory's owner, or stop that process",
+            found.pid,
+            data_dir.display()
+        ))),
+    }
+}
+
+pub fn status(data_dir: &Path) -> Option<Status> {
+    let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
+    match text.lines().nth(7)?.trim() {
+        "ready" => Some(Status::Ready),
+        "stopping" => Some(Status::Stopping),
+        _ => Some(Status::Starting),
+    }
+}
+
+/// Refuses directories that PostgreSQL could not or must not be started in, with words of our own.
+pub fn check_data_dir(config: &PostgresConfig) -> Result<()> {
+    let directory = config.data_dir.display();
+    if config.rewind_marker().exists() {
+        return Err(no_data(format!(
+            "{directory} is unusable: a rewind of it was interrupted ({} is there). It must be cloned again from another \
+             node",
+            config.rewind_marker().display()
+        )));
+    }
+    let version = std::fs::metadata(config.data_dir.join("PG_VERSION")).map_err(|e| {
+        no_data(format!(
+            "{directory} holds no PostgreSQL database ({e}). Clone it from another node, or initialise it"
+        ))
+    })?;
+    if version.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(no_data(format!(
+            "{directory} belongs to user {} and pgquorum runs as user {}; run it as the owner of the database",
+            version.uid(),
+            nix::unistd::geteuid()
+        )));
+    }
+    Ok(())
+}
+
+/// Starts `postgres` in a process group of its own, so that it survives the sidecar.
+pub fn spawn(config: &PostgresConfig, extra: &[&str]) -> Result<tokio::process::Child> {
+    let path = &config.log_file;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let log = log.map_err(io(format!("opening the server's log {}", path.display())))?;
+    let program = config.program("postgres");
+    let mut command = tokio::process::Command::new(&program);
+    command.arg("-D").arg(&config.data_dir).args(extra);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log));
+    command.process_group(0).kill_on_drop(false);
+    // The sidecar's own surroundings must not reach into the server.
+    for name in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGOPTIONS"] {
+        command.env_remove(name);
+    }
+    command.spawn().map_err(io(format!("starting {}", program.display())))
+}
+
+/// How long the log is now: what comes later belongs to the next start.
+pub fn log_length(config: &PostgresConfig) -> u64 {
+    std::fs::metadata(&config.log_file).map(|m| m.len()).unwrap_or(0)
+}
+
+/// The last telling lines of the server's log after `offset`. Lines that speak of passwords are left out.
+pub fn log_tail(config: &PostgresConfig, offset: u64) -> String {
+    const READ_MAX: u64 = 16 * 1024;
+    const LINES_MAX: usize = 4;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(&config.log_file)?;
+        let end = file.metadata()?.len();
+        file.seek(SeekFrom::Start(offset.max(end.saturating_sub(READ_MAX))))?;
+        let mut bytes = Vec::new();
+        file.take(READ_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let harmless = |l: &&str| !l.to_lowercase().contains("password") && !l.trim().is_empty();
+    let lines: Vec<&str> = text.lines().filter(harmless).collect();
+    let grave = |l: &&&str| ["FATAL:", "PANIC:", "ERROR:", "HINT:", "DETAIL:"].iter().any(|w| l.contains(w));
+    let mut chosen: Vec<&str> = lines.iter().filter(grave).copied().collect();
+    if chosen.is_empty() {
+        chosen = lines;
+    }
+    let skip = chosen.len().saturating_sub(LINES_MAX);
+    chosen[skip..].join(" | ")
+}
+
+/// Runs a helper program to its end and returns what it printed. It dies with the caller.
+pub async fn run_program(
+    name: &str,
+    mut command: tokio::process::Command,
+    limit: Duration,
+) -> Result<String> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = match tokio::time::timeout(limit, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(failure(format!("{name} cannot be run: {error}"))),
+        Err(_) => return Err(timed_out(format!("{name} did not end within {limit:?} and was ended"))),
+    };
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let text = if stderr.trim().is_empty() { stdout } else { stderr };
+    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    let skip = lines.len().saturating_sub(4);
+    Err(fail(
+        PgFailureKind::Other,
+        format!("{name} failed ({}): {}", output.status, lines[skip..].join(" | ")),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_start_time() {
+        let own = Postmaster::of(std::process::id()).unwrap();
+        assert!(own.is_alive());
+        assert!(!Postmaster { started: own.started + 1, ..own }.is_alive());
+        assert!(!Postmaster { started: own.started + 1, ..own }.signal(Signal::SIGKILL), "we are still here");
+    }
+
+    #[test]
+    fn a_left_over_lock_file_is_no_server() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(find(dir.path()).unwrap(), None);
+        let lock = |pid: u32| {
+            let text = format!("{pid}\n{}\n0\n5432\n/tmp\n127.0.0.1\n 0 0\nready   \n", dir.path().display());
+            std::fs::write(dir.path().join("postmaster.pid"), text).unwrap();
+        };
+        lock(4_000_000);
+        assert_eq!(find(dir.path()).unwrap(), None);
+        lock(std::process::id());
+        assert_eq!(find(dir.path()).unwrap(), None, "this process runs in another directory");
+        assert_eq!(status(dir.path()), Some(Status::Ready));
+    }
+}

@@ -1,0 +1,226 @@
+//! Sessions of the sidecar in the server beside it, and in its upstream.
+
+use super::config::{APPLICATION_NAME, PostgresConfig, SUPERUSER};
+use super::error::{Result, chain, fail, sql, timed_out};
+use pgquorum_agent::postgres::PgFailureKind;
+use pgquorum_agent::types::{Lsn, Timeline};
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls, Row};
+
+/// A connection that ends when this is dropped, whatever it is doing.
+pub struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Deref for Session {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl std::ops::DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// How a session acts.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    pub connect: Duration,
+    /// 0 is no limit.
+    pub statement: Duration,
+    /// Commits wait for the standbys. Only the epoch's row does: upkeep must not hang on missing standbys.
+    pub waits_for_standbys: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Manner {
+            connect: Duration::from_secs(2),
+            statement: Duration::from_secs(5),
+            waits_for_standbys: false,
+        }
+    }
+}
+
+impl Session {
+    /// Connects through the Unix socket to the admin database.
+    pub async fn local(config: &PostgresConfig, manner: Manner) -> Result<Session> {
+        let mut target = tokio_postgres::Config::new();
+        target.host_path(&config.socket_dir).port(config.port);
+        Session::connect(config, target, manner, "connecting to the local server").await
+    }
+
+    /// Connects over TCP to another node's server, as the superuser.
+    pub async fn remote(config: &PostgresConfig, ip: IpAddr, port: u16, manner: Manner) -> Result<Session> {
+        let mut target = tokio_postgres::Config::new();
+        target.host(ip.to_string()).port(port).tcp_user_timeout(manner.connect.saturating_mul(2));
+        let what = format!("connecting to the server at {ip} port {port}");
+        Session::connect(config, target, manner, &what).await
+    }
+
+    async fn connect(
+        config: &PostgresConfig,
+        mut target: tokio_postgres::Config,
+        manner: Manner,
+        what: &str,
+    ) -> Result<Session> {
+        let commit = if manner.waits_for_standbys { "on" } else { "local" };
+        target
+            .user(SUPERUSER)
+            .password(&config.secrets.superuser_password)
+            .dbname(&config.admin_database)
+            .application_name(APPLICATION_NAME)
+            .connect_timeout(manner.connect)
+            .options(format!(
+                "-c pgquorum.bypass_fence=on -c synchronous_commit={commit} \
+                 -c statement_timeout={} -c lock_timeout=0 -c idle_session_timeout=0 -c client_min_messages=error \
+                 -c DateStyle=ISO",
+                manner.statement.as_millis()
+            ));
+        let connecting = tokio::time::timeout(manner.connect, target.connect(NoTls));
+        let (client, connection) = match connecting.await {
+            Err(_) => return Err(timed_out(format!("{what}: no answer within {:?}", manner.connect))),
+            Ok(Err(error)) if error.as_db_error().is_none() => {
+                return Err(fail(PgFailureKind::NotRunning, format!("{what}: {}", chain(&error))));
+            }
+            Ok(result) => result.map_err(sql(what))?,
+        };
+        let (end, ended) = watch::channel(false);
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a session of the sidecar ended");
+            }
+            end.send_replace(true);
+        });
+        let session = Session { client, connection, ended };
+        // On a primary without a lease the extension makes new sessions read-only after the options were taken.
+        let writable = session.batch_execute("SET default_transaction_read_only = off");
+        match tokio::time::timeout(manner.connect, writable).await {
+            Ok(result) => result.map_err(sql(what))?,
+            Err(_) => return Err(timed_out(format!("{what}: no answer within {:?}", manner.connect))),
+        }
+        Ok(session)
+    }
+
+    /// Returns when the connection is lost.
+    pub async fn closed(&self) {
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// Whether the extension's function exists in this database.
+    pub async fn has_function(&self, signature: &str) -> Result<bool> {
+        let row = self.query_one("SELECT to_regprocedure($1::text) IS NOT NULL", &[&signature]).await;
+        row.map(|r| r.get(0)).map_err(sql("looking for the extension's functions"))
+    }
+
+    /// Where the server's WAL is.
+    pub async fn position(&self) -> Result<WalPosition> {
+        let extension = self.has_function(POSITION_FUNCTION).await?;
+        let row =
+            self.query_one(&position_query(extension), &[]).await.map_err(sql("reading the WAL position"))?;
+        WalPosition::from_row(&row)
+    }
+}
+
+pub const POSITION_FUNCTION: &str = "quorum.wal_position()";
+
+/// Where a server's WAL is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalPosition {
+    pub in_recovery: bool,
+    /// Primary: the timeline it writes.
+    pub timeline: Timeline,
+    pub flush: Lsn,
+    pub received: Option<Lsn>,
+    pub received_timeline: Timeline,
+    pub replayed: Lsn,
+    pub replayed_timeline: Timeline,
+}
+
+/// Seven columns that [`WalPosition::from_row`] reads. Without the extension the timelines of a standby come from the
+/// control file, which follows at restart points only.
+pub fn position_query(extension: bool) -> String {
+    if extension {
+        return "SELECT in_recovery, timeline::int8, flush_lsn::text, receive_lsn::text, receive_timeline::int8, \
+                replay_lsn::text, replay_timeline::int8 FROM quorum.wal_position()"
+            .to_owned();
+    }
+    "SELECT r, t, CASE WHEN NOT r THEN pg_current_wal_flush_lsn() END::text, \
+     CASE WHEN r THEN pg_last_wal_receive_lsn() END::text, t, CASE WHEN r THEN pg_last_wal_replay_lsn() END::text, t \
+     FROM (SELECT r, CASE WHEN r THEN (SELECT GREATEST(c.timeline_id, m.min_recovery_end_timeline)::int8 \
+       FROM pg_control_checkpoint() c, pg_control_recovery() m) \
+     ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8 END AS t \
+     FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) p OFFSET 0) q"
+        .to_owned()
+}
+
+impl WalPosition {
+    pub fn from_row(row: &Row) -> Result<WalPosition> {
+        let read = || -> std::result::Result<WalPosition, Box<dyn std::error::Error + Send + Sync>> {
+            let lsn =
+                |i: usize| -> std::result::Result<Option<Lsn>, Box<dyn std::error::Error + Send + Sync>> {
+                    Ok(row.try_get::<_, Option<&str>>(i)?.map(str::parse).transpose()?)
+                };
+            let timeline =
+                |i: usize| -> std::result::Result<Timeline, Box<dyn std::error::Error + Send + Sync>> {
+                    Ok(Timeline::try_from(row.try_get::<_, Option<i64>>(i)?.unwrap_or(0))?)
+                };
+            Ok(WalPosition {
+                in_recovery: row.try_get(0)?,
+                timeline: timeline(1)?,
+                flush: lsn(2)?.unwrap_or_default(),
+                received: lsn(3)?,
+                received_timeline: timeline(4)?,
+                replayed: lsn(5)?.unwrap_or_default(),
+                replayed_timeline: timeline(6)?,
+            })
+        };
+        read()
+            .map_err(|e| fail(PgFailureKind::Other, format!("the server's WAL position is unreadable: {e}")))
+    }
+
+    /// The end of the WAL on this node's disk and the timeline it lies on. A receiver that begins anew starts at the
+    /// beginning of a segment, so what is received may be behind what is replayed.
+    pub fn end(&self) -> (Timeline, Lsn) {
+        match self.received {
+            _ if !self.in_recovery => (self.timeline, self.flush),
+            Some(received) if received > self.replayed => {
+                (self.received_timeline.max(self.replayed_timeline), received)
+            }
+            _ => (self.replayed_timeline, self.replayed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_the_farther_of_received_and_replayed() {
+        let mut p =
+            WalPosition { in_recovery: true, replayed: Lsn(10), replayed_timeline: 2, ..Default::default() };
+        assert_eq!(p.end(), (2, Lsn(10)));
+        (p.received, p.received_timeline) = (Some(Lsn(8)), 3);
+        assert_eq!(p.end(), (2, Lsn(10)));
+        p.received = Some(Lsn(12));
+        assert_eq!(p.end(), (3, Lsn(12)));
+        let p = WalPosition { timeline: 5, flush: Lsn(7), received: Some(Lsn(99)), ..Default::default() };
+        assert_eq!(p.end(), (5, Lsn(7)));
+    }
+}

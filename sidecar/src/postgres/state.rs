@@ -1,0 +1,187 @@
+//! What the supervisor's tasks share.
+
+use super::PgEvent;
+use super::config::PostgresConfig;
+use super::config_files::{self, Desired};
+use super::error::{Result, blocking, not_running};
+use super::process::Postmaster;
+use super::session::{Manner, Session};
+use nix::sys::signal::Signal;
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
+
+pub struct Inner {
+    pub config: PostgresConfig,
+    pub process: watch::Sender<Option<Postmaster>>,
+    pub events: mpsc::Sender<PgEvent>,
+    /// Held by the process operation that runs; a new one gets it when the old one's work is taken down.
+    pub gate: Arc<tokio::sync::Mutex<()>>,
+    /// Something changed: observe now.
+    pub kick: Notify,
+    pub runtime: tokio::runtime::Handle,
+    /// What the configuration files say. Held while they are written.
+    desired: Arc<tokio::sync::Mutex<Desired>>,
+    running: Mutex<Running>,
+    notes: Mutex<Notes>,
+    /// Known for certain: the server makes commits wait for standbys. Whether it does is a flag that the checkpointer
+    /// keeps, from its start on or when it comes to read the configuration again.
+    pub commits_wait: AtomicBool,
+    /// A kept session for the operations on the failover path.
+    kept: tokio::sync::Mutex<Option<Arc<Session>>>,
+}
+
+/// The operations under way.
+#[derive(Default)]
+pub struct Running {
+    pub process: Option<AbortHandle>,
+    pub beside: HashMap<&'static str, AbortHandle>,
+}
+
+/// What operations tell the observer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    pub copy_progress: Option<(u64, u64)>,
+    pub trouble: Option<String>,
+    /// The server answered since its process began: it is not `Starting` any more.
+    pub answered: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    pub fn new(config: PostgresConfig, events: mpsc::Sender<PgEvent>) -> Arc<Inner> {
+        let desired = config_files::load(&config);
+        Arc::new(Inner {
+            config,
+            process: watch::Sender::new(None),
+            events,
+            gate: Arc::default(),
+            kick: Notify::new(),
+            runtime: tokio::runtime::Handle::current(),
+            desired: Arc::new(tokio::sync::Mutex::new(desired)),
+            running: Mutex::default(),
+            notes: Mutex::default(),
+            commits_wait: AtomicBool::new(false),
+            kept: tokio::sync::Mutex::default(),
+        })
+    }
+
+    pub fn postmaster(&self) -> Option<Postmaster> {
+        *self.process.borrow()
+    }
+
+    pub fn require_postmaster(&self, what: &str) -> Result<Postmaster> {
+        self.postmaster().ok_or_else(|| not_running(what))
+    }
+
+    pub fn running(&self) -> MutexGuard<'_, Running> {
+        lock(&self.running)
+    }
+
+    pub fn notes(&self) -> Notes {
+        lock(&self.notes).clone()
+    }
+
+    pub fn note(&self, change: impl FnOnce(&mut Notes)) {
+        let changed = {
+            let mut notes = lock(&self.notes);
+            let before = notes.clone();
+            change(&mut notes);
+            *notes != before
+        };
+        if changed {
+            self.kick.notify_one();
+        }
+    }
+
+    pub fn abort_beside(&self) {
+        for (_, task) in self.running().beside.drain() {
+            task.abort();
+        }
+    }
+
+    pub fn abort_all(&self) {
+        self.abort_beside();
+        if let Some(task) = self.running().process.take() {
+            task.abort();
+        }
+    }
+
+    pub async fn desired(&self) -> Desired {
+        self.desired.lock().await.clone()
+    }
+
+    /// Changes `pgquorum.conf` durably. Whether the file changed. A change that has begun completes even if the caller
+    /// is cancelled, so files and memory agree.
+    pub async fn change_settings(&self, change: impl FnOnce(&mut Desired) + Send + 'static) -> Result<bool> {
+        self.write(change, config_files::write_settings).await
+    }
+
+    /// As [`Inner::change_settings`], with all the other files as well.
+    pub async fn write_files(&self, change: impl FnOnce(&mut Desired) + Send + 'static) -> Result<()> {
+        self.write(change, |config, desired| {
+            config_files::write_configuration(config, desired)?;
+            config_files::ensure_standby_signal(config)
+        })
+        .await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Desired) + Send + 'static,
+        write: impl FnOnce(&PostgresConfig, &Desired) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut desired = self.desired.clone().lock_owned().await;
+        let config = self.config.clone();
+        blocking(move || {
+            let mut next = desired.clone();
+            change(&mut next);
+            let written = write(&config, &next)?;
+            *desired = next;
+            Ok(written)
+        })
+        .await
+    }
+
+    /// Makes the server read its configuration again.
+    pub fn reload(&self, postmaster: Postmaster) -> Result<()> {
+        if postmaster.signal(Signal::SIGHUP) {
+            Ok(())
+        } else {
+            Err(not_running("a change of the configuration"))
+        }
+    }
+
+    /// The kept session, opened if there is none.
+    pub async fn session(&self) -> Result<Arc<Session>> {
+        let mut kept = self.kept.lock().await;
+        if let Some(session) = kept.as_ref().filter(|s| !s.is_closed()) {
+            return Ok(session.clone());
+        }
+        let session = Arc::new(Session::local(&self.config, Manner::default()).await?);
+        *kept = Some(session.clone());
+        Ok(session)
+    }
+
+    /// Sends an observation unless the driver is behind; it will see a later one.
+    pub fn emit_observation(&self, event: PgEvent) {
+        if self.events.capacity() > self.events.max_capacity() / 2 {
+            let _ = self.events.try_send(event);
+        }
+    }
+
+    /// Sends an event that must arrive.
+    pub fn emit(&self, event: PgEvent) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            let events = self.events.clone();
+            self.runtime.spawn(async move {
+                let _ = events.send(event).await;
+            });
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What every route has at hand: the driver's handle, the token, the way to the leader.
+
+use super::forward::Forward;
+use super::refusal::Refusal;
+use super::sse;
+use crate::clock;
+use crate::handle::Handle;
+use pgquorum_agent::request::{Reply, Request};
+use pgquorum_agent::types::Millis;
+use pgquorum_agent::view::View;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, watch};
+use warp::filters::BoxedFilter;
+use warp::{Filter, http::Method};
+
+/// A view older than this says that the driver does not run.
+const VIEW_AGE_MAX_MS: Millis = 5000;
+
+/// How many clients may follow `/events` and `/rpc` at the same time.
+const STREAMS_MAX: usize = 128;
+
+#[derive(Clone)]
+pub(super) struct Api {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    handle: Handle,
+    token: Option<Arc<str>>,
+    forward: Forward,
+    streams: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    pub(super) fn new(
+        handle: Handle,
+        token: Option<Arc<str>>,
+        forward: Forward,
+        stopping: watch::Receiver<bool>,
+    ) -> Api {
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        Api { inner: Arc::new(Inner { handle, token, forward, streams, stopping }) }
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.inner.handle
+    }
+
+    pub(super) fn token(&self) -> Option<&str> {
+        self.inner.token.as_deref()
+    }
+
+    pub(super) fn forward(&self) -> &Forward {
+        &self.inner.forward
+    }
+
+    /// `http` or `https`: how the nodes of this cluster are reached.
+    pub(super) fn scheme(&self) -> &'static str {
+        self.inner.forward.scheme()
+    }
+
+    /// A place among those who follow a stream, and the signal that ends it.
+    pub(super) fn stream_place(&self) -> Result<sse::Place, Refusal> {
+        let permit = Arc::clone(&self.inner.streams).try_acquire_owned().map_err(|_| {
+            Refusal::new(
+                503,
+                "too_many_streams",
+                format!("{STREAMS_MAX} clients follow streams already; try later"),
+            )
+        })?;
+        Ok(sse::Place::new(permit, self.inner.stopping.clone()))
+    }
+
+    /// What this node knows, whatever it is worth.
+    pub(super) fn view(&self) -> Arc<View> {
+        self.inner.handle.view()
+    }
+
+    /// What this node knows, if its driver runs and it is a member.
+    pub(super) fn member_view(&self) -> Result<Arc<View>, Refusal> {
+        let view = self.running_view()?;
+        if !view.member || view.removed { Err(not_a_member(&view)) } else { Ok(view) }
+    }
+
+    /// The same for routes that change the cluster: a node that was removed says so with a code of its own.
+    pub(super) fn writable_view(&self) -> Result<Arc<View>, Refusal> {
+        let view = self.running_view()?;
+        match (view.removed, view.member) {
+            (true, _) => Err(not_a_member(&view).with_status(|_| 410)),
+            (false, false) => Err(not_a_member(&view)),
+            (false, true) => Ok(view),
+        }
+    }
+
+    pub(super) fn running_view(&self) -> Result<Arc<View>, Refusal> {
+        let view = self.view();
+        if is_running(&view, clock::now()) { Ok(view) } else { Err(driver_stalled()) }
+    }
+
+    pub(super) async fn ask(&self, request: Request) -> Result<Reply, Refusal> {
+        Ok(self.inner.handle.ask(request).await?)
+    }
+}
+
+/// Whether the driver's loop ran lately.
+pub(super) fn is_running(view: &View, now: Millis) -> bool {
+    now.saturating_sub(view.at) <= VIEW_AGE_MAX_MS
+}
+
+/// Whether this node is the primary and open. A view that outlived the lease it was made under is not believed: the
+/// process may just have been woken from a sleep in which another node took over.
+pub(super) fn leads(view: &View, now: Millis) -> bool {
+    view.is_open_leader && (view.lease_until == 0 || view.lease_until > now)
+}
+
+pub(super) fn driver_stalled() -> Refusal {
+    Refusal::new(
+        531,
+        "driver_stalled",
+        "this node's sidecar has not run its loop for a while: it starts, stops, or waits for its disk. Look at its \
+         log, ask another node",
+    )
+}
+
+fn not_a_member(view: &View) -> Refusal {
+    if view.removed {
+        let message = format!("node {} was removed from its cluster; join it again as a new node", view.id);
+        return Refusal::new(412, "removed", message);
+    }
+    let message = "this node has not heard of its cluster yet; it does as soon as another node reaches it. A new one \
+                   is made with `pgquorum init` or `pgquorum join`";
+    Refusal::new(412, "not_a_member", message)
+}
+
+/// GET, and HEAD, of which the server leaves out the body.
+pub(super) fn read() -> BoxedFilter<()> {
+    warp::get().or(warp::head()).unify().boxed()
+}
+
+/// GET, HEAD and OPTIONS, as load balancers ask.
+pub(super) fn probe() -> BoxedFilter<(Method,)> {
+    warp::get().or(warp::head()).unify().or(warp::options()).unify().and(warp::method()).boxed()
+}
+
+/// The query string, empty if there is none.
+pub(super) fn query() -> BoxedFilter<(String,)> {
+    warp::query::raw().or(warp::any().map(String::new)).unify().boxed()
+}

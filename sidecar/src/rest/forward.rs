@@ -1,0 +1,130 @@
+//! Passing a request on to the leader: one connection, one request, one hop.
+
+use super::refusal::{Refusal, with_body};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use pgquorum_agent::types::NodeId;
+use rustls_pki_types::ServerName;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use warp::http::{Method, Request, header};
+use warp::reply::Response;
+
+/// Marks a request that came from another node, so that it is not passed on again.
+pub(super) const HOP_HEADER: &str = "x-pgquorum-forwarded-by";
+
+/// How long it may take to reach the leader.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How long the leader may take to answer: longer than it gives its own driver.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(25);
+
+/// The longest answer that is passed on.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+pub(super) struct Forward {
+    token: Option<Arc<str>>,
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Forward {
+    pub(super) fn new(token: Option<Arc<str>>, tls: Option<Arc<rustls::ClientConfig>>) -> Forward {
+        Forward { token, tls }
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Sends `POST path` to the leader in the name of node `from` and returns its answer as it is.
+    pub(super) async fn post(
+        &self,
+        leader: SocketAddr,
+        path: &str,
+        from: NodeId,
+    ) -> Result<Response, Refusal> {
+        match tokio::time::timeout(ANSWER_DEADLINE, self.exchange(leader, path, from)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                tracing::warn!(%leader, error, "could not pass a request on to the leader");
+                Err(Refusal::new(
+                    531,
+                    "leader_unreachable",
+                    format!(
+                        "the leader at {leader} could not be asked: {error}. Ask it yourself, or try again"
+                    ),
+                ))
+            }
+            Err(_) => Err(Refusal::new(
+                531,
+                "timed_out",
+                format!(
+                    "the leader at {leader} did not answer in time: the change may or may not have been made"
+                ),
+            )),
+        }
+    }
+
+    async fn exchange(&self, leader: SocketAddr, path: &str, from: NodeId) -> Result<Response, Failure> {
+        let connect = async {
+            let stream = TcpStream::connect(leader).await?;
+            stream.set_nodelay(true)?;
+            let io: Box<dyn Wire> = match &self.tls {
+                None => Box::new(stream),
+                Some(config) => {
+                    let name = ServerName::IpAddress(leader.ip().into());
+                    Box::new(TlsConnector::from(Arc::clone(config)).connect(name, stream).await?)
+                }
+            };
+            Ok::<_, Failure>(io)
+        };
+        let stream =
+            tokio::time::timeout(CONNECT_DEADLINE, connect).await.map_err(|_| "no connection in 3 s")??;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = self.request(leader, path, from)?;
+        let answer = async {
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
+            Ok::<_, Failure>((head.status.as_u16(), String::from_utf8(body.into())?))
+        };
+        // The connection moves the bytes; it ends with the answer, so no task is left behind.
+        let mut connection = std::pin::pin!(connection);
+        let mut answer = std::pin::pin!(answer);
+        let (status, body) = tokio::select! {
+            answer = &mut answer => answer?,
+            ended = &mut connection => { ended?; answer.await? }
+        };
+        Ok(with_body(status, "application/json", body))
+    }
+
+    fn request(
+        &self,
+        leader: SocketAddr,
+        path: &str,
+        from: NodeId,
+    ) -> Result<Request<Empty<Bytes>>, Failure> {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, leader.to_string())
+            .header(header::CONNECTION, "close")
+            .header(HOP_HEADER, from);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        Ok(request.body(Empty::new())?)
+    }
+}
+
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}

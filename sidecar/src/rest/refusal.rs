@@ -1,0 +1,135 @@
+//! How a request is refused: one type, one place that knows the status codes, one JSON body.
+//!
+//! A body is `{"code", "message"}`, with `"leader"` where that helps. `code` is a stable word for programs, `message`
+//! says what happened and what to do. Neither ever holds a secret.
+
+use pgquorum_agent::request::{LeaderAddress, Rejection, RejectionKind};
+use serde::Serialize;
+use std::borrow::Cow;
+use warp::http::{HeaderName, HeaderValue, StatusCode, header};
+use warp::reply::Response;
+
+/// A refusal on its way to the client.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: u16,
+    code: Cow<'static, str>,
+    message: String,
+    leader: Option<Box<LeaderAddress>>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<&'a LeaderAddress>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Refusal {
+        Refusal { status, code: Cow::Borrowed(code), message: message.into(), leader: None, header: None }
+    }
+
+    /// A parameter or a body that is not right (400).
+    pub(super) fn bad_request(code: &'static str, message: impl Into<String>) -> Refusal {
+        Refusal::new(400, code, message)
+    }
+
+    /// The driver answered with something that does not belong to the question (500).
+    pub(super) fn unexpected_reply() -> Refusal {
+        Refusal::new(
+            500,
+            "unexpected_reply",
+            "the driver's answer does not fit the request; please report this",
+        )
+    }
+
+    pub(super) fn no_leader() -> Refusal {
+        Refusal::new(
+            530,
+            "no_leader",
+            "the cluster has no leader now; try again in a moment, GET /events says why",
+        )
+    }
+
+    pub(super) fn naming(mut self, leader: LeaderAddress) -> Refusal {
+        self.leader = Some(Box::new(leader));
+        self
+    }
+
+    pub(super) fn with_header(mut self, name: &'static str, value: &str) -> Refusal {
+        self.header =
+            HeaderValue::from_str(value).ok().map(|value| Box::new((HeaderName::from_static(name), value)));
+        self
+    }
+
+    /// The same refusal with another status, for routes that know fewer of them.
+    pub(super) fn with_status(mut self, map: impl Fn(u16) -> u16) -> Refusal {
+        self.status = map(self.status);
+        self
+    }
+
+    pub(super) fn into_response(self) -> Response {
+        if self.status == 500 {
+            tracing::error!(code = %self.code, "{}", self.message);
+        }
+        let body = Body { code: &self.code, message: &self.message, leader: self.leader.as_deref() };
+        let mut response = json(self.status, &body);
+        if let Some((name, value)) = self.header.map(|header| *header) {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Refusal {
+        let status = match rejection.kind {
+            RejectionKind::InvalidValue => 400,
+            RejectionKind::Gone | RejectionKind::UnknownNode => 410,
+            RejectionKind::NotMember | RejectionKind::Precondition => 412,
+            RejectionKind::NotLeader => 417,
+            RejectionKind::ChangeInFlight => 420,
+            RejectionKind::NoLeader => 530,
+            RejectionKind::Unavailable => 531,
+            RejectionKind::Internal => 500,
+        };
+        Refusal {
+            status,
+            code: Cow::Owned(rejection.code),
+            message: rejection.message,
+            leader: rejection.leader.map(Box::new),
+            header: None,
+        }
+    }
+}
+
+/// Every answer of the cluster's routes goes out through here.
+pub(super) fn respond<T: Serialize>(answer: Result<T, Refusal>) -> Response {
+    match answer {
+        Ok(value) => json(200, &value),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+pub(super) fn json(status: u16, value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => with_body(status, "application/json", text),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written as JSON");
+            let text = r#"{"code":"not_serializable","message":"the answer could not be written as JSON"}"#;
+            with_body(500, "application/json", text.to_owned())
+        }
+    }
+}
+
+pub(super) fn with_body(status: u16, content_type: &'static str, body: String) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,26 @@
+//! `GET /map`: all nodes and who leads.
+
+use super::node::NodeInfo;
+use crate::rest::api::{Api, read};
+use crate::rest::refusal::{Refusal, respond};
+use pgquorum_agent::types::NodeId;
+use serde::Serialize;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+#[derive(Serialize)]
+struct ClusterMap {
+    leader: Option<NodeId>,
+    nodes: Vec<NodeInfo>,
+}
+
+pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
+    let api = api.clone();
+    warp::path!("map").and(read()).map(move || respond(map(&api))).boxed()
+}
+
+fn map(api: &Api) -> Result<ClusterMap, Refusal> {
+    let view = api.member_view()?;
+    Ok(ClusterMap { leader: view.leader.as_ref().map(|leader| leader.id), nodes: NodeInfo::all(&view) })
+}

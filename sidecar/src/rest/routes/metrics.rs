@@ -1,0 +1,109 @@
+//! `GET /metrics`: gauges and counters in Prometheus' text format, all read from the view.
+
+use crate::clock;
+use crate::rest::api::{Api, is_running, leads, read};
+use crate::rest::refusal::with_body;
+use pgquorum_agent::member::Role;
+use pgquorum_agent::types::Millis;
+use pgquorum_agent::view::View;
+use std::fmt::Write;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
+    let api = api.clone();
+    warp::path!("metrics")
+        .and(read())
+        .map(move || with_body(200, "text/plain; version=0.0.4", text(&api.view(), clock::now())))
+        .boxed()
+}
+
+/// The lines so far.
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn metric(
+        &mut self,
+        kind: &str,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (String, u64)>,
+    ) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP pgquorum_{name} {help}\n# TYPE pgquorum_{name} {kind}");
+        for (labels, value) in values {
+            let _ = writeln!(self.0, "pgquorum_{name}{labels} {value}");
+        }
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.metric("gauge", name, help, [(String::new(), value)]);
+    }
+}
+
+fn text(view: &View, now: Millis) -> String {
+    let mut out = Exposition::default();
+    let (cluster, postgres) = (&view.cluster, &view.postgres);
+    let per_node = |value: &dyn Fn(u64) -> u64| -> Vec<(String, u64)> {
+        cluster.members.keys().map(|id| (format!("{{node=\"{id}\"}}"), value(*id))).collect()
+    };
+    out.gauge("node_id", "This node's number.", view.id);
+    out.gauge("driver_running", "1 if the sidecar's loop ran lately.", is_running(view, now).into());
+    out.gauge(
+        "driver_age_milliseconds",
+        "Time since the sidecar's loop last ran.",
+        now.saturating_sub(view.at),
+    );
+    out.gauge("member", "1 if this node is a member of its cluster.", (view.member && !view.removed).into());
+    out.gauge("is_leader", "1 if this node is the primary and accepts writes.", leads(view, now).into());
+    out.gauge("has_leader", "1 if this node knows a leader.", view.leader.is_some().into());
+    out.metric("counter", "raft_term", "Raft's present term.", [(String::new(), view.term)]);
+    out.metric("counter", "epoch", "Epoch of the primary this node knows.", [(String::new(), view.epoch)]);
+    let index = [(String::new(), cluster.applied_index)];
+    out.metric("counter", "applied_index", "Last entry of the cluster's log that this node applied.", index);
+    let lease = if leads(view, now) { view.lease_until.saturating_sub(now) } else { 0 };
+    out.gauge("lease_remaining_milliseconds", "How long this node may go on accepting writes.", lease);
+    out.gauge(
+        "change_in_flight",
+        "1 while a change of members or settings is on its way.",
+        view.change_in_flight.into(),
+    );
+    out.gauge("postgres_running", "1 if PostgreSQL runs and answers.", postgres.is_running().into());
+    out.gauge("postgres_in_recovery", "1 if PostgreSQL is a standby.", postgres.in_recovery.into());
+    out.gauge("postgres_timeline", "Timeline of PostgreSQL.", postgres.timeline.into());
+    out.metric(
+        "counter",
+        "wal_lsn_bytes",
+        "End of the WAL on this node's disk.",
+        [(String::new(), postgres.flush_lsn.0)],
+    );
+    let replayed = [(String::new(), postgres.replay_lsn.0)];
+    out.metric("counter", "replay_lsn_bytes", "WAL that readers of this node see.", replayed);
+    out.gauge("streaming", "1 if this standby streams from the primary.", postgres.streaming.into());
+    let lag = super::node::NodeInfo::all(view).into_iter().filter_map(|node| node.lag());
+    let lag = lag.map(|(id, bytes)| (format!("{{node=\"{id}\"}}"), bytes));
+    out.metric(
+        "gauge",
+        "lag_bytes",
+        "WAL of the leader that readers of a node do not see yet.",
+        lag.collect::<Vec<_>>(),
+    );
+    let streams = |id| u64::from(view.nodes.get(&id).is_some_and(|status| status.streaming));
+    out.metric("gauge", "node_streaming", "1 if the node streams.", per_node(&streams));
+    let down = |id| u64::from(cluster.member(id).is_some_and(|member| member.down));
+    out.metric("gauge", "node_down", "1 if the node is marked as down.", per_node(&down));
+    let roles = [Role::Node, Role::Listener, Role::Witness].map(|role| {
+        let count = cluster.members.values().filter(|member| member.role == role).count();
+        (format!("{{role=\"{role}\"}}"), count as u64)
+    });
+    out.metric("gauge", "members", "Members of the cluster by role.", roles);
+    out.gauge("acknowledging_standbys", "Standbys that every commit waits for.", cluster.durability.k as u64);
+    out.gauge(
+        "pending_restart",
+        "Parameters that wait for a restart.",
+        postgres.pending_restart.len() as u64,
+    );
+    out.0
+}

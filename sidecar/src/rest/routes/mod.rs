@@ -1,0 +1,16 @@
+//! One file for each resource.
+
+pub(super) mod config;
+pub(super) mod db_config;
+pub(super) mod documents;
+pub(super) mod events;
+pub(super) mod health;
+pub(super) mod info;
+pub(super) mod is_leader;
+pub(super) mod leader;
+pub(super) mod map;
+pub(super) mod metrics;
+pub(super) mod node;
+pub(super) mod node_down;
+pub(super) mod rpc;
+pub(super) mod sql;

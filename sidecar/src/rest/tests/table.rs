@@ -1,0 +1,88 @@
+//! The route table against the filters and against the description.
+
+use super::super::ROUTES;
+use super::*;
+use warp::http::Method;
+
+/// A path that the route matches.
+fn example(path: &str) -> String {
+    path.replace("{node}", "2")
+}
+
+#[tokio::test]
+async fn every_route_of_the_table_answers_and_nothing_else_does() {
+    let served = serve(view(1), accept).await;
+    let methods = [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::POST,
+        Method::PATCH,
+        Method::DELETE,
+        Method::PUT,
+    ];
+    for route in ROUTES {
+        for method in &methods {
+            let answer = served.send(&format!("{method} {}", example(route.path)), &[], "").await;
+            let known = route.methods.contains(method);
+            assert_eq!(
+                answer.status != 405 && answer.status != 404,
+                known,
+                "{method} {}: {answer:?}",
+                route.path
+            );
+            if !known {
+                assert_eq!(answer.status, 405);
+                let allow =
+                    route.methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ").to_lowercase();
+                assert!(answer.head.contains(&format!("allow: {allow}")), "{answer:?}");
+            }
+        }
+    }
+    for path in ["/nothing", "/map/1", "/node/", "/node/1/2", "/node-down", "/sql", "/MAP", "//map"] {
+        let answer = served.get(path).await;
+        let expected = if path == "/node/" { 200 } else { 404 };
+        assert_eq!(answer.status, expected, "{path}");
+    }
+    assert_eq!(served.get("/nothing").await.code(), "no_such_route");
+    assert_eq!(served.send("POST /", &[], "{}").await.code(), "method_not_allowed");
+}
+
+#[test]
+fn the_description_has_every_route_and_no_other() {
+    let mut described = Vec::new();
+    let mut path = String::new();
+    for line in include_str!("../openapi.yaml").lines() {
+        if let Some(name) = line.strip_prefix("  /").and_then(|line| line.strip_suffix(':')) {
+            path = format!("/{name}");
+        } else if let Some((name, _)) = line.strip_prefix("    ").and_then(|line| line.split_once(':'))
+            && ["get", "head", "options", "post", "patch", "delete"].contains(&name)
+        {
+            described.push(format!("{} {path}", name.to_uppercase()));
+        }
+    }
+    // HEAD goes with GET everywhere, OPTIONS with every health check; the description says so once.
+    let served = |method: &&Method| **method != Method::HEAD && **method != Method::OPTIONS;
+    let mut listed: Vec<String> = ROUTES
+        .iter()
+        .flat_map(|route| {
+            route.methods.iter().filter(served).map(move |method| format!("{method} {}", route.path))
+        })
+        .collect();
+    described.sort();
+    listed.sort();
+    assert_eq!(described, listed);
+}
+
+#[tokio::test]
+async fn the_fixed_documents_are_served() {
+    let served = serve(stranger(), accept).await;
+    let openapi = served.get("/openapi.yaml").await;
+    assert!(openapi.status == 200 && openapi.body.starts_with("openapi: 3"), "{}", openapi.head);
+    let page = served.get("/dashboard").await;
+    assert!(page.status == 200 && page.head.contains("content-security-policy: default-src 'none'"));
+    assert!(
+        !page.body.contains("http://") && !page.body.contains("https://"),
+        "the page needs nothing from outside"
+    );
+}

@@ -1,0 +1,162 @@
+//! `pgquorum run`: puts the parts together and runs until told to stop.
+
+use crate::config::{ConfigError, NodeConfig, Secrets};
+use crate::driver::{Driver, DriverError, Sources};
+use crate::handle::{Handle, Traces};
+use crate::peer::{Identity, PeerTls, Peers};
+use crate::postgres::{Postgres, PostgresConfig, PostgresError};
+use crate::rest::{self, RestConfig, RestError, TlsFiles};
+use crate::store::{Store, StoreError};
+use pgquorum_agent::node::Input;
+use std::net::SocketAddr;
+use std::path::Path;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+/// Inputs that may wait for the driver.
+const INPUTS: usize = 4096;
+const REQUESTS: usize = 256;
+const INCOMING: usize = 64;
+
+/// Why the sidecar cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Rest(#[from] RestError),
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    #[error("the sidecar must not run as root, because PostgreSQL does not: run it as the user that owns the data")]
+    Root,
+    #[error("cannot read the token file: {0}")]
+    Token(String),
+    #[error("{0}")]
+    Tls(String),
+    #[error("cannot watch for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs this node until SIGTERM or SIGINT, or until it cannot go on.
+pub async fn run(config: NodeConfig) -> Result<(), RunError> {
+    if nix::unistd::geteuid().is_root() {
+        return Err(RunError::Root);
+    }
+    start_logging(&config);
+    let secrets = Secrets::load(&config.secrets_file())?;
+    let (store, identity, restored) = Store::open(&config.store_file(), config.node)?;
+    let tls = PeerTls::load(&config).map_err(RunError::Tls)?;
+    let bound = rest::bind(&rest_config(&config)?).await?;
+    let (postgres, postgres_events) = Postgres::supervise(postgres_config(&config, &secrets)).await?;
+    tracing::info!(node = config.node, cluster = %identity.cluster_id, api = %config.api_listen(), "sidecar started");
+
+    let (inputs, inputs_receiver) = mpsc::channel(INPUTS);
+    let (requests, requests_receiver) = mpsc::channel(REQUESTS);
+    let (incoming, incoming_receiver) = mpsc::channel(INCOMING);
+    let me = Identity {
+        cluster: identity.cluster_id,
+        node: config.node,
+        address: SocketAddr::new(config.ip, config.api_port),
+        secret: secrets.cluster_secret,
+        tls,
+    };
+    let peers = Peers::new(me, inputs.clone(), incoming_receiver);
+    let traces = Traces::default();
+    let (driver, view) = Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone());
+    let handle = Handle { view, requests, traces };
+    let (stop_rest, rest_stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(bound.serve(handle, incoming, async {
+        // Told to stop, or the sender is gone: both mean the end.
+        let _ = rest_stopped.await;
+    }));
+    watch_signals(inputs).map_err(RunError::Signals)?;
+    let sources =
+        Sources { inputs: inputs_receiver, postgres: postgres_events, requests: requests_receiver };
+    let ended = driver.run(sources).await;
+    if let Err(error) = &ended {
+        tracing::error!(%error, "the sidecar cannot go on");
+    }
+    let _ = stop_rest.send(());
+    let _ = server.await;
+    // Whatever the agent wanted stopped is stopped by now; otherwise the server runs on, fenced by its own lease.
+    let _ = postgres.shutdown(None).await;
+    tracing::info!("sidecar stopped");
+    Ok(ended?)
+}
+
+fn start_logging(config: &NodeConfig) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A second call in one process (tests) keeps the first subscriber.
+    let _ = if config.log_json { builder.json().try_init() } else { builder.try_init() };
+}
+
+fn rest_config(config: &NodeConfig) -> Result<RestConfig, RunError> {
+    let token = match &config.token_file {
+        Some(path) => Some(read_token(path)?),
+        None => None,
+    };
+    let tls = match (&config.tls_cert, &config.tls_key) {
+        (Some(cert), Some(key)) => Some(TlsFiles { cert: cert.clone(), key: key.clone(), ca: config.tls_ca.clone() }),
+        _ => None,
+    };
+    Ok(RestConfig { listen: config.api_listen(), token, tls })
+}
+
+fn read_token(path: &Path) -> Result<String, RunError> {
+    let text = std::fs::read_to_string(path).map_err(|e| RunError::Token(format!("{}: {e}", path.display())))?;
+    let token = text.trim();
+    if token.len() < 16 {
+        let text = format!("{}: the token is shorter than 16 characters; generate a longer one", path.display());
+        return Err(RunError::Token(text));
+    }
+    Ok(token.to_owned())
+}
+
+/// The supervisor's configuration for this node.
+pub fn postgres_config(config: &NodeConfig, secrets: &Secrets) -> PostgresConfig {
+    let passwords = crate::postgres::Secrets {
+        superuser_password: secrets.superuser_password.clone(),
+        replication_password: secrets.replication_password.clone(),
+    };
+    let listen = config.db_listen.unwrap_or(config.ip);
+    let mut postgres = PostgresConfig::new(
+        config.node,
+        config.data_dir.clone(),
+        config.bin_dir.clone(),
+        listen,
+        config.db_port,
+        passwords,
+    );
+    postgres.socket_dir = config.socket_dir().to_owned();
+    postgres.log_file = config.postgres_log();
+    postgres.admin_database = config.admin_database.clone();
+    postgres.extra_hba = config.hba.clone();
+    postgres
+}
+
+/// The first signal asks the node to leave in order; the second ends the process, and PostgreSQL runs on fenced.
+fn watch_signals(inputs: mpsc::Sender<Input>) -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        let mut told = false;
+        loop {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            if told {
+                tracing::warn!("second signal: the sidecar ends at once, PostgreSQL is left running");
+                std::process::exit(1);
+            }
+            told = true;
+            tracing::info!("told to stop: leadership is handed over, then PostgreSQL is stopped");
+            if inputs.send(Input::Leave).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}

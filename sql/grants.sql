@@ -1,0 +1,43 @@
+-- Runs last: comments of the functions written in Rust, and all rights. Nothing is for PUBLIC.
+
+COMMENT ON SCHEMA quorum IS 'pgquorum: the cluster''s state and the lease of this server.';
+COMMENT ON FUNCTION quorum.lease_renew(bigint, integer, bigint) IS
+    'Grants or renews the lease of an epoch for so many milliseconds after sent_at_ns (CLOCK_BOOTTIME, nanoseconds; NULL: now) and returns the milliseconds that remain. Within an epoch a lease never gets shorter. Errors: 25006 in recovery, 55000 the epoch is old, revoked or not opened, 22023 bad arguments.';
+COMMENT ON FUNCTION quorum.lease_revoke(bigint, text) IS
+    'Ends the lease of all epochs up to this one now, and refuses to renew them until the server restarts. leader_hint: where the leader is; NULL leaves the hint. In recovery only the hint is set.';
+COMMENT ON FUNCTION quorum.set_leader_hint(text) IS
+    'Where the leader is, in words (at most 200 bytes), for the hint that a refused writer gets; NULL: unknown.';
+COMMENT ON FUNCTION quorum.lease() IS
+    'The lease of this server: epoch (0: none since the start), valid now, milliseconds that remain, fenced: ordinary writers are being refused now, highest revoked epoch.';
+COMMENT ON FUNCTION quorum.is_leader() IS
+    'Does this server accept writes now? Not in recovery and, with the fence on, a valid lease.';
+COMMENT ON FUNCTION quorum.wal_position() IS
+    'Where this server''s WAL stands. Primary: timeline and flush_lsn, the rest NULL. In recovery: received (NULL: nothing streamed since the start) and replayed, flush_lsn and timeline being those of the one further on.';
+
+REVOKE ALL ON SCHEMA quorum FROM PUBLIC;
+REVOKE ALL ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
+    quorum.leadership FROM PUBLIC;
+
+-- Every function of the extension, found and not listed: one forgotten in a list would be open to everybody.
+DO $$
+DECLARE
+    member record;
+BEGIN
+    FOR member IN SELECT d.objid::pg_catalog.regprocedure AS signature
+                  FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+                  WHERE e.extname = 'pgquorum' AND d.deptype = 'e'
+                    AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                    AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', member.signature);
+    END LOOP;
+END
+$$;
+
+GRANT USAGE ON SCHEMA quorum TO quorum_reader, quorum_admin;
+GRANT SELECT ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
+    quorum.leadership TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.applied_index(), quorum.leader(), quorum.map(), quorum.info(), quorum.lease(),
+    quorum.is_leader(), quorum.wal_position() TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.lease_renew(bigint, integer, bigint), quorum.lease_revoke(bigint, text),
+    quorum.set_leader_hint(text), quorum.open_epoch(bigint, bigint, integer, pg_lsn, integer, bigint[]),
+    quorum.apply_entry(bigint, bigint, jsonb), quorum.apply_snapshot(bigint, bigint, jsonb) TO quorum_admin;

@@ -1,0 +1,79 @@
+-- The cluster's state. Every row comes from the consensus log (quorum.apply_entry) or from an appointment
+-- (quorum.open_epoch) and reaches the other nodes by streaming replication.
+--
+-- None of these tables is marked with pg_extension_config_dump: a dump carries data into another cluster, and there
+-- the log index, the epochs and the addresses of this one would be wrong and would bar the new cluster's own.
+
+CREATE TABLE quorum.cluster_log (
+    index bigint PRIMARY KEY CHECK (index > 0),
+    term bigint NOT NULL CHECK (term > 0),
+    payload jsonb NOT NULL CHECK (jsonb_typeof(payload) = 'object'),
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE quorum.cluster_log IS
+    'Committed entries of the cluster''s consensus log, as applied; the newest 10000 are kept.';
+COMMENT ON COLUMN quorum.cluster_log.index IS 'Position in the consensus log; there may be gaps.';
+COMMENT ON COLUMN quorum.cluster_log.term IS 'Term of the leader that proposed the entry.';
+COMMENT ON COLUMN quorum.cluster_log.payload IS 'The entry as the sidecar wrote it.';
+COMMENT ON COLUMN quorum.cluster_log.applied_at IS 'When the leader of that time recorded it.';
+
+CREATE TABLE quorum.node (
+    id bigint PRIMARY KEY CHECK (id > 0),
+    ip text NOT NULL CHECK (ip <> ''),
+    db_port integer CHECK (db_port BETWEEN 0 AND 65535),
+    api_port integer CHECK (api_port BETWEEN 0 AND 65535),
+    role text NOT NULL CHECK (role IN ('node', 'listener', 'witness')),
+    down boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE quorum.node IS 'The members of the cluster.';
+COMMENT ON COLUMN quorum.node.ip IS 'Address or host name at which the other nodes and clients reach it.';
+COMMENT ON COLUMN quorum.node.db_port IS 'Port of PostgreSQL; NULL or 0 for a witness.';
+COMMENT ON COLUMN quorum.node.api_port IS 'Port of the sidecar''s REST interface.';
+COMMENT ON COLUMN quorum.node.role IS
+    'node: votes and holds data. listener: holds data, never votes or acknowledges. witness: votes, holds no data.';
+COMMENT ON COLUMN quorum.node.down IS 'Marked down: left out of votes and acknowledgements until it is well again.';
+
+CREATE TABLE quorum.config (
+    name text PRIMARY KEY CHECK (name <> ''),
+    value text NOT NULL
+);
+COMMENT ON TABLE quorum.config IS 'Settings of the cluster. Changed through the sidecar, never here.';
+
+CREATE TABLE quorum.db_config (
+    name text PRIMARY KEY CHECK (name <> ''),
+    value text NOT NULL
+);
+COMMENT ON TABLE quorum.db_config IS
+    'Settings of PostgreSQL that the cluster keeps equal on all nodes. Changed through the sidecar, never here.';
+
+CREATE TABLE quorum.event (
+    index bigint PRIMARY KEY,
+    term bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    kind text NOT NULL CHECK (kind <> ''),
+    node bigint,
+    message text NOT NULL,
+    details jsonb NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE quorum.event IS 'What happened to the cluster, for people; the newest 10000 are kept.';
+COMMENT ON COLUMN quorum.event.index IS 'The entry of the consensus log that reported it.';
+COMMENT ON COLUMN quorum.event.at IS 'When it happened by the reporter''s clock, else when it was applied.';
+COMMENT ON COLUMN quorum.event.kind IS 'Stable word for programs.';
+COMMENT ON COLUMN quorum.event.node IS 'The node it is about; NULL: the whole cluster. The node may be gone since.';
+
+CREATE TABLE quorum.leadership (
+    epoch bigint PRIMARY KEY CHECK (epoch > 0),
+    node bigint NOT NULL CHECK (node > 0),
+    timeline integer NOT NULL CHECK (timeline > 0),
+    switch_lsn pg_lsn NOT NULL,
+    k integer NOT NULL CHECK (k >= 0),
+    members bigint[] NOT NULL,
+    opened_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE quorum.leadership IS
+    'Every epoch of the cluster: who was appointed the leader, and where its history branches off.';
+COMMENT ON COLUMN quorum.leadership.epoch IS 'The consensus term of the appointment.';
+COMMENT ON COLUMN quorum.leadership.timeline IS 'The timeline that the leader writes.';
+COMMENT ON COLUMN quorum.leadership.switch_lsn IS 'Where that timeline begins; WAL beyond it on an older timeline is lost.';
+COMMENT ON COLUMN quorum.leadership.k IS 'How many nodes beside the leader must have a transaction before its commit returns.';
+COMMENT ON COLUMN quorum.leadership.members IS 'The data voters at the appointment.';

@@ -1,0 +1,62 @@
+//! Runs the program under test.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// The program: `PGQUORUM_BIN`, or the release build beside this test.
+pub(crate) fn binary() -> PathBuf {
+    if let Some(given) = std::env::var_os("PGQUORUM_BIN") {
+        return PathBuf::from(given);
+    }
+    // target/release/deps/test-… or target/release/demo
+    let own = std::env::current_exe().unwrap_or_default();
+    let beside = own.ancestors().skip(1).take(3).map(|dir| dir.join("pgquorum")).find(|file| file.is_file());
+    beside.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/release/pgquorum"))
+}
+
+/// What a command brought: its exit code, its JSON, and what it said to people.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: i32,
+    pub json: Value,
+    pub said: String,
+}
+
+impl Outcome {
+    /// # Panics
+    /// The command failed.
+    pub fn expect(self, doing: &str) -> Value {
+        assert_eq!(self.code, 0, "{doing}: exit code {}: {}", self.code, self.said);
+        self.json
+    }
+}
+
+/// Runs `pgquorum --json …` to its end.
+///
+/// # Panics
+/// The program cannot be started.
+pub fn pgquorum<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Outcome {
+    let mut command = Command::new(binary());
+    command.arg("--json").args(args).stdin(Stdio::null());
+    let out = command
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run {}: {e}; `make build` makes it", binary().display()));
+    Outcome {
+        code: out.status.code().unwrap_or(-1),
+        json: serde_json::from_slice(&out.stdout).unwrap_or(Value::Null),
+        said: String::from_utf8_lossy(&out.stderr).trim().to_owned(),
+    }
+}
+
+/// Runs `pgquorum …` with its output on this terminal; true if it succeeded.
+///
+/// # Panics
+/// The program cannot be started.
+pub fn pgquorum_shown<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> bool {
+    let status = Command::new(binary()).args(args).stdin(Stdio::null()).status();
+    status
+        .unwrap_or_else(|e| panic!("cannot run {}: {e}; `make build` makes it", binary().display()))
+        .success()
+}

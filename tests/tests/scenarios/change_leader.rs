@@ -1,0 +1,45 @@
+//! A planned change of leader.
+
+use pgquorum_tests::{Cluster, ProbeOptions, await_until};
+use std::time::Duration;
+
+#[test]
+fn leadership_goes_round_and_nothing_is_lost() {
+    let cluster = Cluster::start(3);
+    let probe = cluster.probe_with(&ProbeOptions { clients: 4, ..ProbeOptions::default() });
+    for _ in 0..3 {
+        let to = cluster.follower();
+        let (code, answer) = cluster.hand_over(to);
+        assert_eq!(code, 200, "{answer}");
+        await_until(Duration::from_secs(20), &format!("node {to} leads"), || match cluster.status().leader {
+            Some(leader) if leader == to => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        cluster.await_replicas(2);
+    }
+    cluster.assert_one_writable();
+    let report = probe.finish();
+    report.assert_nothing_lost();
+    assert!(report.longest_gap_ms < 5_000.0, "writes stood still for {} ms", report.longest_gap_ms);
+}
+
+#[test]
+fn a_follower_passes_the_request_on() {
+    let cluster = Cluster::start(3);
+    let to = cluster.follower();
+    let (code, answer) = cluster.post(to, &format!("/leader?node={to}"), None);
+    assert_eq!(code, 200, "{answer}");
+    cluster.await_node(to, "node", "leader");
+}
+
+#[test]
+fn a_node_that_is_down_cannot_lead() {
+    let cluster = Cluster::start(3);
+    let (leader, down) = (cluster.leader(), cluster.follower());
+    cluster.stop(down);
+    let (code, answer) = cluster.hand_over(down);
+    assert!(code == 412 || code == 531, "{code} {answer}");
+    assert!(answer["code"].is_string() && answer["message"].is_string(), "{answer}");
+    assert_eq!(cluster.leader(), leader, "nothing changed");
+    cluster.assert_one_writable();
+}

@@ -1,0 +1,104 @@
+//! Nodes come and go.
+
+use pgquorum_tests::{Cluster, await_until, pgquorum};
+use serde_json::json;
+use std::time::Duration;
+
+#[test]
+fn a_cluster_grows_under_load() {
+    let cluster = Cluster::start(1);
+    let probe = cluster.probe();
+    cluster.up(3);
+    cluster.await_replicas(2);
+    let leader = cluster.leader();
+    assert!(cluster.ask(leader, "SHOW synchronous_standby_names").starts_with("ANY 1"));
+    probe.finish().assert_nothing_lost();
+}
+
+#[test]
+fn a_removed_node_leaves_and_its_number_is_not_given_again() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let gone = cluster.follower();
+    let probe = cluster.probe();
+    let (code, answer) = cluster.send(leader, "DELETE", &format!("/node/{gone}"), None);
+    assert_eq!(code, 200, "{answer}");
+    await_until(Duration::from_secs(20), "the node is out of the map", || {
+        let (_, map) = cluster.get(leader, "/map");
+        let still = map["nodes"].as_array().into_iter().flatten().any(|n| n["id"] == gone);
+        if still { Err(map.to_string()) } else { Ok(()) }
+    });
+    let (code, again) = cluster.send(leader, "DELETE", &format!("/node/{gone}"), None);
+    assert_eq!(code, 410, "{again}");
+    cluster.stop(gone);
+    let (code, added) = cluster.post(leader, "/node?ip=127.0.0.1&role=listener&db-port=1&api-port=2", None);
+    assert_eq!(code, 200, "{added}");
+    assert_eq!(added["id"], json!(4));
+    assert_eq!(added["role"], json!("listener"));
+    cluster.assert_one_writable();
+    probe.finish().assert_nothing_lost();
+}
+
+#[test]
+fn a_listener_that_has_not_caught_up_is_not_upgraded() {
+    let cluster = Cluster::start(1);
+    let (code, added) = cluster.post(1, "/node?ip=127.0.0.1&role=listener&db-port=1&api-port=2", None);
+    assert_eq!(code, 200, "{added}");
+    let (code, answer) = cluster.send(1, "PATCH", "/node/2?db-port=1&api-port=2", None);
+    assert_eq!(code, 412, "{answer}");
+    assert_eq!(cluster.get(1, "/node/2").1["role"], json!("listener"));
+    let (code, answer) = cluster.send(1, "DELETE", "/node/2", None);
+    assert_eq!(code, 200, "{answer}");
+    let (code, answer) = cluster.send(1, "DELETE", "/node/1", None);
+    assert_eq!(code, 412, "the last node stays: {answer}");
+    cluster.assert_one_writable();
+}
+
+#[test]
+fn a_join_that_fails_leaves_nothing_behind() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node(1);
+    let dir = tempfile::tempdir().expect("a directory");
+    let secrets = dir.path().join("wrong.toml");
+    std::fs::write(
+        &secrets,
+        "cluster-secret = \"a\"\nsuperuser-password = \"b\"\nreplication-password = \"c\"\n",
+    )
+    .expect("secrets");
+    let target = dir.path().join("node");
+    let (secrets, target) = (secrets.display().to_string(), target.display().to_string());
+    let args = [
+        "join",
+        "--leader",
+        &node.api,
+        "--secrets",
+        &secrets,
+        "--dir",
+        &target,
+        "--api-port",
+        "3",
+        "--db-port",
+        "4",
+    ];
+    let refused = pgquorum(args);
+    assert_eq!(refused.code, 1, "{}", refused.said);
+    assert!(!std::path::Path::new(&target).exists(), "{target} was left behind");
+    let (_, map) = cluster.get(1, "/map");
+    assert_eq!(map["nodes"].as_array().map(Vec::len), Some(1), "{map}");
+}
+
+#[test]
+fn a_node_that_is_marked_down_neither_votes_nor_acknowledges() {
+    let cluster = Cluster::start(3);
+    let (leader, down) = (cluster.leader(), cluster.follower());
+    cluster.stop(down);
+    let (code, answer) = cluster.post(leader, &format!("/node-down/{down}"), None);
+    assert_eq!(code, 200, "{answer}");
+    cluster.sql("CREATE TABLE one_left (n int); INSERT INTO one_left VALUES (1)");
+    cluster.start_node(down);
+    cluster.await_replicas(2);
+    await_until(Duration::from_secs(30), "the mark goes away when the node is well", || {
+        let (_, node) = cluster.get(leader, &format!("/node/{down}"));
+        if node["down"] == json!(false) { Ok(()) } else { Err(node.to_string()) }
+    });
+}

@@ -1,0 +1,16 @@
+//! One file a scenario.
+
+mod bad_input;
+mod bootstrap;
+mod change_leader;
+mod cli;
+mod db_config;
+mod freeze_sidecar;
+mod kill_node;
+mod kill_postmaster;
+mod kill_sidecar;
+mod membership;
+mod rejoin_by_clone;
+mod rejoin_by_rewind;
+mod restart_cluster;
+mod settings_under_load;
