@@ -180,7 +180,11 @@ impl Cluster {
 
     /// Waits until the database of a node has replayed what the leader has written so far.
     pub fn await_replayed(&self, id: u64) {
-        let lsn = self.ask(self.leader(), "SELECT pg_current_wal_flush_lsn()::text");
+        let leader = self.leader();
+        if id == leader {
+            return;
+        }
+        let lsn = self.ask(leader, "SELECT pg_current_wal_flush_lsn()::text");
         let sql = format!("SELECT (pg_last_wal_replay_lsn() >= '{lsn}')::text");
         await_until(PATIENCE, &format!("node {id} replays up to {lsn}"), || {
             match self.try_ask(id, &sql)?.as_str() {

@@ -14,12 +14,27 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// No connection, or no proper answer in time.
 pub fn request(port: u16, method: &str, path: &str, body: Option<&str>) -> Result<(u16, Value), Error> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), CONNECT_TIMEOUT)?;
+    request_to(SocketAddr::from(([127, 0, 0, 1], port)), None, method, path, body)
+}
+
+/// The same to any address, with the cluster's token if there is one.
+///
+/// # Errors
+/// No connection, or no proper answer in time.
+pub fn request_to(
+    to: SocketAddr,
+    token: Option<&str>,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<(u16, Value), Error> {
+    let mut stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     let body = body.unwrap_or_default();
+    let token = token.map(|t| format!("authorization: Bearer {t}\r\n")).unwrap_or_default();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-type: application/json\r\n{token}\
          content-length: {}\r\n\r\n",
         body.len()
     );

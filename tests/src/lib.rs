@@ -4,11 +4,18 @@
 mod cluster;
 mod command;
 mod http;
+mod net_cluster;
+mod netns;
+mod plain;
 mod probe;
+mod user;
 
-pub use cluster::{Cluster, Node, Status};
+pub use cluster::{Cluster, Node, PATIENCE, Status};
 pub use command::{pgquorum, pgquorum_shown};
-pub use http::request;
+pub use http::{request, request_to};
+pub use net_cluster::NetCluster;
+pub use netns::{CLIENT, Network};
+pub use plain::Plain;
 pub use probe::{Probe, ProbeOptions, Report};
 
 use std::time::{Duration, Instant};

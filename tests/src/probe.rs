@@ -72,9 +72,16 @@ impl Probe {
     /// # Panics
     /// The probe cannot be started, or no write is acknowledged within a minute.
     pub fn start(dsn: &str, options: &ProbeOptions) -> Probe {
+        Probe::launch(Command::new(binary()), dsn, options)
+    }
+
+    /// The same with a command that becomes the program, for example in another network namespace.
+    ///
+    /// # Panics
+    /// As [`Probe::start`].
+    pub fn launch(mut command: Command, dsn: &str, options: &ProbeOptions) -> Probe {
         let dir = tempfile::tempdir().expect("a directory for the probe");
         let (clients, interval) = (options.clients.to_string(), options.interval_ms.to_string());
-        let mut command = Command::new(binary());
         command.args([
             "--json",
             "local",

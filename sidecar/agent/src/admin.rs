@@ -4,6 +4,7 @@ use crate::entry::Entry;
 use crate::lead::Phase;
 use crate::member::{Member, Role};
 use crate::node::Node;
+use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome};
 use crate::request::{LeaderAddress, RejectionKind, Reply, Request};
 use crate::settings::Settings;
 use crate::types::{Millis, NodeId};
@@ -26,6 +27,14 @@ pub struct Pending {
     id: u64,
     until: Millis,
     goal: Goal,
+}
+
+/// PostgreSQL parameters that the server is being asked about.
+#[derive(Debug)]
+pub struct Checking {
+    id: u64,
+    set: BTreeMap<String, Option<String>>,
+    wanted: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -66,7 +75,8 @@ impl Node {
         if !self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Open(_))) {
             return self.reject_no_leader(id);
         }
-        if self.pending.is_some() || self.consensus.has_pending_change() || !self.durability_settled() {
+        let busy = self.pending.is_some() || self.checking.is_some();
+        if busy || self.consensus.has_pending_change() || !self.durability_settled() {
             let text = "another change of members, settings or leader is on its way; try again when it is done \
                         (GET /map and GET /config show it)";
             return self.reject(id, RejectionKind::ChangeInFlight, "change_in_flight", text.to_owned());
@@ -78,7 +88,9 @@ impl Node {
             Request::AddNode { ip, db_port, api_port, role, auto_upgrade } => {
                 self.add_node(id, ip, db_port, api_port, role, auto_upgrade);
             }
-            Request::UpgradeNode { node, db_port, api_port } => self.upgrade_node(id, node, db_port, api_port),
+            Request::UpgradeNode { node, db_port, api_port } => {
+                self.upgrade_node(id, node, db_port, api_port)
+            }
             Request::RemoveNode { node } => self.remove_node(id, node),
             Request::NodeDown { node, reason } => self.node_down(id, node, reason),
         }
@@ -143,17 +155,37 @@ impl Node {
 
     fn set_db_config(&mut self, id: u64, set: BTreeMap<String, Option<String>>) {
         const OURS: [&str; 20] = [
-            "listen_addresses", "port", "unix_socket_directories", "primary_conninfo", "primary_slot_name",
-            "synchronous_standby_names", "hot_standby", "wal_level", "wal_log_hints", "recovery_target_timeline",
-            "restore_command", "data_directory", "hba_file", "ident_file", "cluster_name", "config_file",
-            "external_pid_file", "fsync", "full_page_writes", "synchronous_commit",
+            "listen_addresses",
+            "port",
+            "unix_socket_directories",
+            "primary_conninfo",
+            "primary_slot_name",
+            "synchronous_standby_names",
+            "hot_standby",
+            "wal_level",
+            "wal_log_hints",
+            "recovery_target_timeline",
+            "restore_command",
+            "data_directory",
+            "hba_file",
+            "ident_file",
+            "cluster_name",
+            "config_file",
+            "external_pid_file",
+            "fsync",
+            "full_page_writes",
+            "synchronous_commit",
         ];
         for name in set.keys() {
             let valid = name.len() <= 63
                 && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
                 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');
             if !valid {
-                return self.reject_value(id, "invalid_parameter", format!("{name:?} is not a parameter's name"));
+                return self.reject_value(
+                    id,
+                    "invalid_parameter",
+                    format!("{name:?} is not a parameter's name"),
+                );
             }
             if OURS.contains(&name.as_str()) || name.starts_with("pgquorum.") {
                 let text = format!(
@@ -173,8 +205,28 @@ impl Node {
                 None => wanted.remove(name),
             };
         }
-        let proposed = self.propose(&Entry::DbConfig { set });
-        self.wait_for(id, proposed, Goal::DbConfig(wanted));
+        // PostgreSQL itself says whether it would take them, before the cluster decides anything.
+        let asked: BTreeMap<String, String> =
+            set.iter().filter_map(|(n, v)| v.as_ref().map(|v| (n.clone(), v.clone()))).collect();
+        self.checking = Some(Checking { id, set, wanted });
+        self.start_operation(PgOp::CheckParameters(asked));
+    }
+
+    pub(crate) fn parameters_checked(&mut self, result: Result<PgOutcome, PgFailure>) {
+        let Some(Checking { id, set, wanted }) = self.checking.take() else { return };
+        match result {
+            Ok(_) => {
+                let proposed = self.lead.is_some() && self.propose(&Entry::DbConfig { set });
+                self.wait_for(id, proposed, Goal::DbConfig(wanted));
+            }
+            Err(failure) if failure.kind == PgFailureKind::Other => {
+                self.reject_value(id, "invalid_parameter", failure.message);
+            }
+            Err(failure) => {
+                let text = format!("the parameters could not be checked, nothing was changed: {failure}");
+                self.reject(id, RejectionKind::Unavailable, "not_checked", text);
+            }
+        }
     }
 
     fn change_leader(&mut self, id: u64, node: NodeId) {
@@ -193,11 +245,15 @@ impl Node {
         }
         match self.behind(node) {
             None => {
-                let text = format!("node {node} does not stream from this one; wait until GET /map shows it streaming");
+                let text = format!(
+                    "node {node} does not stream from this one; wait until GET /map shows it streaming"
+                );
                 self.precondition(id, "not_streaming", text);
             }
             Some(bytes) if bytes > SWITCH_LAG_BYTES => {
-                let text = format!("node {node} is {bytes} bytes behind; try again when it is less than {SWITCH_LAG_BYTES}");
+                let text = format!(
+                    "node {node} is {bytes} bytes behind; try again when it is less than {SWITCH_LAG_BYTES}"
+                );
                 self.precondition(id, "behind", text);
             }
             Some(_) => {
@@ -235,13 +291,15 @@ impl Node {
         let me = self.cluster.member(self.id).expect("checked: this node is a member").clone();
         let (db_port, api_port) = (db_port.unwrap_or(me.db_port), api_port.unwrap_or(me.api_port));
         if ip.is_unspecified() || ip.is_multicast() || db_port == 0 || api_port == 0 {
-            return self.reject_value(id, "invalid_address", format!("{ip} is not an address that nodes can reach"));
+            return self.reject_value(
+                id,
+                "invalid_address",
+                format!("{ip} is not an address that nodes can reach"),
+            );
         }
-        let clash = self
-            .cluster
-            .members
-            .values()
-            .find(|m| m.ip == ip && (m.api_port == api_port || m.db_port == db_port || m.api_port == db_port));
+        let clash = self.cluster.members.values().find(|m| {
+            m.ip == ip && (m.api_port == api_port || m.db_port == db_port || m.api_port == db_port)
+        });
         if let Some(other) = clash {
             let text = format!("node {} already has these ports on {ip}; give others", other.id);
             return self.reject_value(id, "address_in_use", text);
@@ -252,7 +310,8 @@ impl Node {
             other => (other, auto_upgrade && other == Role::Listener),
         };
         let member = Member { id: node, ip, db_port, api_port, role, down: false, auto_upgrade };
-        let kind = if role == Role::Witness { ConfChangeType::AddNode } else { ConfChangeType::AddLearnerNode };
+        let kind =
+            if role == Role::Witness { ConfChangeType::AddNode } else { ConfChangeType::AddLearnerNode };
         let proposed = self.consensus.propose_change(node, kind, Entry::AddNode { member }.encode());
         self.wait_for(id, proposed, Goal::Added(node));
     }
@@ -260,7 +319,11 @@ impl Node {
     fn upgrade_node(&mut self, id: u64, node: NodeId, db_port: u16, api_port: u16) {
         let Some(member) = self.known(id, node) else { return };
         if db_port == 0 || api_port == 0 {
-            return self.reject_value(id, "invalid_port", "db-port and api-port must be from 1 to 65535".to_owned());
+            return self.reject_value(
+                id,
+                "invalid_port",
+                "db-port and api-port must be from 1 to 65535".to_owned(),
+            );
         }
         if member.role == Role::Witness {
             let text = format!("node {node} is a witness: it holds no data and cannot become a node");
@@ -296,7 +359,8 @@ impl Node {
             return self.precondition(id, "last_node", text.to_owned());
         }
         if node == self.id {
-            let text = format!("node {node} leads; change the leader first (POST /leader?node=…), then remove it");
+            let text =
+                format!("node {node} leads; change the leader first (POST /leader?node=…), then remove it");
             return self.precondition(id, "is_leader", text);
         }
         let proposed = self.propose_removal(node, REMOVAL.to_owned());
@@ -354,7 +418,8 @@ impl Node {
             self.reject(id, RejectionKind::Gone, "proposal_gone", text.to_owned());
         } else if self.now >= pending.until {
             self.pending = None;
-            let text = "the change was not complete in time; it may still come. Look at GET /map and GET /events";
+            let text =
+                "the change was not complete in time; it may still come. Look at GET /map and GET /events";
             self.reject(id, RejectionKind::Unavailable, "timed_out", text.to_owned());
         }
     }
@@ -378,14 +443,12 @@ impl Node {
             }
             Goal::Settings(settings) => (self.cluster.settings == *settings && settled())
                 .then(|| Reply::Settings { settings: settings.clone() }),
-            Goal::DbConfig(wanted) => {
-                (self.cluster.db_config == *wanted && self.local.configured.as_ref() == Some(wanted)).then(|| {
-                    Reply::DbConfig {
-                        parameters: wanted.clone(),
-                        restart_required: self.local.obs.pending_restart.clone(),
-                    }
-                })
-            }
+            Goal::DbConfig(wanted) => (self.cluster.db_config == *wanted
+                && self.local.configured.as_ref() == Some(wanted))
+            .then(|| Reply::DbConfig {
+                parameters: wanted.clone(),
+                restart_required: self.local.obs.pending_restart.clone(),
+            }),
             Goal::Leads(node) => {
                 let opened = self.known_primary(0).is_some_and(|o| o.accepts_writes && o.node == *node);
                 (opened && self.cluster.appointment.as_ref().is_some_and(|a| a.node == *node))

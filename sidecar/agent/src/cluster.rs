@@ -6,7 +6,7 @@ use crate::postgres::EntryRecord;
 use crate::quorum::Durability;
 use crate::rules::{Rule, holds};
 use crate::settings::Settings;
-use crate::types::{Epoch, NodeId, Position, Timeline, Lsn};
+use crate::types::{Epoch, Lsn, NodeId, Position, Timeline};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -184,9 +184,7 @@ impl Cluster {
 
     /// The members as `quorum.apply_entry` takes them.
     fn nodes_json(&self) -> Value {
-        let node = |m: &Member| {
-            json!({"id": m.id, "ip": m.ip, "db-port": m.db_port, "api-port": m.api_port, "role": m.role, "down": m.down})
-        };
+        let node = |m: &Member| json!({"id": m.id, "ip": m.ip, "db-port": m.db_port, "api-port": m.api_port, "role": m.role, "down": m.down});
         Value::Array(self.members.values().map(node).collect())
     }
 
@@ -205,7 +203,8 @@ impl Cluster {
             _ => {}
         }
         if let Some((kind, node, message)) = describe(&log.payload) {
-            payload["event"] = json!({"kind": kind, "node": node, "message": message, "details": log.payload});
+            payload["event"] =
+                json!({"kind": kind, "node": node, "message": message, "details": log.payload});
         }
         EntryRecord { index: log.index, term: log.term, payload, snapshot: false }
     }

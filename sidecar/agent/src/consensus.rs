@@ -8,10 +8,10 @@
 use crate::logstore::{LogStore, Persist, Restored};
 use crate::settings::Settings;
 use crate::types::{Millis, NodeId};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, EntryType, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
 /// The crate's election timeout in its own ticks; only compared with, never counted.
 const ELECTION_TICKS: usize = 10;
@@ -84,7 +84,8 @@ impl Consensus {
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&config, store, &logger).expect("the configuration of Raft is constant and valid");
+        let raw =
+            RawNode::new(&config, store, &logger).expect("the configuration of Raft is constant and valid");
         let mut consensus = Consensus {
             raw,
             rng: SmallRng::seed_from_u64(seed),
@@ -145,7 +146,11 @@ impl Consensus {
     /// Time passes: heartbeats, stages and timeouts that are due happen.
     pub fn tick(&mut self, now: Millis, settings: &Settings) {
         self.note_stage(now, settings);
-        if self.is_leader() { self.tick_leader(now, settings) } else { self.tick_follower(now, settings) }
+        if self.is_leader() {
+            self.tick_leader(now, settings)
+        } else {
+            self.tick_follower(now, settings)
+        }
         self.note_stage(now, settings);
     }
 
@@ -155,7 +160,8 @@ impl Consensus {
             // The context comes back when a majority answered this very heartbeat: that renews the lease.
             self.raw.read_index(now.to_be_bytes().to_vec());
             // The crate confirms a lone voter by itself, and sends nothing to the listeners then.
-            if !self.raw.raft.commit_to_current_term() || self.raw.raft.prs().conf().voters().ids().len() == 1 {
+            if !self.raw.raft.commit_to_current_term() || self.raw.raft.prs().conf().voters().ids().len() == 1
+            {
                 self.raw.ping();
             }
         }
@@ -180,8 +186,14 @@ impl Consensus {
     fn retry_silent_peers(&mut self) {
         let last = self.raw.raft.raft_log.last_index();
         let id = self.id();
-        let matched: Vec<(NodeId, u64)> =
-            self.raw.raft.prs().iter().map(|(&peer, p)| (peer, p.matched)).filter(|(p, _)| *p != id).collect();
+        let matched: Vec<(NodeId, u64)> = self
+            .raw
+            .raft
+            .prs()
+            .iter()
+            .map(|(&peer, p)| (peer, p.matched))
+            .filter(|(p, _)| *p != id)
+            .collect();
         for &(peer, at) in &matched {
             if at < last && self.last_matched.contains(&(peer, at)) {
                 // A state that got lost is waited for until somebody says that it failed.
@@ -303,9 +315,11 @@ impl Consensus {
         let mut change = ConfChangeV2::default();
         let mut single = raft::eraftpb::ConfChangeSingle { node_id: node, ..Default::default() };
         single.set_change_type(kind);
-        change.changes = vec![single].into();
+        change.changes = vec![single];
         change.context = data;
-        self.is_leader() && !self.has_pending_change() && self.raw.propose_conf_change(Vec::new(), change).is_ok()
+        self.is_leader()
+            && !self.has_pending_change()
+            && self.raw.propose_conf_change(Vec::new(), change).is_ok()
     }
 
     /// Hands leadership to `to`, which campaigns at once as soon as its log is complete.
@@ -369,7 +383,8 @@ impl Consensus {
             self.commit(committed, &mut out);
             let mut light = self.raw.advance_append(ready);
             if let Some(commit) = light.commit_index() {
-                let mut hard_state = out.persist.hard_state.clone().unwrap_or_else(|| self.raw.raft.hard_state());
+                let mut hard_state =
+                    out.persist.hard_state.clone().unwrap_or_else(|| self.raw.raft.hard_state());
                 hard_state.commit = commit;
                 self.raw.mut_store().set_hard_state(hard_state.clone());
                 out.persist.hard_state = Some(hard_state);
@@ -396,7 +411,8 @@ impl Consensus {
 
     /// Puts a committed configuration in force and returns the entry that came with it.
     fn change(&mut self, data: &[u8]) -> Vec<u8> {
-        let change = <ConfChangeV2 as prost::Message>::decode(data).expect("only this crate writes configurations");
+        let change =
+            <ConfChangeV2 as prost::Message>::decode(data).expect("only this crate writes configurations");
         if let Ok(conf_state) = self.raw.apply_conf_change(&change) {
             self.raw.mut_store().set_conf_state(conf_state);
         }
@@ -405,7 +421,11 @@ impl Consensus {
 
     /// Takes a state, given by `state` as of `applied`, and forgets the old part of the log: when the log has grown,
     /// or when a node waits for a state newer than the last one.
-    pub fn compact(&mut self, applied: u64, state: impl FnOnce() -> Vec<u8>) -> Option<(raft::eraftpb::Snapshot, u64)> {
+    pub fn compact(
+        &mut self,
+        applied: u64,
+        state: impl FnOnce() -> Vec<u8>,
+    ) -> Option<(raft::eraftpb::Snapshot, u64)> {
         let store = self.raw.store();
         let taken = store.snapshot_index();
         let wanted = store.newer_snapshot_wanted() && applied > taken;

@@ -1,6 +1,7 @@
 //! The gate between winning an election and being appointed: who has pledged, and who must lead.
 
 use crate::cluster::Cluster;
+use crate::member::Member;
 use crate::message::WalEnd;
 use crate::rules::{Rule, holds};
 use crate::types::{Lsn, NodeId, Position, Timeline};
@@ -100,9 +101,11 @@ impl Gate {
                 let timeline = if mine_runs { end.timeline } else { cluster.fresh_timeline(highest) };
                 Verdict::Appoint { from_timeline: end.timeline, lsn: end.lsn, timeline }
             }
+            // Among equals one that may lead; a node that is marked down has no vote.
             _ => counted
                 .iter()
-                .find(|(node, position)| **position == furthest && **node != me)
+                .filter(|(node, position)| **position == furthest && **node != me)
+                .max_by_key(|(node, _)| cluster.member(**node).is_some_and(Member::is_voter))
                 .map_or(Verdict::Wait, |(&node, _)| Verdict::HandOver(node)),
         }
     }
@@ -112,7 +115,7 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::entry::{Appointment, Entry};
-    use crate::member::{Member, Role};
+    use crate::member::Role;
     use crate::quorum::Durability;
     use crate::settings::Settings;
 
@@ -133,8 +136,14 @@ mod tests {
         }
         cluster.apply(20, 1, &Entry::Durability(durability.clone()));
         for (epoch, timeline) in [(5, 2), (6, 3)] {
-            let appointment =
-                Appointment { epoch, node: 1, timeline, from_timeline: 1, lsn: Lsn(0), durability: durability.clone() };
+            let appointment = Appointment {
+                epoch,
+                node: 1,
+                timeline,
+                from_timeline: 1,
+                lsn: Lsn(0),
+                durability: durability.clone(),
+            };
             cluster.apply(20 + epoch, epoch, &Entry::Appoint(appointment));
         }
         cluster
@@ -184,7 +193,11 @@ mod tests {
             "it keeps its timeline"
         );
         gate.note_refusal(1);
-        assert_eq!(gate.judge(&c, 2, true), Verdict::Wait, "two of three must pledge; the primary does not count");
+        assert_eq!(
+            gate.judge(&c, 2, true),
+            Verdict::Wait,
+            "two of three must pledge; the primary does not count"
+        );
         gate.record(3, end(3, 100));
         assert!(matches!(gate.judge(&c, 2, true), Verdict::Appoint { timeline: 4, .. }));
     }

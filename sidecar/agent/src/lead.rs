@@ -1,12 +1,15 @@
 //! What a leader does: gather pledges, be appointed, promote, open, keep the lease, keep durability in order, and
 //! hand over.
 
+mod hand_over;
+mod keep;
+
 use crate::entry::{Appointment, Entry};
 use crate::gate::{Gate, Verdict};
 use crate::message::PeerMessage;
 use crate::node::{Action, Node};
-use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, PgProcess, StopMode, SyncSet};
-use crate::quorum::{Durability, Step, next_step};
+use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, SyncSet};
+use crate::quorum::Durability;
 use crate::rules::{Rule, holds};
 use crate::types::{Lsn, Millis, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +22,8 @@ const STUCK_MS: Millis = 15_000;
 const HAND_OVER_MS: Millis = 10_000;
 /// An epoch that is not open by then misses standbys.
 const SLOW_OPENING_MS: Millis = 300;
+/// Upkeep of the server that failed is tried again after this time.
+const RETRY_MS: Millis = 1000;
 /// Entries recorded in the database at once.
 const RECORD_BATCH: usize = 64;
 
@@ -66,7 +71,9 @@ pub struct Lead {
     pub checkpointed: bool,
     retry_checkpoint_at: Millis,
     slots: Option<BTreeSet<NodeId>>,
+    retry_slots_at: Millis,
     recording: bool,
+    retry_record_at: Millis,
     retry_open_at: Millis,
     pub down_unwell: BTreeSet<NodeId>,
     unseen_since: BTreeMap<NodeId, Millis>,
@@ -92,7 +99,9 @@ impl Lead {
             checkpointed: false,
             retry_checkpoint_at: 0,
             slots: None,
+            retry_slots_at: 0,
             recording: false,
+            retry_record_at: 0,
             retry_open_at: 0,
             down_unwell: BTreeSet::new(),
             unseen_since: BTreeMap::new(),
@@ -202,6 +211,10 @@ impl Node {
         let Some(lead) = &mut self.lead else { return };
         match lead.gate.judge(&self.cluster, self.id, everyone) {
             Verdict::Wait => {}
+            // Marked down, and yet it has what others lack: without a vote it cannot lead, so it gets it back.
+            Verdict::HandOver(node) if self.cluster.member(node).is_some_and(|m| m.down) => {
+                self.propose_up(node);
+            }
             Verdict::HandOver(node) => {
                 if lead.offered.is_none() {
                     lead.offered = Some((node, now));
@@ -334,11 +347,13 @@ impl Node {
         {
             self.trace("postgres", format!("{} failed: {failure}", op.name()));
         }
-        if let PgOp::Configure(parameters) = &op {
-            match &result {
+        match &op {
+            PgOp::Configure(parameters) => match &result {
                 Ok(_) => self.local.configured = Some(parameters.clone()),
-                Err(_) => self.local.configure_retry_at = now + 1000,
-            }
+                Err(_) => self.local.configure_retry_at = now + RETRY_MS,
+            },
+            PgOp::CheckParameters(_) => return self.parameters_checked(result),
+            _ => {}
         }
         let Some(lead) = &mut self.lead else { return };
         match (op, result) {
@@ -350,13 +365,13 @@ impl Node {
                 }
             }
             (PgOp::OpenEpoch { .. }, Err(_)) => lead.retry_open_at = now + 200,
-            (PgOp::SetSync(sync), Ok(PgOutcome::SyncBarrier(barrier))) => {
-                if lead.changing_sync.as_ref().is_some_and(|(s, _)| *s == sync) {
-                    lead.changing_sync = Some((sync, Some(barrier)));
-                }
+            (PgOp::SetSync(sync), Ok(PgOutcome::SyncBarrier(barrier)))
+                if lead.changing_sync.as_ref().is_some_and(|(s, _)| *s == sync) =>
+            {
+                lead.changing_sync = Some((sync, Some(barrier)));
             }
             (PgOp::SetSync(_), _) => {
-                // It may have come into force all the same.
+                // It failed, or an earlier term asked for it; it may have come into force all the same.
                 lead.sync_unsure = true;
                 lead.changing_sync = None;
                 lead.retry_sync_at = now + 500;
@@ -368,9 +383,15 @@ impl Node {
                     self.stop_for_hand_over(appointment, to);
                 }
             }
-            (PgOp::Slots(_), Err(_)) => lead.slots = None,
+            (PgOp::Slots(_), Err(_)) => {
+                lead.slots = None;
+                lead.retry_slots_at = now + RETRY_MS;
+            }
             (PgOp::RecordEntries(_), result) => {
                 lead.recording = false;
+                if result.is_err() {
+                    lead.retry_record_at = now + RETRY_MS;
+                }
                 if let Ok(PgOutcome::Recorded { index }) = result {
                     self.local.obs.recorded_index = self.local.obs.recorded_index.max(index);
                 }
@@ -424,270 +445,6 @@ impl Node {
         self.upgrade_listeners();
         self.raise_recovered_nodes();
         self.remove_unseen_nodes();
-    }
-
-    /// A leader without its server is none.
-    fn check_primary_lives(&mut self) {
-        let Some(lead) = &self.lead else { return };
-        let process = self.local.obs.process;
-        let gone = match lead.phase {
-            // Until the promotion is over the server may well be in recovery.
-            Phase::Promoting(_) => matches!(process, PgProcess::Stopped | PgProcess::Absent),
-            _ => !self.local.promoted || matches!(process, PgProcess::Stopped | PgProcess::Absent),
-        };
-        if gone {
-            self.trace("primary-lost", "this node's server is gone; leadership is given up".to_owned());
-            self.local.promoted = false;
-            self.abdicate("its server is gone");
-        }
-    }
-
-    /// Gives leadership to whoever can take it over at once, or else back to an election.
-    fn abdicate(&mut self, why: &str) {
-        self.fence(why.to_owned());
-        match self.successor() {
-            Some(to) => {
-                self.trace("hand-over", format!("leadership is offered to node {to}: {why}"));
-                let settings = self.settings();
-                self.consensus.transfer(self.now, to, &settings);
-                self.enter(Phase::Offered(to));
-            }
-            None => self.stand_again(why),
-        }
-    }
-
-    /// Steps down and stands for election in a new term; an epoch is never appointed twice.
-    fn stand_again(&mut self, why: &str) {
-        self.trace("step-down", format!("this node stands for election again: {why}"));
-        let settings = self.settings();
-        self.consensus.step_down(self.now, &settings);
-        self.lead = None;
-        self.consensus.campaign_now(self.now);
-    }
-
-    /// The voter that should lead if this node stops: connected, streaming, furthest.
-    pub(crate) fn successor(&self) -> Option<NodeId> {
-        let fresh = self.now.saturating_sub(2 * self.cluster.settings.node_timeout.ms());
-        self.cluster
-            .durability
-            .voters
-            .iter()
-            .copied()
-            .filter(|&n| n != self.id && self.linked(n) && self.consensus.is_up_to_date(n))
-            .filter_map(|n| self.statuses.get(&n).map(|(status, at)| (n, status, *at)))
-            .filter(|(_, status, at)| *at >= fresh && status.pid != 0)
-            .max_by_key(|(n, status, _)| (status.position, u64::MAX - n))
-            .map(|(n, _, _)| n)
-    }
-
-    /// Starts a planned change of leader; the caller has checked that `to` can take over.
-    pub(crate) fn begin_hand_over(&mut self, to: NodeId) {
-        let Some(lead) = &self.lead else { return };
-        let Phase::Open(appointment) = lead.phase.clone() else { return };
-        self.trace("hand-over", format!("planned change of leader to node {to}"));
-        self.enter(Phase::Preparing(appointment, to));
-        self.start_operation(PgOp::Checkpoint);
-    }
-
-    fn stop_for_hand_over(&mut self, appointment: Appointment, to: NodeId) {
-        self.fence(format!("leadership goes to node {to}"));
-        self.enter(Phase::Stopping(appointment, to));
-        self.start_operation(PgOp::Stop(StopMode::Fast));
-    }
-
-    fn drive_hand_over(&mut self) {
-        let Some(lead) = &self.lead else { return };
-        let late = self.now >= lead.phase_since + HAND_OVER_MS;
-        let node_timeout = self.cluster.settings.node_timeout.ms();
-        match lead.phase.clone() {
-            Phase::Preparing(appointment, to) => {
-                self.renew_lease(false);
-                self.check_primary_lives();
-                if late && self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Preparing(..))) {
-                    self.stop_for_hand_over(appointment, to);
-                }
-            }
-            Phase::Stopping(_, to) => {
-                let stopped = matches!(self.local.obs.process, PgProcess::Stopped | PgProcess::Absent);
-                if stopped && self.local.op.is_none() {
-                    self.offer(to);
-                } else if late && self.local.op.is_none() {
-                    self.start_operation(PgOp::Stop(StopMode::Immediate));
-                }
-            }
-            Phase::Offered(to) if self.now >= lead.phase_since + node_timeout => {
-                self.stand_again(&format!("node {to} did not take leadership"));
-            }
-            _ => {}
-        }
-    }
-
-    fn offer(&mut self, to: NodeId) {
-        let settings = self.settings();
-        self.consensus.transfer(self.now, to, &settings);
-        self.enter(Phase::Offered(to));
-    }
-
-    pub(crate) fn server_stopped(&mut self, ok: bool) {
-        let Some(lead) = &self.lead else { return };
-        if let Phase::Stopping(_, to) = lead.phase
-            && ok
-        {
-            self.offer(to);
-        }
-    }
-
-    /// Whether the log, the settings and the server agree on who acknowledges.
-    pub(crate) fn durability_settled(&self) -> bool {
-        let Some(lead) = &self.lead else { return false };
-        let wanted = self.cluster.wanted_durability();
-        self.cluster.durability == wanted && lead.in_force == wanted.sync_set(self.id) && lead.changing_sync.is_none()
-    }
-
-    /// One step towards the durability that members and settings ask for.
-    fn keep_durability(&mut self) {
-        let now = self.now;
-        let Some(lead) = &mut self.lead else { return };
-        if let Some((sync, Some(barrier))) = &lead.changing_sync {
-            // Every walsender that is there must have shown that it follows the new rule.
-            // And everything from before it, which fewer standbys may have acknowledged, must be on as many as the new
-            // rule asks for, or pledges that meet the new rule might miss it.
-            let standbys = &self.local.obs.standbys;
-            let concerned = |n: &NodeId| sync.standbys.contains(n) || lead.in_force.standbys.contains(n);
-            let follows = |n: &NodeId, acknowledges: bool| acknowledges == (sync.k > 0 && sync.standbys.contains(n));
-            let mut streaming = standbys.iter().filter(|s| s.streaming && concerned(&s.node));
-            let follow = streaming.all(|s| s.flush_lsn >= *barrier && follows(&s.node, s.acknowledges));
-            let have = standbys.iter().filter(|s| sync.standbys.contains(&s.node) && s.flush_lsn >= *barrier).count();
-            if follow && (have >= sync.k || !holds(Rule::SyncBarrier)) {
-                lead.in_force = sync.clone();
-                lead.changing_sync = None;
-                lead.sync_unsure = false;
-            }
-            return;
-        }
-        if lead.changing_sync.is_some() || now < lead.retry_sync_at || self.consensus.has_pending_change() {
-            return;
-        }
-        let target = self.cluster.wanted_durability();
-        if !target.voters.contains(&self.id) {
-            return;
-        }
-        let mut step = next_step(self.id, &self.cluster.durability, &lead.in_force, &target);
-        if !holds(Rule::GrowFirstShrinkLast) && self.cluster.durability != target {
-            step = Step::Commit(target.clone());
-        } else if lead.sync_unsure && matches!(step, Step::Commit(_)) {
-            // The rule in force is not known for sure: one is set and verified before anything rests on it.
-            let wanted = target.sync_set(self.id);
-            let meets = self.cluster.durability.meets(self.id, &wanted) && target.meets(self.id, &wanted);
-            step = Step::Sync(if meets { wanted } else { lead.in_force.clone() });
-        }
-        match step {
-            Step::Done => {}
-            Step::Sync(sync) => {
-                lead.changing_sync = Some((sync.clone(), None));
-                self.start_operation(PgOp::SetSync(sync));
-            }
-            Step::Commit(durability) => {
-                lead.retry_sync_at = now + 200;
-                self.propose(&Entry::Durability(durability));
-            }
-        }
-    }
-
-    /// One checkpoint must finish after the promotion, or nobody can be rewound to this server.
-    fn keep_checkpoint(&mut self) {
-        let running = self.local.side_ops.values().any(|op| matches!(op, PgOp::Checkpoint));
-        let Some(lead) = &self.lead else { return };
-        if !lead.checkpointed && !running && self.now >= lead.retry_checkpoint_at {
-            self.start_operation(PgOp::Checkpoint);
-        }
-    }
-
-    fn keep_slots(&mut self) {
-        let wanted: BTreeSet<NodeId> =
-            self.cluster.members.values().filter(|m| m.holds_data() && m.id != self.id).map(|m| m.id).collect();
-        let Some(lead) = &mut self.lead else { return };
-        if lead.slots.as_ref() != Some(&wanted) {
-            lead.slots = Some(wanted.clone());
-            self.start_operation(PgOp::Slots(wanted));
-        }
-    }
-
-    fn record_entries(&mut self) {
-        let Some(lead) = &mut self.lead else { return };
-        let recorded = self.local.obs.recorded_index;
-        if lead.recording || self.cluster.log.back().is_none_or(|r| r.index <= recorded) {
-            return;
-        }
-        let mut records = self.cluster.records_after(recorded);
-        records.truncate(RECORD_BATCH);
-        if !records.is_empty() {
-            lead.recording = true;
-            self.start_operation(PgOp::RecordEntries(records));
-        }
-    }
-
-    fn upgrade_listeners(&mut self) {
-        if self.pending.is_some() || !self.durability_settled() || self.consensus.has_pending_change() {
-            return;
-        }
-        let ready = self.cluster.members.values().find(|m| m.auto_upgrade && self.catching_up(m.id).is_ok());
-        if let Some(member) = ready {
-            let (node, db_port, api_port) = (member.id, member.db_port, member.api_port);
-            self.propose_upgrade(node, db_port, api_port);
-        }
-    }
-
-    fn raise_recovered_nodes(&mut self) {
-        let down: Vec<NodeId> = self.cluster.members.values().filter(|m| m.down).map(|m| m.id).collect();
-        for node in down {
-            let well = self.catching_up(node).is_ok() && self.linked(node);
-            let Some(lead) = &mut self.lead else { return };
-            if !well {
-                lead.down_unwell.insert(node);
-            } else if lead.down_unwell.contains(&node) && self.pending.is_none() && self.durability_settled() {
-                self.propose_up(node);
-                return;
-            }
-        }
-    }
-
-    /// Removes nodes that half of the cluster has not seen for long, where the settings allow it.
-    fn remove_unseen_nodes(&mut self) {
-        let settings = &self.cluster.settings;
-        if !settings.autoremove_enabled || self.pending.is_some() || !self.durability_settled() {
-            return;
-        }
-        let (patience, members) = (10 * settings.node_timeout.ms(), self.cluster.members.len());
-        let fresh = self.now.saturating_sub(2 * settings.node_timeout.ms());
-        let minimum = settings.autoremove_minimum as usize;
-        for node in self.cluster.members.keys().copied().filter(|&n| n != self.id).collect::<Vec<_>>() {
-            let seen_by = self
-                .cluster
-                .members
-                .keys()
-                .filter(|&&m| m != node)
-                .filter(|&&m| {
-                    if m == self.id {
-                        return self.linked(node);
-                    }
-                    self.statuses.get(&m).is_some_and(|(s, at)| *at >= fresh && s.sees.contains(&node))
-                })
-                .count();
-            let now = self.now;
-            let Some(lead) = &mut self.lead else { return };
-            if seen_by * 2 >= members {
-                lead.unseen_since.remove(&node);
-                continue;
-            }
-            let since = *lead.unseen_since.entry(node).or_insert(now);
-            if now >= since + patience && members > minimum {
-                let reason = "half of the cluster has not seen it for long (auto-remove)".to_owned();
-                if self.propose_removal(node, reason) {
-                    return;
-                }
-            }
-        }
     }
 
     pub(crate) fn send_beats(&mut self) {

@@ -20,11 +20,11 @@ pub mod node;
 pub mod postgres;
 pub mod quorum;
 pub mod request;
-pub mod settings;
 #[cfg(feature = "mutants")]
 pub mod rules;
 #[cfg(not(feature = "mutants"))]
 mod rules;
+pub mod settings;
 mod status;
 pub mod types;
 pub mod view;

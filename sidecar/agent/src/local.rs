@@ -1,9 +1,12 @@
 //! This node's own server: what it should be doing, given what is committed and what was promised.
 
-use crate::entry::Appointment;
-use crate::message::{OpenPrimary, WalEnd};
+mod repair;
+
+use crate::message::WalEnd;
 use crate::node::Node;
-use crate::postgres::{PgFailure, PgFailureKind, PgObservation, PgOp, PgOutcome, PgProcess, StopMode, Upstream};
+use crate::postgres::{
+    PgFailure, PgFailureKind, PgObservation, PgOp, PgOutcome, PgProcess, StopMode, Upstream,
+};
 use crate::types::{Epoch, Millis};
 use std::collections::BTreeMap;
 
@@ -118,6 +121,7 @@ impl Node {
                 self.local.retry_at = self.now + wait.min(BACKOFF_MAX_MS);
             }
         }
+        self.expect_after(&op, &result);
         match (op, result) {
             (PgOp::CutReception, Ok(PgOutcome::Cut { timeline, lsn })) => {
                 self.local.following = None;
@@ -146,6 +150,25 @@ impl Node {
                     self.local.obs.settled = false;
                 }
                 self.server_stopped(result.is_ok());
+            }
+            _ => {}
+        }
+    }
+
+    /// The last observation is older than the end of an operation. Until the next one comes, what the operation did is
+    /// taken for granted and what it may have changed is not relied on.
+    fn expect_after(&mut self, op: &PgOp, result: &Result<PgOutcome, PgFailure>) {
+        let obs = &mut self.local.obs;
+        match (op, result) {
+            (PgOp::Stop(_), Ok(_)) => (obs.receiver, obs.streaming) = (false, false),
+            (PgOp::Start | PgOp::Follow(_) | PgOp::Rewind(_) | PgOp::Clone(_), Ok(_))
+                if !obs.is_running() =>
+            {
+                obs.process = PgProcess::Starting;
+            }
+            (PgOp::CutReception, Ok(PgOutcome::Cut { timeline, lsn })) if obs.in_recovery => {
+                (obs.receiver, obs.streaming, obs.settled) = (false, false, false);
+                (obs.timeline, obs.flush_lsn) = (*timeline, *lsn);
             }
             _ => {}
         }
@@ -266,7 +289,10 @@ impl Node {
         // While this node leads it gathers pledges to be appointed again; nobody else can be meanwhile.
         let waited = self.local.fenced_at.is_some_and(|at| self.now >= at + FENCE_GRACE_MS);
         if self.lead.is_none() && waited && self.now >= self.local.retry_at {
-            self.trace("demote", "the server is stopped: this node was not appointed again in time".to_owned());
+            self.trace(
+                "demote",
+                "the server is stopped: this node was not appointed again in time".to_owned(),
+            );
             self.start_operation(PgOp::Stop(StopMode::Immediate));
         }
     }
@@ -308,98 +334,14 @@ impl Node {
         }
     }
 
-    /// The server this node should follow: the appointed one, if it is another.
-    fn upstream(&self) -> Option<(Appointment, Upstream)> {
-        let appointment = self.cluster.appointment.clone()?;
-        let member = self.cluster.member(appointment.node).filter(|m| m.id != self.id)?;
-        let upstream = Upstream { node: member.id, ip: member.ip, port: member.db_port };
-        Some((appointment, upstream))
-    }
-
-    /// The promoted primary of this epoch, as far as its leader said.
-    pub(crate) fn known_primary(&self, epoch: Epoch) -> Option<&OpenPrimary> {
-        self.beat.as_ref().and_then(|(beat, _)| beat.open.as_ref()).filter(|o| o.epoch >= epoch)
-    }
-
-    fn fit(&self, appointment: &Appointment) -> Fit {
-        let obs = &self.local.obs;
-        let timeline = obs.timeline;
-        // A received but incomplete record at the very end is no divergence: replay never used it.
-        let end = if obs.settled && obs.is_running() { obs.replay_lsn } else { obs.flush_lsn };
-        if let Some(primary) = self.known_primary(appointment.epoch) {
-            if timeline == primary.timeline {
-                return Fit::Fits;
-            }
-            let left = primary.history.iter().find(|(t, _)| *t == timeline).map(|(_, lsn)| *lsn);
-            return match left {
-                Some(left) if end <= left => Fit::Fits,
-                _ if obs.settled => Fit::Diverged,
-                _ => Fit::Unknown,
-            };
-        }
-        // Before the primary is promoted: what pledged no more than the appointed node had is part of its history.
-        if timeline == appointment.timeline || (timeline == appointment.from_timeline && end <= appointment.lsn) {
-            Fit::Fits
-        } else {
-            Fit::Unknown
-        }
-    }
-
-    /// Begins a repair; whether it could.
-    fn repair(&mut self, repair: Repair) -> bool {
-        let Some((appointment, upstream)) = self.upstream() else { return false };
-        // Also before it is open: it has all that was acknowledged, by its appointment, so nothing that others must
-        // keep is given up; and it may need this very standby to open.
-        let Some(primary) = self.known_primary(appointment.epoch) else { return false };
-        if primary.node != upstream.node || (repair == Repair::Rewind && !primary.rewind_source) {
-            return false;
-        }
-        if self.now < self.local.retry_at {
-            return false;
-        }
-        self.local.repair = Some(repair);
-        match repair {
-            Repair::Rewind => {
-                let end = self.local.obs.flush_lsn;
-                self.trace(
-                    "rewind",
-                    format!(
-                        "this node's WAL ({end} on timeline {}) left the cluster's history; it is rewound to node {}",
-                        self.local.obs.timeline, upstream.node
-                    ),
-                );
-                self.start_operation(PgOp::Rewind(upstream));
-            }
-            Repair::Clone => {
-                self.trace("clone", format!("this node's data is copied anew from node {}", upstream.node));
-                self.start_operation(PgOp::Clone(upstream));
-            }
-        }
-        true
-    }
-
-    /// A standby that was told whom to follow and does not stream for long has lost its place in the WAL.
-    fn watch_stream(&mut self) {
-        let primary_runs = self.known_primary(0).is_some();
-        if self.local.obs.streaming || !primary_runs {
-            self.local.not_streaming_since = None;
-            return;
-        }
-        let since = *self.local.not_streaming_since.get_or_insert(self.now);
-        if self.now >= since + NOT_STREAMING_MS {
-            self.local.not_streaming_since = Some(self.now);
-            self.trace("repair", "the server was told to stream and does not; its history is checked".to_owned());
-            // The first attempt is the cheap one; a rewind that changes nothing is followed by a copy.
-            let next = if self.local.repair.is_some() { Repair::Clone } else { Repair::Rewind };
-            self.repair(next);
-        }
-    }
-
     /// Makes the cluster's PostgreSQL parameters those of this server.
     fn configure_server(&mut self) {
         let running = self.local.side_ops.values().any(|op| matches!(op, PgOp::Configure(_)));
         let wanted = &self.cluster.db_config;
-        if running || self.local.configured.as_ref() == Some(wanted) || self.now < self.local.configure_retry_at {
+        if running
+            || self.local.configured.as_ref() == Some(wanted)
+            || self.now < self.local.configure_retry_at
+        {
             return;
         }
         let wanted = wanted.clone();

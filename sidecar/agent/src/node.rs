@@ -3,7 +3,9 @@
 //! [`Node::step`] takes one [`Input`] and returns an [`Output`]. Whoever drives it must put [`Output::persist`] on
 //! disk before anything else of the same output leaves the node: messages carry promises.
 
-use crate::cluster::{Cluster, describe};
+mod apply;
+
+use crate::cluster::Cluster;
 use crate::consensus::Consensus;
 use crate::entry::Entry;
 use crate::lead::Lead;
@@ -24,13 +26,25 @@ use std::sync::Arc;
 pub enum Input {
     /// Time passed; expected about every 10 ms.
     Tick,
-    Message { from: NodeId, wire: Wire },
-    Link { peer: NodeId, link: Link },
+    Message {
+        from: NodeId,
+        wire: Wire,
+    },
+    Link {
+        peer: NodeId,
+        link: Link,
+    },
     /// The server beside this node, as it is now.
     Postgres(Box<PgObservation>),
     /// An operation ended.
-    PostgresDone { id: u64, result: Result<PgOutcome, PgFailure> },
-    Request { id: u64, request: Request },
+    PostgresDone {
+        id: u64,
+        result: Result<PgOutcome, PgFailure>,
+    },
+    Request {
+        id: u64,
+        request: Request,
+    },
     /// Another node says that this one was removed from the cluster.
     Removed,
     /// This node is told to stop: hand over, stop the server, then [`Action::Exit`].
@@ -50,11 +64,21 @@ pub enum Link {
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    Postgres { id: u64, op: PgOp },
+    Postgres {
+        id: u64,
+        op: PgOp,
+    },
     /// Let the primary accept writes until `sent_at + ms`.
-    RenewLease { epoch: Epoch, sent_at: Millis, ms: u64 },
+    RenewLease {
+        epoch: Epoch,
+        sent_at: Millis,
+        ms: u64,
+    },
     /// Stop it accepting writes now.
-    RevokeLease { epoch: Epoch, hint: String },
+    RevokeLease {
+        epoch: Epoch,
+        hint: String,
+    },
     /// Everything is stopped; the process may end.
     Exit,
 }
@@ -83,6 +107,7 @@ pub struct Node {
     pub(crate) local: Local,
     pub(crate) lead: Option<Lead>,
     pub(crate) pending: Option<crate::admin::Pending>,
+    pub(crate) checking: Option<crate::admin::Checking>,
     pub(crate) links: BTreeMap<NodeId, Link>,
     pub(crate) statuses: BTreeMap<NodeId, (NodeStatus, Millis)>,
     /// The newest word of a leader.
@@ -114,6 +139,7 @@ impl Node {
             local: Local::default(),
             lead: None,
             pending: None,
+            checking: None,
             links: BTreeMap::new(),
             statuses: BTreeMap::new(),
             beat: None,
@@ -252,7 +278,10 @@ impl Node {
             if !lead.gate.has(from) {
                 self.out.traces.push((
                     "pledged",
-                    format!("node {from} pledged term {term}, its WAL ends at {} on timeline {}", end.lsn, end.timeline),
+                    format!(
+                        "node {from} pledged term {term}, its WAL ends at {} on timeline {}",
+                        end.lsn, end.timeline
+                    ),
                 ));
             }
             lead.gate.record(from, end);
@@ -279,80 +308,6 @@ impl Node {
         let delay = rank * 60 + if witness { 200 } else { 0 };
         self.trace("suspect", format!("leader {leader} seems dead: {why}"));
         self.consensus.suspect_leader(self.now, delay);
-    }
-
-    /// Takes what Raft has ready: persists, sends, applies.
-    fn drain(&mut self) {
-        let settings = self.settings();
-        let drained = self.consensus.drain(self.now, &settings);
-        let persist = &mut self.out.persist;
-        if drained.persist.install.is_some() {
-            persist.entries.clear();
-            persist.compact = None;
-            persist.install = drained.persist.install;
-        }
-        if let Some(first) = drained.persist.entries.first() {
-            persist.entries.retain(|e| e.index < first.index);
-            persist.entries.extend(drained.persist.entries);
-        }
-        if drained.persist.hard_state.is_some() {
-            persist.hard_state = drained.persist.hard_state;
-        }
-        persist.sync |= drained.persist.sync;
-        for message in drained.messages {
-            self.out.messages.push((message.to, Wire::Raft(Box::new(message))));
-        }
-        if let Some(data) = drained.installed {
-            let cluster = serde_json::from_slice(&data).expect("only this crate writes the state");
-            self.cluster = Arc::new(cluster);
-        }
-        if !drained.committed.is_empty() {
-            self.apply(drained.committed);
-        }
-        self.compact();
-        if let (Some(at), Some(lead)) = (drained.confirmed_at, &mut self.lead) {
-            lead.confirmed_at = lead.confirmed_at.max(Some(at));
-        }
-    }
-
-    fn apply(&mut self, committed: Vec<crate::consensus::Committed>) {
-        let cluster = Arc::make_mut(&mut self.cluster);
-        for item in committed {
-            if item.data.is_empty() {
-                cluster.passed(item.index, item.term);
-                continue;
-            }
-            match Entry::decode(&item.data) {
-                Ok(entry) => {
-                    cluster.apply(item.index, item.term, &entry);
-                    if let Some((kind, node, message)) = describe(&entry) {
-                        let name = if kind == "appointed" { "appointed" } else { "committed" };
-                        self.out.traces.push((name, message));
-                        if kind == "node-removed" && node == Some(self.id) {
-                            self.removed = true;
-                        }
-                    }
-                }
-                // Written by a newer version: this node cannot know what the cluster decided.
-                Err(error) => {
-                    cluster.passed(item.index, item.term);
-                    self.out.traces.push((
-                        "unknown-entry",
-                        format!("entry {} of the cluster's log is not understood ({error}); upgrade this node", item.index),
-                    ));
-                }
-            }
-        }
-    }
-
-    /// Takes a state and forgets the old part of the log, when the log has grown or a node waits for a state.
-    fn compact(&mut self) {
-        let (applied, cluster) = (self.cluster.applied_index, Arc::clone(&self.cluster));
-        let state = || serde_json::to_vec(&*cluster).expect("the state is plain data");
-        if let Some(compact) = self.consensus.compact(applied, state) {
-            self.out.persist.compact = Some(compact);
-            self.out.persist.sync = true;
-        }
     }
 
     pub(crate) fn send(&mut self, to: NodeId, message: PeerMessage) {
@@ -407,6 +362,10 @@ impl Node {
             self.trace("postgres", format!("operation {id}: {}", op.name()));
             self.local.op = Some((id, op.clone()));
             self.local.maybe_started = !matches!(op, PgOp::Stop(_));
+            if matches!(op, PgOp::Follow(_) | PgOp::Rewind(_) | PgOp::Clone(_) | PgOp::Promote { .. }) {
+                // From here on the WAL may grow beyond what was pledged.
+                self.local.cut = None;
+            }
             // What it was told before is only known to be so again when this operation has succeeded.
             self.local.following = None;
         } else {

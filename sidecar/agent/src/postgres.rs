@@ -45,18 +45,28 @@ pub enum PgOp {
     /// Receive WAL from this server.
     Follow(Upstream),
     /// Leave recovery on exactly this timeline, with `sync` in force from the first write on.
-    Promote { timeline: Timeline, sync: SyncSet },
+    Promote {
+        timeline: Timeline,
+        sync: SyncSet,
+    },
     /// Give up the part of the own WAL that `upstream` does not have, and follow it.
     Rewind(Upstream),
     /// Copy the whole database from `upstream` into a side directory, put it in place, and follow.
     Clone(Upstream),
     /// Write the epoch's row and return when k standbys have it.
-    OpenEpoch { epoch: Epoch, timeline: Timeline, switch_lsn: Lsn, sync: SyncSet },
+    OpenEpoch {
+        epoch: Epoch,
+        timeline: Timeline,
+        switch_lsn: Lsn,
+        sync: SyncSet,
+    },
     /// Put `synchronous_standby_names` in force and report the barrier from which on every walsender follows it.
     SetSync(SyncSet),
     Checkpoint,
     /// Have exactly these physical slots for the peers.
     Slots(BTreeSet<NodeId>),
+    /// Ask PostgreSQL whether it takes these parameters; changes nothing.
+    CheckParameters(BTreeMap<String, String>),
     /// Make these the cluster's PostgreSQL parameters.
     Configure(BTreeMap<String, String>),
     /// Record committed entries in the database, in order.
@@ -91,6 +101,7 @@ impl PgOp {
             PgOp::SetSync(_) => "set-sync",
             PgOp::Checkpoint => "checkpoint",
             PgOp::Slots(_) => "slots",
+            PgOp::CheckParameters(_) => "check-parameters",
             PgOp::Configure(_) => "configure",
             PgOp::RecordEntries(_) => "record-entries",
         }
@@ -113,15 +124,25 @@ pub struct EntryRecord {
 pub enum PgOutcome {
     Done,
     /// `CutReception`: the end of the WAL, and the timeline it was written on.
-    Cut { timeline: Timeline, lsn: Lsn },
+    Cut {
+        timeline: Timeline,
+        lsn: Lsn,
+    },
     /// `Promote`: the new timeline and where it left the old one.
-    Promoted { timeline: Timeline, switch_lsn: Lsn },
+    Promoted {
+        timeline: Timeline,
+        switch_lsn: Lsn,
+    },
     /// `SetSync`: WAL up to here was acknowledged under the old rule at worst.
     SyncBarrier(Lsn),
     /// `Configure`: parameters that a restart must bring into force.
-    Configured { restart_required: Vec<String> },
+    Configured {
+        restart_required: Vec<String>,
+    },
     /// `RecordEntries`: the highest index that the database has.
-    Recorded { index: u64 },
+    Recorded {
+        index: u64,
+    },
 }
 
 /// Why an operation failed, for policy; the text is for people.

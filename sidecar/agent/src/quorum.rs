@@ -104,7 +104,9 @@ mod tests {
     fn subsets(items: &[NodeId], size: usize) -> Vec<u32> {
         (0u32..1 << items.len())
             .filter(|m| m.count_ones() as usize == size)
-            .map(|m| items.iter().enumerate().filter(|(i, _)| m >> i & 1 == 1).fold(0, |a, (_, n)| a | 1 << n))
+            .map(|m| {
+                items.iter().enumerate().filter(|(i, _)| m >> i & 1 == 1).fold(0, |a, (_, n)| a | 1 << n)
+            })
             .collect()
     }
 

@@ -11,14 +11,35 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Request {
-    SetSettings { patch: SettingsPatch },
+    SetSettings {
+        patch: SettingsPatch,
+    },
     /// `None` takes a parameter out.
-    SetDbConfig { set: BTreeMap<String, Option<String>> },
-    ChangeLeader { node: NodeId },
-    AddNode { ip: IpAddr, db_port: Option<u16>, api_port: Option<u16>, role: Role, auto_upgrade: bool },
-    UpgradeNode { node: NodeId, db_port: u16, api_port: u16 },
-    RemoveNode { node: NodeId },
-    NodeDown { node: NodeId, reason: String },
+    SetDbConfig {
+        set: BTreeMap<String, Option<String>>,
+    },
+    ChangeLeader {
+        node: NodeId,
+    },
+    AddNode {
+        ip: IpAddr,
+        db_port: Option<u16>,
+        api_port: Option<u16>,
+        role: Role,
+        auto_upgrade: bool,
+    },
+    UpgradeNode {
+        node: NodeId,
+        db_port: u16,
+        api_port: u16,
+    },
+    RemoveNode {
+        node: NodeId,
+    },
+    NodeDown {
+        node: NodeId,
+        reason: String,
+    },
 }
 
 /// What a request brought.

@@ -15,8 +15,9 @@ impl Span {
 
     /// Reads `500ms`, `1s`, `1m 30s`. The error is a sentence for the person who typed it.
     pub fn parse(text: &str) -> Result<Span, String> {
-        let parsed = humantime::parse_duration(text.trim())
-            .map_err(|e| format!("{text:?} is not a duration ({e}); write for example \"500ms\" or \"1s\""))?;
+        let parsed = humantime::parse_duration(text.trim()).map_err(|e| {
+            format!("{text:?} is not a duration ({e}); write for example \"500ms\" or \"1s\"")
+        })?;
         let ms = u64::try_from(parsed.as_millis()).unwrap_or(u64::MAX);
         if !(1..=3_600_000).contains(&ms) || parsed != Duration::from_millis(ms) {
             return Err(format!("{text:?} is out of range: whole milliseconds from 1ms to 1h are allowed"));
@@ -90,7 +91,11 @@ impl Settings {
     /// k for a cluster of `data_nodes` nodes that hold data, the leader among them.
     pub fn acknowledging_standbys(&self, data_nodes: usize) -> usize {
         let standbys = data_nodes.saturating_sub(1);
-        if self.quorum_replication { data_nodes / 2 } else { (self.replication_factor as usize).min(standbys) }
+        if self.quorum_replication {
+            data_nodes / 2
+        } else {
+            (self.replication_factor as usize).min(standbys)
+        }
     }
 
     /// How long a lease lasts from the moment its heartbeat was sent: three quarters of `node-timeout`, so that it has
@@ -126,7 +131,10 @@ impl Settings {
             return Err(format!("replication-factor is {}; it must be at most 64", self.replication_factor));
         }
         if !(1..=1000).contains(&self.autoremove_minimum) {
-            return Err(format!("autoremove-minimum is {}; it must be between 1 and 1000", self.autoremove_minimum));
+            return Err(format!(
+                "autoremove-minimum is {}; it must be between 1 and 1000",
+                self.autoremove_minimum
+            ));
         }
         Ok(())
     }
@@ -166,7 +174,9 @@ impl SettingsPatch {
             heartbeat_interval: self.heartbeat_interval.unwrap_or(old.heartbeat_interval),
             replication_factor: self.replication_factor.unwrap_or(old.replication_factor),
             quorum_replication: self.quorum_replication.unwrap_or(old.quorum_replication),
-            replication_retry_interval: self.replication_retry_interval.unwrap_or(old.replication_retry_interval),
+            replication_retry_interval: self
+                .replication_retry_interval
+                .unwrap_or(old.replication_retry_interval),
             autoremove_enabled: self.autoremove_enabled.unwrap_or(old.autoremove_enabled),
             autoremove_minimum: self.autoremove_minimum.unwrap_or(old.autoremove_minimum),
         }

@@ -51,7 +51,7 @@ fn limit(op: &PgOp) -> Duration {
         PgOp::Rewind(_) => 4 * 3600,
         PgOp::Clone(_) => 7 * 24 * 3600,
         PgOp::OpenEpoch { .. } => 600,
-        PgOp::SetSync(_) | PgOp::Slots(_) | PgOp::Configure(_) => 60,
+        PgOp::SetSync(_) | PgOp::Slots(_) | PgOp::CheckParameters(_) | PgOp::Configure(_) => 60,
         PgOp::RecordEntries(_) => 30,
         PgOp::Checkpoint => 3600,
     })
@@ -114,6 +114,9 @@ async fn run_process(inner: &Arc<Inner>, op: PgOp) -> Result<PgOutcome> {
 async fn run_beside(inner: &Arc<Inner>, op: PgOp) -> Result<PgOutcome> {
     if let PgOp::Configure(parameters) = op {
         return sync::configure(inner, parameters).await;
+    }
+    if let PgOp::CheckParameters(parameters) = op {
+        return sync::check_parameters(inner, &parameters).await;
     }
     if inner.postmaster().is_none() {
         return Err(not_running(op.name()));

@@ -144,7 +144,8 @@ pub fn spawn(config: &PostgresConfig, extra: &[&str]) -> Result<tokio::process::
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log));
     command.process_group(0).kill_on_drop(false);
     // The sidecar's own surroundings must not reach into the server.
-    for name in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGOPTIONS"] {
+    // A backtrace would stand in the details of errors that the extension passes on.
+    for name in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGOPTIONS", "RUST_BACKTRACE"] {
         command.env_remove(name);
     }
     command.spawn().map_err(io(format!("starting {}", program.display())))

@@ -87,6 +87,16 @@ pub async fn configure(inner: &Arc<Inner>, parameters: BTreeMap<String, String>)
     configured(refused, pending_restart(&session).await?)
 }
 
+/// Whether PostgreSQL would take these parameters; the failure says which it refuses and why.
+pub async fn check_parameters(inner: &Arc<Inner>, parameters: &BTreeMap<String, String>) -> Result<PgOutcome> {
+    let refused = refused_parameters(inner, parameters).await?;
+    if refused.is_empty() {
+        return Ok(PgOutcome::Done);
+    }
+    let list: Vec<String> = refused.into_values().collect();
+    Err(failure(format!("PostgreSQL refuses the change, nothing was changed: {}", list.join("; "))))
+}
+
 fn configured(refused: BTreeMap<String, String>, restart_required: Vec<String>) -> Result<PgOutcome> {
     if refused.is_empty() {
         return Ok(PgOutcome::Configured { restart_required });

@@ -1,6 +1,6 @@
 //! What must hold at all times, one function each.
 
-use crate::postgres::Waiter;
+use crate::postgres::{Waiter, What};
 use crate::world::{Time, World};
 use pgquorum_agent::entry::{Appointment, Entry};
 use pgquorum_agent::message::Wire;
@@ -49,8 +49,11 @@ impl Check {
         self.acks.iter().filter(|a| a.strong).count()
     }
 
-    pub fn last_ack(&self) -> Time {
-        self.acks.last().map_or(0, |a| a.at)
+    /// The longest time without an acknowledged write since `from`.
+    pub fn longest_gap(&self, from: Time) -> Time {
+        let mut times = vec![from];
+        times.extend(self.acks.iter().map(|a| a.at).filter(|&at| at > from));
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
     }
 }
 
@@ -67,9 +70,27 @@ impl World {
             // The cluster was told to promise nothing: what is gone now is forgiven.
             self.check.acks.retain(|a| server.has(a.index, a.uid));
         }
-        let lost = self.check.acks.iter().find(|a| a.strong && a.epoch < epoch && !server.has(a.index, a.uid)).copied();
+        let lost = self
+            .check
+            .acks
+            .iter()
+            .find(|a| a.strong && a.epoch < epoch && !server.has(a.index, a.uid))
+            .copied();
         if let Some(lost) = lost {
             self.check.fail(now, format!("node {node} opens epoch {epoch} without {lost:?}"));
+        }
+        // What it had to wait for; the rule in force may have moved on since.
+        let rule = self
+            .check
+            .appointments
+            .get(&epoch)
+            .map_or_else(SyncSet::default, |a| a.durability.sync_set(node));
+        let row =
+            server.wal.iter().rposition(|r| r.what == What::Epoch(epoch)).map(|i| (i, server.wal[i].uid));
+        let has = |n: &&NodeId| row.is_some_and(|(i, uid)| self.machines[n].server.has(i, uid));
+        let have = rule.standbys.iter().filter(has).count();
+        if row.is_none() || have < rule.k {
+            self.check.fail(now, format!("epoch {epoch} is opened while {have} of {rule:?} have its row"));
         }
         self.check_rule(node);
     }
@@ -81,7 +102,13 @@ impl World {
         let server = &self.machines[&node].server;
         let newest = (self.check.durability.0, self.check.durability.1.k);
         let strong = server.sync.k > 0 && newest.1 > 0 || self.check.durability.1.voters.len() == 1;
-        self.check.acks.push(Ack { uid: waiter.uid, index: waiter.index, epoch: waiter.epoch, at: now, strong });
+        self.check.acks.push(Ack {
+            uid: waiter.uid,
+            index: waiter.index,
+            epoch: waiter.epoch,
+            at: now,
+            strong,
+        });
         let later = self.check.opened.range(waiter.epoch + 1..).map(|(&e, &v)| (e, v)).collect::<Vec<_>>();
         for (epoch, (opened, primary)) in later {
             if waiter.entered > opened {
@@ -92,7 +119,11 @@ impl World {
                 self.check.fail(now, text);
             }
             let has = self.machines[&primary].server.has(waiter.index, waiter.uid);
-            if strong && epoch == self.check.newest_epoch() && self.machines[&primary].server.is_primary() && !has {
+            if strong
+                && epoch == self.check.newest_epoch()
+                && self.machines[&primary].server.is_primary()
+                && !has
+            {
                 let text = format!(
                     "node {node} acknowledges write {} of epoch {} that epoch {epoch} does not have",
                     waiter.uid, waiter.epoch
@@ -105,7 +136,8 @@ impl World {
     /// (c) A timeline is written by one process only.
     pub fn check_writer(&mut self, node: NodeId, run: u64, timeline: Timeline) {
         if self.check.writers.get(&timeline) != Some(&(node, run)) {
-            let text = format!("node {node} writes on timeline {timeline}, which was not given to this process");
+            let text =
+                format!("node {node} writes on timeline {timeline}, which was not given to this process");
             self.check.fail(self.now, text);
         }
     }
@@ -128,7 +160,8 @@ impl World {
         for (_, wire) in messages {
             let Wire::Raft(message) = wire else { continue };
             let kind = message.get_msg_type();
-            if !matches!(kind, MessageType::MsgHeartbeat | MessageType::MsgAppend | MessageType::MsgSnapshot) {
+            if !matches!(kind, MessageType::MsgHeartbeat | MessageType::MsgAppend | MessageType::MsgSnapshot)
+            {
                 continue;
             }
             let leader = *self.check.leaders.entry(message.term).or_insert(node);
@@ -149,10 +182,14 @@ impl World {
         }
         let mut problem = None;
         for record in cluster.log.iter().rev().take_while(|r| r.index > m.checked) {
-            let known =
-                self.check.entries.entry(record.index).or_insert_with(|| (record.term, record.payload.clone()));
+            let known = self
+                .check
+                .entries
+                .entry(record.index)
+                .or_insert_with(|| (record.term, record.payload.clone()));
             if *known != (record.term, record.payload.clone()) {
-                problem = Some(format!("entry {} differs on node {node}: {known:?}, {record:?}", record.index));
+                problem =
+                    Some(format!("entry {} differs on node {node}: {known:?}, {record:?}", record.index));
             }
             if let Entry::Appoint(a) = &record.payload
                 && *self.check.appointments.entry(a.epoch).or_insert_with(|| a.clone()) != *a
@@ -185,7 +222,8 @@ impl World {
         let bad = |rule: &&SyncSet| !durability.meets(node, rule);
         let rules = server.senders.iter().filter(|(n, s)| s.rule.standbys.contains(n)).map(|(_, s)| &s.rule);
         if let Some(rule) = std::iter::once(&server.sync).chain(rules).find(bad) {
-            let text = format!("node {node} waits for {rule:?}, which does not meet the committed {durability:?}");
+            let text =
+                format!("node {node} waits for {rule:?}, which does not meet the committed {durability:?}");
             self.check.fail(self.now, text);
         }
     }
@@ -195,7 +233,8 @@ impl World {
         let now = self.now;
         let Some((&epoch, &(_, primary))) = self.check.opened.last_key_value() else { return };
         let server = &self.machines[&primary].server;
-        let lost: Vec<_> = self.check.acks.iter().filter(|a| a.strong && !server.has(a.index, a.uid)).collect();
+        let lost: Vec<_> =
+            self.check.acks.iter().filter(|a| a.strong && !server.has(a.index, a.uid)).collect();
         if !lost.is_empty() {
             let text = format!("epoch {epoch} on node {primary} lacks {} writes: {:?}", lost.len(), lost[0]);
             self.check.fail(now, text);

@@ -61,7 +61,18 @@ impl World {
         let node = self.some_node();
         let lasts: Time = self.rng.random_range(50..4000);
         let leader = self.open_leader().filter(|_| self.rng.random_bool(0.5)).unwrap_or(node);
-        match self.rng.random_range(0..12) {
+        match self.rng.random_range(0..14) {
+            12 | 13 => {
+                // Told to stop; after a while it is killed, as a service manager would.
+                if self.machines[&leader].alive() {
+                    self.note(leader, "told to leave");
+                    self.input(leader, Input::Leave);
+                    self.script(lasts * 2, move |w| {
+                        w.kill_sidecar(leader);
+                        w.start(leader);
+                    });
+                }
+            }
             0 => {
                 self.kill_node(leader);
                 self.script(lasts, move |w| w.start(leader));
@@ -97,6 +108,12 @@ impl World {
                     }
                 }
                 self.note(leader, format!("partition, kind {one_way}"));
+                self.script(lasts, |w| w.heal_network());
+            }
+            8 if self.rng.random_bool(0.3) => {
+                let peer = self.some_node();
+                self.note(leader, format!("its stream to node {peer} stalls"));
+                self.net.wal_blocks.extend([(leader, peer), (peer, leader)]);
                 self.script(lasts, |w| w.heal_network());
             }
             8 => {
@@ -153,6 +170,7 @@ impl World {
                 let patch = SettingsPatch {
                     quorum_replication: Some(self.rng.random_bool(0.5)),
                     replication_factor: Some(self.rng.random_range(1..3)),
+                    autoremove_enabled: Some(self.rng.random_bool(0.2)),
                     ..SettingsPatch::default()
                 };
                 Request::SetSettings { patch }
@@ -194,7 +212,8 @@ impl World {
     pub fn newest_members(&self) -> Vec<NodeId> {
         let clusters = self.machines.values().filter_map(|m| m.agent.as_ref()).map(|a| a.cluster());
         let newest = clusters.max_by_key(|c| c.applied_index);
-        newest.map_or_else(Vec::new, |c| c.members.values().filter(|m| m.holds_data()).map(|m| m.id).collect())
+        newest
+            .map_or_else(Vec::new, |c| c.members.values().filter(|m| m.holds_data()).map(|m| m.id).collect())
     }
 
     /// (f) One open primary, and every other data node streams from it.

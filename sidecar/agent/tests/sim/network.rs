@@ -11,6 +11,8 @@ pub struct Network {
     blocked: BTreeSet<(NodeId, NodeId)>,
     /// The same for the stream of WAL alone; a stream may live where the sidecars do not reach each other.
     pub wal_open: BTreeSet<(NodeId, NodeId)>,
+    /// And one that is broken where the sidecars do reach each other.
+    pub wal_blocks: BTreeSet<(NodeId, NodeId)>,
     pub loss: f64,
     pub duplication: f64,
     pub delay: (Time, Time),
@@ -21,6 +23,7 @@ impl Default for Network {
         Network {
             blocked: BTreeSet::new(),
             wal_open: BTreeSet::new(),
+            wal_blocks: BTreeSet::new(),
             loss: 0.0,
             duplication: 0.0,
             delay: (1, 4),
@@ -48,7 +51,8 @@ impl Network {
 
     /// Whether the stream of WAL gets through.
     pub fn wal_blocked(&self, from: NodeId, to: NodeId) -> bool {
-        self.is_blocked(from, to) && !self.wal_open.contains(&(from, to))
+        self.wal_blocks.contains(&(from, to))
+            || self.is_blocked(from, to) && !self.wal_open.contains(&(from, to))
     }
 
     pub fn delay(&self, rng: &mut SmallRng) -> Time {

@@ -44,7 +44,11 @@ impl World {
             ..PgObservation::default()
         };
         let life = m.life;
-        let late = if self.rng.random_bool(0.1) { self.rng.random_range(0..40) } else { self.rng.random_range(0..4) };
+        let late = if self.rng.random_bool(0.1) {
+            self.rng.random_range(0..40)
+        } else {
+            self.rng.random_range(0..4)
+        };
         // Late, but never in another order.
         let m = self.machines.get_mut(&node).expect("machines stay");
         m.observed_at = m.observed_at.max(self.now + late);

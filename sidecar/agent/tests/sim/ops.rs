@@ -156,7 +156,8 @@ impl World {
                     self.append(node, What::Other);
                 }
                 self.check_rule(node);
-                let switch_lsn = self.machines[&node].server.history.last().map_or(Default::default(), |h| h.1);
+                let switch_lsn =
+                    self.machines[&node].server.history.last().map_or(Default::default(), |h| h.1);
                 Stage::Ends(Ok(PgOutcome::Promoted { timeline, switch_lsn }))
             }
             PgOp::Rewind(upstream) => self.rewind(node, upstream.node, op.stage),
@@ -304,7 +305,9 @@ impl World {
                 let has = |n: &&NodeId| s.senders.get(n).is_some_and(|x| x.flush >= row.end);
                 match sync.standbys.iter().filter(has).count() >= sync.k {
                     true => done(),
-                    false if now >= op.since + 5000 => failure(PgFailureKind::TimedOut, "no standby has the row"),
+                    false if now >= op.since + 5000 => {
+                        failure(PgFailureKind::TimedOut, "no standby has the row")
+                    }
                     false => Stage::Wait(3),
                 }
             }

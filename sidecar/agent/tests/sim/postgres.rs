@@ -113,7 +113,12 @@ impl Server {
     /// A database as `initdb` and copies of it make it, shut down.
     pub fn initial() -> Server {
         let record = |i: u64| Record { uid: i, timeline: 1, end: Lsn(1000 + i * 10), what: What::Other };
-        Server { process: PgProcess::Stopped, wal: (1..=3).map(record).collect(), clean: true, ..Server::absent() }
+        Server {
+            process: PgProcess::Stopped,
+            wal: (1..=3).map(record).collect(),
+            clean: true,
+            ..Server::absent()
+        }
     }
 
     pub fn is_running(&self) -> bool {

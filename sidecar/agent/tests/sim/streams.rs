@@ -56,10 +56,18 @@ impl World {
         }
     }
 
-    pub fn wal_arrives(&mut self, to: NodeId, generation: u64, first: usize, records: Vec<crate::postgres::Record>) {
+    pub fn wal_arrives(
+        &mut self,
+        to: NodeId,
+        generation: u64,
+        first: usize,
+        records: Vec<crate::postgres::Record>,
+    ) {
         let now = self.now;
         let Some(m) = self.machines.get_mut(&to) else { return };
-        let Some(receiver) = m.server.receiver.as_mut().filter(|r| r.generation == generation) else { return };
+        let Some(receiver) = m.server.receiver.as_mut().filter(|r| r.generation == generation) else {
+            return;
+        };
         let upstream = receiver.upstream;
         let again = if self.net.wal_blocked(upstream, to) { 20 } else { 3 };
         if again == 20 || first > m.server.wal.len() {
@@ -84,7 +92,9 @@ impl World {
             return;
         }
         let server = &mut self.machines.get_mut(&to).expect("machines stay").server;
-        let Some(sender) = server.senders.get_mut(&from).filter(|s| s.generation == generation) else { return };
+        let Some(sender) = server.senders.get_mut(&from).filter(|s| s.generation == generation) else {
+            return;
+        };
         sender.flush = sender.flush.max(flush);
         sender.heard = now;
         if server.is_primary() {
@@ -116,8 +126,7 @@ impl World {
         own.receiver = Some(Receiver { generation, upstream, heard: now });
         let up = &mut self.machines.get_mut(&upstream).expect("machines stay").server;
         let rule = up.sync.clone();
-        up.senders
-            .insert(standby, Sender { generation, sent, flush, rule, last_arrival: now, heard: now });
+        up.senders.insert(standby, Sender { generation, sent, flush, rule, last_arrival: now, heard: now });
         self.confirmed(standby, upstream, generation, flush);
         self.pump(upstream);
         self.after(2, Event::Observe { node: standby, again: false });

@@ -350,6 +350,23 @@ impl World {
             self.traces.push((self.now, node, kind, text));
         }
         self.check_raft(node, &output.messages);
+        if self.setup.verbose {
+            for (to, wire) in &output.messages {
+                if let Wire::Raft(m) = wire
+                    && !matches!(m.get_msg_type() as i32, 8 | 9)
+                {
+                    println!(
+                        "{:>6} node {node} -> {to}: {:?} term {} index {} commit {} reject {}",
+                        self.now,
+                        m.get_msg_type(),
+                        m.term,
+                        m.index,
+                        m.commit,
+                        m.reject
+                    );
+                }
+            }
+        }
         for (to, wire) in output.messages {
             let times = self.net.arrivals(&mut self.rng, node, to);
             if !self.machines.contains_key(&to) {

@@ -1,0 +1,120 @@
+//! Giving leadership up: because the server is gone, because it was asked for, or because somebody else must have it.
+
+use super::{HAND_OVER_MS, Phase};
+use crate::entry::Appointment;
+use crate::node::Node;
+use crate::postgres::{PgOp, PgProcess, StopMode};
+use crate::types::NodeId;
+
+impl Node {
+    /// A leader without its server is none.
+    pub(super) fn check_primary_lives(&mut self) {
+        let Some(lead) = &self.lead else { return };
+        let process = self.local.obs.process;
+        let gone = match lead.phase {
+            // Until the promotion is over the server may well be in recovery.
+            Phase::Promoting(_) => matches!(process, PgProcess::Stopped | PgProcess::Absent),
+            _ => !self.local.promoted || matches!(process, PgProcess::Stopped | PgProcess::Absent),
+        };
+        if gone {
+            self.trace("primary-lost", "this node's server is gone; leadership is given up".to_owned());
+            self.local.promoted = false;
+            self.abdicate("its server is gone");
+        }
+    }
+
+    /// Gives leadership to whoever can take it over at once, or else back to an election.
+    pub(super) fn abdicate(&mut self, why: &str) {
+        self.fence(why.to_owned());
+        match self.successor() {
+            Some(to) => {
+                self.trace("hand-over", format!("leadership is offered to node {to}: {why}"));
+                let settings = self.settings();
+                self.consensus.transfer(self.now, to, &settings);
+                self.enter(Phase::Offered(to));
+            }
+            None => self.stand_again(why),
+        }
+    }
+
+    /// Steps down and stands for election in a new term; an epoch is never appointed twice.
+    pub(super) fn stand_again(&mut self, why: &str) {
+        self.trace("step-down", format!("this node stands for election again: {why}"));
+        let settings = self.settings();
+        self.consensus.step_down(self.now, &settings);
+        self.lead = None;
+        self.consensus.campaign_now(self.now);
+    }
+
+    /// The voter that should lead if this node stops: connected, streaming, furthest.
+    pub(crate) fn successor(&self) -> Option<NodeId> {
+        let fresh = self.now.saturating_sub(2 * self.cluster.settings.node_timeout.ms());
+        self.cluster
+            .durability
+            .voters
+            .iter()
+            .copied()
+            .filter(|&n| n != self.id && self.linked(n) && self.consensus.is_up_to_date(n))
+            .filter_map(|n| self.statuses.get(&n).map(|(status, at)| (n, status, *at)))
+            .filter(|(_, status, at)| *at >= fresh && status.pid != 0)
+            .max_by_key(|(n, status, _)| (status.position, u64::MAX - n))
+            .map(|(n, _, _)| n)
+    }
+
+    /// Starts a planned change of leader; the caller has checked that `to` can take over.
+    pub(crate) fn begin_hand_over(&mut self, to: NodeId) {
+        let Some(lead) = &self.lead else { return };
+        let Phase::Open(appointment) = lead.phase.clone() else { return };
+        self.trace("hand-over", format!("planned change of leader to node {to}"));
+        self.enter(Phase::Preparing(appointment, to));
+        self.start_operation(PgOp::Checkpoint);
+    }
+
+    pub(super) fn stop_for_hand_over(&mut self, appointment: Appointment, to: NodeId) {
+        self.fence(format!("leadership goes to node {to}"));
+        self.enter(Phase::Stopping(appointment, to));
+        self.start_operation(PgOp::Stop(StopMode::Fast));
+    }
+
+    pub(super) fn drive_hand_over(&mut self) {
+        let Some(lead) = &self.lead else { return };
+        let late = self.now >= lead.phase_since + HAND_OVER_MS;
+        let node_timeout = self.cluster.settings.node_timeout.ms();
+        match lead.phase.clone() {
+            Phase::Preparing(appointment, to) => {
+                self.renew_lease(false);
+                self.check_primary_lives();
+                if late && self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Preparing(..))) {
+                    self.stop_for_hand_over(appointment, to);
+                }
+            }
+            Phase::Stopping(_, to) => {
+                let stopped = matches!(self.local.obs.process, PgProcess::Stopped | PgProcess::Absent);
+                if stopped && self.local.op.is_none() {
+                    self.offer(to);
+                } else if late && self.local.op.is_none() {
+                    self.start_operation(PgOp::Stop(StopMode::Immediate));
+                }
+            }
+            Phase::Offered(to) if self.now >= lead.phase_since + node_timeout => {
+                self.stand_again(&format!("node {to} did not take leadership"));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn offer(&mut self, to: NodeId) {
+        let settings = self.settings();
+        self.consensus.transfer(self.now, to, &settings);
+        self.enter(Phase::Offered(to));
+    }
+
+    pub(crate) fn server_stopped(&mut self, ok: bool) {
+        let Some(lead) = &self.lead else { return };
+        if let Phase::Stopping(_, to) = lead.phase
+            && ok
+        {
+            self.offer(to);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What the leader keeps in order while its primary is open: durability, slots, records, members.
+
+use super::RECORD_BATCH;
+use crate::entry::Entry;
+use crate::node::Node;
+use crate::postgres::PgOp;
+use crate::quorum::{Step, next_step};
+use crate::rules::{Rule, holds};
+use crate::types::NodeId;
+use std::collections::BTreeSet;
+
+impl Node {
+    /// Whether the log, the settings and the server agree on who acknowledges.
+    pub(crate) fn durability_settled(&self) -> bool {
+        let Some(lead) = &self.lead else { return false };
+        let wanted = self.cluster.wanted_durability();
+        self.cluster.durability == wanted
+            && lead.in_force == wanted.sync_set(self.id)
+            && lead.changing_sync.is_none()
+    }
+
+    /// One step towards the durability that members and settings ask for.
+    pub(super) fn keep_durability(&mut self) {
+        let now = self.now;
+        let Some(lead) = &mut self.lead else { return };
+        if let Some((sync, Some(barrier))) = &lead.changing_sync {
+            // Every walsender that is there must have shown that it follows the new rule.
+            // And everything from before it, which fewer standbys may have acknowledged, must be on as many as the new
+            // rule asks for, or pledges that meet the new rule might miss it.
+            let standbys = &self.local.obs.standbys;
+            let concerned = |n: &NodeId| sync.standbys.contains(n) || lead.in_force.standbys.contains(n);
+            let follows =
+                |n: &NodeId, acknowledges: bool| acknowledges == (sync.k > 0 && sync.standbys.contains(n));
+            let mut streaming = standbys.iter().filter(|s| s.streaming && concerned(&s.node));
+            let follow = streaming.all(|s| s.flush_lsn >= *barrier && follows(&s.node, s.acknowledges));
+            let have = standbys
+                .iter()
+                .filter(|s| sync.standbys.contains(&s.node) && s.flush_lsn >= *barrier)
+                .count();
+            if follow && (have >= sync.k || !holds(Rule::SyncBarrier)) {
+                lead.in_force = sync.clone();
+                lead.changing_sync = None;
+                lead.sync_unsure = false;
+            }
+            return;
+        }
+        if lead.changing_sync.is_some() || now < lead.retry_sync_at || self.consensus.has_pending_change() {
+            return;
+        }
+        let target = self.cluster.wanted_durability();
+        if !target.voters.contains(&self.id) {
+            return;
+        }
+        let mut step = next_step(self.id, &self.cluster.durability, &lead.in_force, &target);
+        if !holds(Rule::GrowFirstShrinkLast) && self.cluster.durability != target {
+            step = Step::Commit(target.clone());
+        } else if lead.sync_unsure && matches!(step, Step::Commit(_)) {
+            // The rule in force is not known for sure: one is set and verified before anything rests on it.
+            let wanted = target.sync_set(self.id);
+            let meets = self.cluster.durability.meets(self.id, &wanted) && target.meets(self.id, &wanted);
+            step = Step::Sync(if meets { wanted } else { lead.in_force.clone() });
+        }
+        match step {
+            Step::Done => {}
+            Step::Sync(sync) => {
+                lead.changing_sync = Some((sync.clone(), None));
+                self.start_operation(PgOp::SetSync(sync));
+            }
+            Step::Commit(durability) => {
+                lead.retry_sync_at = now + 200;
+                self.propose(&Entry::Durability(durability));
+            }
+        }
+    }
+
+    /// One checkpoint must finish after the promotion, or nobody can be rewound to this server.
+    pub(super) fn keep_checkpoint(&mut self) {
+        let running = self.local.side_ops.values().any(|op| matches!(op, PgOp::Checkpoint));
+        let Some(lead) = &self.lead else { return };
+        if !lead.checkpointed && !running && self.now >= lead.retry_checkpoint_at {
+            self.start_operation(PgOp::Checkpoint);
+        }
+    }
+
+    pub(super) fn keep_slots(&mut self) {
+        let wanted: BTreeSet<NodeId> = self
+            .cluster
+            .members
+            .values()
+            .filter(|m| m.holds_data() && m.id != self.id)
+            .map(|m| m.id)
+            .collect();
+        let Some(lead) = &mut self.lead else { return };
+        if lead.slots.as_ref() != Some(&wanted) && self.now >= lead.retry_slots_at {
+            lead.slots = Some(wanted.clone());
+            self.start_operation(PgOp::Slots(wanted));
+        }
+    }
+
+    pub(super) fn record_entries(&mut self) {
+        let Some(lead) = &mut self.lead else { return };
+        let recorded = self.local.obs.recorded_index;
+        if lead.recording
+            || self.now < lead.retry_record_at
+            || self.cluster.log.back().is_none_or(|r| r.index <= recorded)
+        {
+            return;
+        }
+        let mut records = self.cluster.records_after(recorded);
+        records.truncate(RECORD_BATCH);
+        if !records.is_empty() {
+            lead.recording = true;
+            self.start_operation(PgOp::RecordEntries(records));
+        }
+    }
+
+    pub(super) fn upgrade_listeners(&mut self) {
+        if self.pending.is_some() || !self.durability_settled() || self.consensus.has_pending_change() {
+            return;
+        }
+        let ready = self.cluster.members.values().find(|m| m.auto_upgrade && self.catching_up(m.id).is_ok());
+        if let Some(member) = ready {
+            let (node, db_port, api_port) = (member.id, member.db_port, member.api_port);
+            self.propose_upgrade(node, db_port, api_port);
+        }
+    }
+
+    pub(super) fn raise_recovered_nodes(&mut self) {
+        let down: Vec<NodeId> = self.cluster.members.values().filter(|m| m.down).map(|m| m.id).collect();
+        for node in down {
+            let well = self.catching_up(node).is_ok() && self.linked(node);
+            let Some(lead) = &mut self.lead else { return };
+            if !well {
+                lead.down_unwell.insert(node);
+            } else if lead.down_unwell.contains(&node) && self.pending.is_none() && self.durability_settled()
+            {
+                self.propose_up(node);
+                return;
+            }
+        }
+    }
+
+    /// Removes nodes that half of the cluster has not seen for long, where the settings allow it.
+    pub(super) fn remove_unseen_nodes(&mut self) {
+        let settings = &self.cluster.settings;
+        if !settings.autoremove_enabled || self.pending.is_some() || !self.durability_settled() {
+            return;
+        }
+        let (patience, members) = (10 * settings.node_timeout.ms(), self.cluster.members.len());
+        let fresh = self.now.saturating_sub(2 * settings.node_timeout.ms());
+        let minimum = settings.autoremove_minimum as usize;
+        for node in self.cluster.members.keys().copied().filter(|&n| n != self.id).collect::<Vec<_>>() {
+            let seen_by = self
+                .cluster
+                .members
+                .keys()
+                .filter(|&&m| m != node)
+                .filter(|&&m| {
+                    if m == self.id {
+                        return self.linked(node);
+                    }
+                    self.statuses.get(&m).is_some_and(|(s, at)| *at >= fresh && s.sees.contains(&node))
+                })
+                .count();
+            let now = self.now;
+            let Some(lead) = &mut self.lead else { return };
+            if seen_by * 2 >= members {
+                lead.unseen_since.remove(&node);
+                continue;
+            }
+            let since = *lead.unseen_since.entry(node).or_insert(now);
+            if now >= since + patience && members > minimum {
+                let reason = "half of the cluster has not seen it for long (auto-remove)".to_owned();
+                if self.propose_removal(node, reason) {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! From Raft to the replicated state: what became durable, what was committed, what can be forgotten.
+
+use super::Node;
+use crate::cluster::describe;
+use crate::entry::Entry;
+use crate::message::Wire;
+use std::sync::Arc;
+
+impl Node {
+    /// Takes what Raft has ready: persists, sends, applies.
+    pub(super) fn drain(&mut self) {
+        let settings = self.settings();
+        let drained = self.consensus.drain(self.now, &settings);
+        let persist = &mut self.out.persist;
+        if drained.persist.install.is_some() {
+            persist.entries.clear();
+            persist.compact = None;
+            persist.install = drained.persist.install;
+        }
+        if let Some(first) = drained.persist.entries.first() {
+            persist.entries.retain(|e| e.index < first.index);
+            persist.entries.extend(drained.persist.entries);
+        }
+        if drained.persist.hard_state.is_some() {
+            persist.hard_state = drained.persist.hard_state;
+        }
+        persist.sync |= drained.persist.sync;
+        for message in drained.messages {
+            self.out.messages.push((message.to, Wire::Raft(Box::new(message))));
+        }
+        if let Some(data) = drained.installed {
+            let cluster = serde_json::from_slice(&data).expect("only this crate writes the state");
+            self.cluster = Arc::new(cluster);
+        }
+        if !drained.committed.is_empty() {
+            self.apply(drained.committed);
+        }
+        self.compact();
+        if let (Some(at), Some(lead)) = (drained.confirmed_at, &mut self.lead) {
+            lead.confirmed_at = lead.confirmed_at.max(Some(at));
+        }
+    }
+
+    pub(super) fn apply(&mut self, committed: Vec<crate::consensus::Committed>) {
+        let cluster = Arc::make_mut(&mut self.cluster);
+        for item in committed {
+            if item.data.is_empty() {
+                cluster.passed(item.index, item.term);
+                continue;
+            }
+            match Entry::decode(&item.data) {
+                Ok(entry) => {
+                    cluster.apply(item.index, item.term, &entry);
+                    if let Some((kind, node, message)) = describe(&entry) {
+                        let name = if kind == "appointed" { "appointed" } else { "committed" };
+                        self.out.traces.push((name, message));
+                        if kind == "node-removed" && node == Some(self.id) {
+                            self.removed = true;
+                        }
+                    }
+                }
+                // Written by a newer version: this node cannot know what the cluster decided.
+                Err(error) => {
+                    cluster.passed(item.index, item.term);
+                    self.out.traces.push((
+                        "unknown-entry",
+                        format!(
+                            "entry {} of the cluster's log is not understood ({error}); upgrade this node",
+                            item.index
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Takes a state and forgets the old part of the log, when the log has grown or a node waits for a state.
+    pub(super) fn compact(&mut self) {
+        let (applied, cluster) = (self.cluster.applied_index, Arc::clone(&self.cluster));
+        let state = || serde_json::to_vec(&*cluster).expect("the state is plain data");
+        if let Some(compact) = self.consensus.compact(applied, state) {
+            self.out.persist.compact = Some(compact);
+            self.out.persist.sync = true;
+        }
+    }
+}

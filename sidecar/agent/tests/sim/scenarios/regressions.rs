@@ -1,0 +1,101 @@
+//! Faults that the simulator found once.
+
+use super::{at_work, heals, next_primary, others};
+use crate::world::Setup;
+use pgquorum_agent::member::Role;
+use pgquorum_agent::request::Request;
+
+/// The epoch could not open without a standby that could not be rewound before the epoch was open.
+#[test]
+fn a_diverged_standby_that_is_needed_to_open_is_rewound_first() {
+    for seed in 0..5 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3).with_k(2));
+        let epoch = w.check.newest_epoch();
+        let standbys = others(&w, leader);
+        // The old primary has WAL that nobody else has.
+        w.net.block_both(leader, standbys[0]);
+        w.net.block_both(leader, standbys[1]);
+        w.run(300);
+        w.kill_node(leader);
+        w.run(100);
+        w.heal_network();
+        w.run(1500);
+        w.start(leader);
+        next_primary(&mut w, epoch, 12_000);
+        heals(w);
+    }
+}
+
+/// A lone voter sent no heartbeats, and a lost state was never sent again: a new node could wait for ever.
+#[test]
+fn a_new_node_gets_its_state_over_a_bad_network() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 1));
+        w.net.loss = 0.5;
+        let id = w.join(leader, Role::Node);
+        w.run(3000);
+        w.net.loss = 0.0;
+        let end = w.now + 20_000;
+        assert!(
+            w.run_until(end, |w| w.machines[&id].server.receiver.is_some()),
+            "seed {seed}: {}",
+            w.describe()
+        );
+        heals(w);
+    }
+}
+
+/// Only one checkpoint was tried, and without one nobody can be rewound.
+#[test]
+fn a_failed_checkpoint_is_tried_again() {
+    let (mut w, leader) = at_work(Setup::new(3, 3));
+    let epoch = w.check.newest_epoch();
+    w.net.block_both(leader, others(&w, leader)[0]);
+    w.net.block_both(leader, others(&w, leader)[1]);
+    w.run(300);
+    w.kill_node(leader);
+    w.heal_network();
+    next_primary(&mut w, epoch, 4000);
+    w.op_failures = 1.0;
+    w.run(400);
+    heals(w);
+}
+
+/// Leadership was offered for ever to a node that had no vote.
+#[test]
+fn a_node_marked_down_that_is_needed_gets_its_vote_back() {
+    for seed in 0..20 {
+        let (mut w, leader) = at_work(Setup::new(seed, 5).with_k(1));
+        let epoch = w.check.newest_epoch();
+        let node = others(&w, leader)[0];
+        // Only this node gets the last writes; it is marked down, and the leader dies before that has any effect on
+        // the durability.
+        for &far in &others(&w, leader)[1..] {
+            w.net.wal_blocks.extend([(leader, far), (far, leader)]);
+        }
+        w.run(200);
+        w.request(leader, Request::NodeDown { node, reason: "a mistake".to_owned() });
+        w.run(4 + seed);
+        w.kill_node(leader);
+        w.net.wal_blocks.clear();
+        next_primary(&mut w, epoch, 12_000);
+        heals(w);
+    }
+}
+
+/// A removed node was counted for pledges and acknowledgements that it could not give any more.
+#[test]
+fn a_removal_that_the_leader_does_not_survive_strands_nobody() {
+    for seed in 0..20 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        let node = others(&w, leader)[0];
+        w.request(leader, Request::RemoveNode { node });
+        w.run(1 + seed * 3);
+        w.kill_node(leader);
+        w.run(2000);
+        w.start(leader);
+        next_primary(&mut w, epoch, 10_000);
+        heals(w);
+    }
+}

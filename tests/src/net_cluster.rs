@@ -1,0 +1,235 @@
+//! A cluster whose nodes are machines of a [`Network`], made by `init`, `join` and `run` as on several machines.
+
+use crate::command::binary;
+use crate::user::server_directory;
+use crate::{CLIENT, Network, PATIENCE, Probe, ProbeOptions, await_until, request_to};
+use postgres::{Client, Config, NoTls};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+const API_PORT: u16 = 8008;
+const DB_PORT: u16 = 5432;
+
+/// A running cluster. Destroyed at the end, or left with its logs when the test fails.
+pub struct NetCluster {
+    pub network: Network,
+    dir: PathBuf,
+    size: u64,
+    sidecars: Mutex<BTreeMap<u64, Child>>,
+    token: String,
+    password: String,
+}
+
+impl NetCluster {
+    /// A cluster of `size` nodes that all stream.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    pub fn start(size: u64) -> NetCluster {
+        let dir = server_directory("pgquorum-net-");
+        // The servers' user may not be able to enter the folder that the program was built in.
+        std::fs::copy(binary(), dir.join("pgquorum")).expect("a copy of the program");
+        let mut cluster = NetCluster {
+            network: Network::new(size),
+            dir,
+            size,
+            sidecars: Mutex::default(),
+            token: String::new(),
+            password: String::new(),
+        };
+        let ip = cluster.network.address(1).to_string();
+        let first = cluster.node_dir(1);
+        cluster.program(1, &["init", "--dir", &text(&first), "--ip", &ip]);
+        let (token, secrets) = (first.join("state/token"), first.join("state/secrets.toml"));
+        cluster.token = read(&token).trim().to_owned();
+        let password = read(&secrets).lines().find_map(|l| l.strip_prefix("superuser-password = ").map(unquoted));
+        cluster.password = password.expect("the password in secrets.toml");
+        cluster.start_node(1);
+        cluster.await_leader(&[1]);
+        let leader = format!("http://{ip}:{API_PORT}");
+        for id in 2..=size {
+            let (ip, dir) = (cluster.network.address(id).to_string(), text(&cluster.node_dir(id)));
+            let (token, secrets) = (text(&token), text(&secrets));
+            let given = ["--secrets", &secrets, "--token-file", &token, "--dir", &dir, "--ip", &ip];
+            cluster.program(id, &[["join", "--no-run", "--leader", &leader].as_slice(), &given].concat());
+            cluster.start_node(id);
+            cluster.await_streaming(id as usize - 1);
+        }
+        cluster
+    }
+
+    fn node_dir(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("node{id}"))
+    }
+
+    pub fn ids(&self) -> Vec<u64> {
+        (1..=self.size).collect()
+    }
+
+    pub fn others(&self, than: u64) -> Vec<u64> {
+        self.ids().into_iter().filter(|id| *id != than).collect()
+    }
+
+    /// Runs the program to its end on a node.
+    fn program(&self, id: u64, args: &[&str]) {
+        let mut command = self.network.server_command(id, &self.dir.join("pgquorum"));
+        let out = command.args(args).current_dir(&self.dir).stdin(Stdio::null()).output().expect("the program");
+        assert!(out.status.success(), "{}: {}", args[0], String::from_utf8_lossy(&out.stderr));
+    }
+
+    /// Starts the sidecar of a node.
+    pub fn start_node(&self, id: u64) {
+        let dir = self.node_dir(id);
+        let log = File::options().create(true).append(true).open(dir.join("sidecar.log")).expect("the log");
+        let mut command = self.network.server_command(id, &self.dir.join("pgquorum"));
+        command.arg("run").arg("--config").arg(dir.join("node.toml")).current_dir(&self.dir);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the sidecar");
+        self.sidecars.lock().expect("not poisoned").insert(id, child);
+    }
+
+    /// SIGKILL to all that runs on a node.
+    pub fn kill(&self, id: u64) {
+        self.network.kill_all(id);
+        if let Some(mut child) = self.sidecars.lock().expect("not poisoned").remove(&id) {
+            let _ = child.wait();
+        }
+    }
+
+    /// A request from the client's place.
+    pub fn request(&self, id: u64, method: &str, path: &str) -> Result<(u16, Value), String> {
+        let to = SocketAddr::from((self.network.address(id), API_PORT));
+        let send = || request_to(to, Some(&self.token), method, path, None);
+        self.network.inside(CLIENT, send).map_err(|e| e.to_string())
+    }
+
+    /// The epoch in which a node says that it leads.
+    pub fn leads(&self, id: u64) -> Option<u64> {
+        match self.request(id, "GET", "/is-leader") {
+            Ok((200, answer)) => answer["epoch"].as_u64(),
+            _ => None,
+        }
+    }
+
+    /// Waits until one of these says that it leads; returns it and its epoch.
+    pub fn await_leader(&self, among: &[u64]) -> (u64, u64) {
+        await_until(PATIENCE, &format!("a leader among {among:?}"), || {
+            among.iter().find_map(|id| Some((*id, self.leads(*id)?))).ok_or_else(|| self.seen())
+        })
+    }
+
+    pub fn leader(&self) -> (u64, u64) {
+        self.await_leader(&self.ids())
+    }
+
+    /// Waits until `n` nodes stream from the leader.
+    pub fn await_streaming(&self, n: usize) {
+        await_until(PATIENCE, &format!("{n} nodes that stream"), || {
+            let leader = self.ids().into_iter().find(|id| self.leads(*id).is_some()).ok_or_else(|| self.seen())?;
+            let (_, map) = self.request(leader, "GET", "/map")?;
+            let streams = |node: &&Value| {
+                node["state"] == "replica" && node["streaming"] == true && node["role"] == "node"
+            };
+            let count = map["nodes"].as_array().into_iter().flatten().filter(streams).count();
+            if count == n { Ok(()) } else { Err(map.to_string()) }
+        });
+    }
+
+    /// What the nodes say, for messages.
+    fn seen(&self) -> String {
+        let one = |id| match self.request(id, "GET", "/is-leader") {
+            Ok((code, answer)) => format!("node {id}: {code} {answer}"),
+            Err(why) => format!("node {id}: {why}"),
+        };
+        self.ids().into_iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The connection string of all nodes.
+    pub fn dsn(&self) -> String {
+        let hosts: Vec<String> =
+            self.ids().iter().map(|id| format!("{}:{DB_PORT}", self.network.address(*id))).collect();
+        let (password, hosts) = (&self.password, hosts.join(","));
+        format!("postgresql://postgres:{password}@{hosts}/postgres?target_session_attrs=read-write")
+    }
+
+    /// A session of the client on this very node.
+    pub fn connect(&self, id: u64) -> Result<Client, postgres::Error> {
+        let mut config = Config::new();
+        config.host(self.network.address(id).to_string()).port(DB_PORT).user("postgres").dbname("postgres");
+        config.password(&self.password).connect_timeout(Duration::from_secs(2));
+        config.tcp_user_timeout(Duration::from_secs(5)).application_name("pgquorum-tests");
+        self.network.inside(CLIENT, || config.connect(NoTls))
+    }
+
+    /// One value as text from one node.
+    pub fn ask(&self, id: u64, query: &str) -> Result<String, String> {
+        let mut client = self.connect(id).map_err(|e| format!("{e:?}"))?;
+        let row = client.query_one(query, &[]).map_err(|e| format!("{e:?}"))?;
+        row.try_get::<_, Option<String>>(0).map(Option::unwrap_or_default).map_err(|e| e.to_string())
+    }
+
+    /// Tries to write on a node; the answer of the server.
+    pub fn write(&self, id: u64) -> Result<(), String> {
+        let mut client = self.connect(id).map_err(|e| format!("{e:?}"))?;
+        let sql = "SET statement_timeout = '3s'; CREATE TABLE IF NOT EXISTS pgquorum_writable (node bigint); \
+                   INSERT INTO pgquorum_writable VALUES (0)";
+        client.batch_execute(sql).map_err(|e| format!("{e:?}"))
+    }
+
+    /// Waits until a node has replayed what the leader has written so far.
+    pub fn await_replayed(&self, id: u64) {
+        let (leader, _) = self.leader();
+        let lsn = self.ask(leader, "SELECT pg_current_wal_flush_lsn()::text").expect("the leader's position");
+        let sql = format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{lsn}', true)::text");
+        await_until(PATIENCE, &format!("node {id} replays up to {lsn}"), || match self.ask(id, &sql)?.as_str() {
+            "true" => Ok(()),
+            other => Err(other.to_owned()),
+        });
+    }
+
+    /// Writers at the client's place.
+    pub fn probe(&self, options: &ProbeOptions) -> Probe {
+        Probe::launch(self.network.command(CLIENT, &binary()), &self.dsn(), options)
+    }
+
+    /// One node leads, says so alone, and alone takes writes.
+    ///
+    /// # Panics
+    /// Two nodes accept writes, or none does.
+    pub fn assert_one_writable(&self) {
+        let open: Vec<u64> = self.ids().into_iter().filter(|id| self.write(*id).is_ok()).collect();
+        let lead: Vec<u64> = self.ids().into_iter().filter(|id| self.leads(*id).is_some()).collect();
+        assert_eq!((open.len(), &open), (1, &lead), "nodes {open:?} take writes, {lead:?} lead");
+    }
+}
+
+impl Drop for NetCluster {
+    fn drop(&mut self) {
+        self.network.heal();
+        for id in self.ids() {
+            self.kill(id);
+        }
+        if std::thread::panicking() {
+            eprintln!("logs and data of the failed test are kept in {}", self.dir.display());
+        } else if let Err(e) = std::fs::remove_dir_all(&self.dir) {
+            eprintln!("{} could not be removed: {e}", self.dir.display());
+        }
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn unquoted(value: &str) -> String {
+    value.trim().trim_matches('"').to_owned()
+}

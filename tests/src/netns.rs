@@ -1,0 +1,253 @@
+//! Machines that are network namespaces: one a node, one for the client, and a router between them that can drop packets
+//! from one to another without a sound, in one direction or in both. Neither side sees a closed connection or an error,
+//! as when a switch dies. Needs root and `ip`; addresses are used inside these namespaces only.
+
+use crate::user::{SERVER_USER, is_root};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The client's place in the network; nodes have their own numbers.
+pub const CLIENT: u64 = 100;
+
+const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
+const SUBNET: &str = "10.77.0.0/24";
+/// Names begin with this and the number of the process that made them.
+const PREFIX: &str = "pgqtest";
+
+/// Namespaces and what is dropped between them. All are removed, with the processes in them, when this is dropped.
+pub struct Network {
+    tag: String,
+    places: Vec<u64>,
+    dropped: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Network {
+    /// Why there can be no namespaces here, if so.
+    pub fn refused() -> Option<String> {
+        if !is_root() {
+            return Some("network namespaces need root".to_owned());
+        }
+        let name = format!("{PREFIX}-{}-try", std::process::id());
+        let made = ip(&["netns", "add", &name]);
+        let _ = ip(&["netns", "del", &name]);
+        made.err()
+    }
+
+    /// A network with nodes 1 to `nodes` and the client, in which everybody reaches everybody.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    pub fn new(nodes: u64) -> Network {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        remove_left_overs();
+        let tag = format!("{PREFIX}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let network = Network {
+            tag,
+            places: (1..=nodes).chain([CLIENT]).collect(),
+            dropped: Mutex::new(Vec::new()),
+        };
+        let router = network.router();
+        must(&["netns", "add", &router]);
+        must(&["-n", &router, "link", "set", "lo", "up"]);
+        for place in &network.places {
+            network.connect(*place);
+        }
+        let forward = || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
+        network.inside_of(&router, forward).expect("forwarding between the namespaces");
+        network
+    }
+
+    /// The places are not on one wire but behind a router, because a router can be told by sender and receiver what to
+    /// drop. The address still says that they share a subnet: that is what rules for neighbours go by.
+    fn connect(&self, place: u64) {
+        let (router, space) = (self.router(), self.namespace(place));
+        let (port, address) = (format!("to{place}"), self.address(place));
+        let (gateway, host) = (format!("{ROUTER}/32"), format!("{address}/32"));
+        let (inside, via) = (format!("{address}/24"), ROUTER.to_string());
+        must(&["netns", "add", &space]);
+        must(&["link", "add", &port, "netns", &router, "type", "veth", "peer", "name", "eth0", "netns", &space]);
+        must(&["-n", &router, "link", "set", &port, "up"]);
+        must(&["-n", &router, "addr", "add", &gateway, "dev", &port]);
+        must(&["-n", &router, "route", "add", &host, "dev", &port]);
+        must(&["-n", &space, "link", "set", "lo", "up"]);
+        must(&["-n", &space, "link", "set", "eth0", "up"]);
+        must(&["-n", &space, "addr", "add", &inside, "dev", "eth0", "noprefixroute"]);
+        must(&["-n", &space, "route", "add", &gateway, "dev", "eth0"]);
+        must(&["-n", &space, "route", "add", SUBNET, "via", &via]);
+    }
+
+    pub fn address(&self, place: u64) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, 0, u8::try_from(place).expect("places are below 254"))
+    }
+
+    fn router(&self) -> String {
+        format!("{}-router", self.tag)
+    }
+
+    fn namespace(&self, place: u64) -> String {
+        format!("{}-{place}", self.tag)
+    }
+
+    /// From now on nothing that `from` sends reaches `to`.
+    pub fn drop_packets(&self, from: u64, to: u64) {
+        self.rule("add", from, to);
+        self.dropped.lock().expect("not poisoned").push((from, to));
+    }
+
+    /// Neither hears the other any more.
+    pub fn cut(&self, one: u64, other: u64) {
+        self.drop_packets(one, other);
+        self.drop_packets(other, one);
+    }
+
+    /// Everybody reaches everybody again.
+    pub fn heal(&self) {
+        for (from, to) in self.dropped.lock().expect("not poisoned").drain(..) {
+            self.rule("del", from, to);
+        }
+    }
+
+    fn rule(&self, change: &str, from: u64, to: u64) {
+        let (from, to) = (self.address(from).to_string(), self.address(to).to_string());
+        must(&["-n", &self.router(), "rule", change, "from", &from, "to", &to, "blackhole"]);
+    }
+
+    /// Does something from a place; connections that it opens stay there.
+    pub fn inside<T: Send>(&self, place: u64, work: impl FnOnce() -> T + Send) -> T {
+        self.inside_of(&self.namespace(place), work)
+    }
+
+    fn inside_of<T: Send>(&self, space: &str, work: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(file_of(space)).expect("the namespace");
+        // A namespace belongs to a thread, so a thread of its own leaves all others where they are.
+        std::thread::scope(|scope| {
+            let entered = scope.spawn(move || {
+                setns(file, CloneFlags::CLONE_NEWNET).expect("entering the namespace");
+                work()
+            });
+            entered.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// A command that runs at a place as root. The process that is started becomes the program, so its id is the same.
+    pub fn command(&self, place: u64, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(place)]).arg(program);
+        command
+    }
+
+    /// The same as the user that servers run as.
+    pub fn server_command(&self, place: u64, program: &Path) -> Command {
+        let mut command = self.command(place, Path::new("setpriv"));
+        command.args(["--reuid", SERVER_USER, "--regid", SERVER_USER, "--clear-groups", "--"]).arg(program);
+        command.env("HOME", "/var/lib/postgresql").env("USER", SERVER_USER);
+        command
+    }
+
+    /// SIGKILL to everything that runs at a place.
+    pub fn kill_all(&self, place: u64) {
+        kill_all(&self.namespace(place));
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for place in &self.places {
+            remove(&self.namespace(*place));
+        }
+        remove(&self.router());
+    }
+}
+
+fn file_of(space: &str) -> PathBuf {
+    Path::new("/run/netns").join(space)
+}
+
+/// Only what runs in a namespace of our own is found this way, so nothing else is ever hit.
+fn kill_all(space: &str) {
+    // What forks while it is being killed is found the next time.
+    for _ in 0..20 {
+        let listed = ip(&["netns", "pids", space]).unwrap_or_default();
+        let pids: Vec<i32> = listed.lines().filter_map(|l| l.trim().parse().ok()).collect();
+        if pids.is_empty() {
+            return;
+        }
+        for pid in pids {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+fn remove(space: &str) {
+    if file_of(space).exists() {
+        kill_all(space);
+        let _ = ip(&["netns", "del", space]);
+    }
+}
+
+/// Those of a test that was killed before it could tidy up.
+fn remove_left_overs() {
+    let names = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    for name in names.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+        let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1)?.parse::<u32>().ok());
+        if maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            remove(&name);
+        }
+    }
+}
+
+fn must(args: &[&str]) {
+    ip(args).unwrap_or_else(|e| panic!("{e}"));
+}
+
+fn ip(args: &[&str]) -> Result<String, String> {
+    let said = |why: &str| format!("ip {}: {}", args.join(" "), why.trim());
+    let out = Command::new("ip").args(args).stdin(Stdio::null()).output().map_err(|e| said(&e.to_string()))?;
+    match out.status.success() {
+        true => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
+        false => Err(said(&String::from_utf8_lossy(&out.stderr))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    #[test]
+    fn packets_are_dropped_in_the_direction_that_was_named() {
+        if let Some(why) = Network::refused() {
+            eprintln!("skipped: {why}");
+            return;
+        }
+        let network = Network::new(2);
+        let socket = |place| {
+            let address = (network.address(place), 999);
+            let socket = network.inside(place, || UdpSocket::bind(address)).expect("a socket");
+            socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+            socket
+        };
+        let (one, two) = (socket(1), socket(2));
+        let passes = |from: &UdpSocket, to: &UdpSocket| {
+            let sent = from.send_to(b"x", to.local_addr().expect("bound"));
+            assert!(sent.is_ok(), "who sends notices nothing: {sent:?}");
+            to.recv(&mut [0; 8]).is_ok()
+        };
+        assert!(passes(&one, &two) && passes(&two, &one));
+        network.drop_packets(1, 2);
+        assert!(!passes(&one, &two) && passes(&two, &one));
+        network.heal();
+        network.cut(1, 2);
+        assert!(!passes(&one, &two) && !passes(&two, &one));
+        network.heal();
+        assert!(passes(&one, &two) && passes(&two, &one));
+    }
+}

@@ -1,0 +1,148 @@
+//! The network fails, not the machines: packets are dropped without a sound, in both directions or in one.
+
+use pgquorum_tests::{NetCluster, Network, ProbeOptions, await_until};
+use std::time::Duration;
+
+/// Says why a scenario cannot run here, so that nobody takes it for done.
+fn possible() -> bool {
+    let refused = Network::refused();
+    if let Some(why) = &refused {
+        eprintln!("SKIPPED: {why}");
+    }
+    refused.is_none()
+}
+
+fn writers() -> ProbeOptions {
+    ProbeOptions { clients: 4, interval_ms: 2, ..ProbeOptions::default() }
+}
+
+#[test]
+fn a_leader_in_a_black_hole_is_replaced_and_comes_back() {
+    if !possible() {
+        return;
+    }
+    let cluster = NetCluster::start(3);
+    let (old, epoch) = cluster.leader();
+    let probe = cluster.probe(&writers());
+    let mut session = cluster.connect(old).expect("a session on the leader");
+    session.batch_execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)").expect("a write");
+    for other in cluster.others(old) {
+        cluster.network.cut(old, other);
+    }
+    // The client still reaches all three.
+    let (new, later) = cluster.await_leader(&cluster.others(old));
+    assert!(later > epoch, "a new leader, a new epoch");
+    assert_eq!(cluster.leads(old), None, "the old leader does not say that it leads");
+    let refused = cluster.write(old);
+    assert!(refused.is_err(), "the old leader takes writes that nobody else has");
+    await_until(Duration::from_secs(20), "the old leader ends its sessions", || {
+        match session.simple_query("SELECT 1") {
+            Ok(_) => Err("the session goes on".to_owned()),
+            Err(_) => Ok(()),
+        }
+    });
+    await_until(Duration::from_secs(20), "the new leader takes writes", || cluster.write(new));
+    cluster.network.heal();
+    cluster.await_streaming(2);
+    cluster.await_replayed(old);
+    assert_eq!(cluster.ask(old, "SELECT count(*)::text FROM kept"), Ok("1".to_owned()));
+    cluster.assert_one_writable();
+    let report = probe.finish();
+    report.assert_nothing_lost();
+    assert!(report.longest_gap_ms < 10_000.0, "writes stood still for {} ms", report.longest_gap_ms);
+}
+
+/// It goes on sending, so the others could believe for ever that all is well.
+#[test]
+fn a_leader_that_hears_nobody_gives_up_its_place() {
+    if !possible() {
+        return;
+    }
+    let cluster = NetCluster::start(3);
+    let (old, epoch) = cluster.leader();
+    let probe = cluster.probe(&writers());
+    for other in cluster.others(old) {
+        cluster.network.drop_packets(other, old);
+    }
+    let (_, later) = cluster.await_leader(&cluster.others(old));
+    assert!(later > epoch, "a new leader, a new epoch");
+    assert_eq!(cluster.leads(old), None, "the old leader does not say that it leads");
+    assert!(cluster.write(old).is_err(), "the old leader takes writes that nobody else has");
+    cluster.network.heal();
+    cluster.await_streaming(2);
+    cluster.assert_one_writable();
+    probe.finish().assert_nothing_lost();
+}
+
+#[test]
+fn a_leader_that_nobody_hears_is_replaced() {
+    if !possible() {
+        return;
+    }
+    let cluster = NetCluster::start(3);
+    let (old, epoch) = cluster.leader();
+    let probe = cluster.probe(&writers());
+    for other in cluster.others(old) {
+        cluster.network.drop_packets(old, other);
+    }
+    let (_, later) = cluster.await_leader(&cluster.others(old));
+    assert!(later > epoch, "a new leader, a new epoch");
+    assert!(cluster.write(old).is_err(), "the old leader takes writes that nobody else has");
+    cluster.network.heal();
+    cluster.await_streaming(2);
+    cluster.assert_one_writable();
+    probe.finish().assert_nothing_lost();
+}
+
+/// What is cut between a follower and the others, and how it looks from the leader.
+fn follower_behind(cut: fn(&NetCluster, u64, u64, u64)) {
+    if !possible() {
+        return;
+    }
+    let cluster = NetCluster::start(3);
+    let (leader, epoch) = cluster.leader();
+    let others = cluster.others(leader);
+    let (deaf, well) = (others[0], others[1]);
+    let probe = cluster.probe(&writers());
+    cut(&cluster, leader, deaf, well);
+    // Long enough that every timer of the follower has run out several times.
+    await_until(Duration::from_secs(60), "the follower does not stream", || {
+        let sql = format!("SELECT count(*)::text FROM pg_stat_replication WHERE application_name = 'pgquorum_{deaf}'");
+        match cluster.ask(leader, &sql)?.as_str() {
+            "0" => Ok(()),
+            n => Err(format!("{n} streams")),
+        }
+    });
+    assert_eq!(cluster.leads(leader), Some(epoch), "the follower deposed a healthy leader");
+    assert_eq!(cluster.leads(deaf), None);
+    assert!(cluster.write(deaf).is_err(), "a follower takes writes");
+    cluster.write(leader).expect("the leader and one follower are a majority");
+    cluster.network.heal();
+    cluster.await_streaming(2);
+    cluster.await_replayed(deaf);
+    assert_eq!(cluster.leader(), (leader, epoch), "the leader kept its place");
+    cluster.assert_one_writable();
+    let report = probe.finish();
+    report.assert_nothing_lost();
+    // The other follower acknowledges all the time.
+    assert!(report.longest_gap_ms < 2_000.0, "writes stood still for {} ms", report.longest_gap_ms);
+}
+
+#[test]
+fn a_follower_that_is_cut_off_catches_up() {
+    follower_behind(|cluster, leader, deaf, well| {
+        cluster.network.cut(deaf, leader);
+        cluster.network.cut(deaf, well);
+    });
+}
+
+#[test]
+fn a_follower_that_does_not_hear_the_leader_deposes_nobody() {
+    follower_behind(|cluster, leader, deaf, _| cluster.network.drop_packets(leader, deaf));
+}
+
+/// It reaches the other follower, which hears the leader well.
+#[test]
+fn a_follower_that_is_cut_from_the_leader_alone_deposes_nobody() {
+    follower_behind(|cluster, leader, deaf, _| cluster.network.cut(leader, deaf));
+}
