@@ -40,11 +40,13 @@ pub enum PgOp {
     Start,
     Stop(StopMode),
     /// Stop receiving WAL, durably (a restart does not resume it), and report how far the WAL reaches once no
-    /// receiver is left and the end is known. On a server that is not running it fails.
+    /// receiver is left and the end is known. On a server that is not running, or is a primary, it fails.
     CutReception,
     /// Receive WAL from this server.
     Follow(Upstream),
     /// Leave recovery on exactly this timeline, with `sync` in force from the first write on.
+    /// A server that is a primary on it already only gets `sync`; a standby whose WAL is on it already refuses, because
+    /// nothing may be written on a timeline twice.
     Promote {
         timeline: Timeline,
         sync: SyncSet,
@@ -195,6 +197,7 @@ pub struct StandbyState {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PgObservation {
     pub process: PgProcess,
+    /// Tells one run of the server from the next; what is said of a process that was stopped is not believed.
     pub pid: u32,
     pub system_identifier: u64,
     pub in_recovery: bool,

@@ -415,46 +415,4 @@ impl World {
     pub fn digest(&self) -> u64 {
         self.digest.finish()
     }
-
-    // What scripts do to nodes.
-
-    pub fn kill_sidecar(&mut self, id: NodeId) {
-        let Some(m) = self.machines.get_mut(&id) else { return };
-        if m.agent.take().is_none() {
-            return;
-        }
-        m.life += 1;
-        m.frozen = false;
-        m.disk.crash(&mut self.rng);
-        m.inbox.clear();
-        self.note(id, "sidecar dies");
-        self.abandon_operations(id);
-        let soon = self.rng.random_range(3..20);
-        self.after(soon, Event::Upkeep { again: false });
-    }
-
-    pub fn kill_server(&mut self, id: NodeId) {
-        let m = self.machines.get_mut(&id).expect("machines stay");
-        m.server.halt(false);
-        self.note(id, "server dies");
-        self.after(3, Event::Observe { node: id, again: false });
-        self.after(5, Event::Upkeep { again: false });
-    }
-
-    /// As a power cut.
-    pub fn kill_node(&mut self, id: NodeId) {
-        self.kill_sidecar(id);
-        self.kill_server(id);
-    }
-
-    pub fn freeze(&mut self, id: NodeId) {
-        self.note(id, "sidecar frozen");
-        self.machines.get_mut(&id).expect("machines stay").frozen = true;
-    }
-
-    pub fn thaw(&mut self, id: NodeId) {
-        self.machines.get_mut(&id).expect("machines stay").frozen = false;
-        self.note(id, "sidecar thawed");
-        self.work(id);
-    }
 }
