@@ -14,6 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 
 /// How long a change may take before its outcome is called unknown.
 const PENDING_MS: Millis = 15_000;
+/// How long a request waits for the leader's own work on members and durability.
+const PATIENCE_MS: Millis = 5_000;
 /// A listener has caught up, a successor is close enough, when it lacks no more than this.
 const CAUGHT_UP_BYTES: u64 = 1 << 20;
 /// A change of leader to a node further behind than this would keep writers waiting.
@@ -27,6 +29,14 @@ pub struct Pending {
     id: u64,
     until: Millis,
     goal: Goal,
+}
+
+/// A request that waits until the leader has finished what it does by itself.
+#[derive(Debug)]
+pub struct Waiting {
+    id: u64,
+    request: Request,
+    until: Millis,
 }
 
 /// PostgreSQL parameters that the server is being asked about.
@@ -75,8 +85,13 @@ impl Node {
         if !self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Open(_))) {
             return self.reject_no_leader(id);
         }
-        let busy = self.pending.is_some() || self.checking.is_some();
-        if busy || self.consensus.has_pending_change() || !self.durability_settled() {
+        let busy = self.pending.is_some() || self.checking.is_some() || self.waiting.is_some();
+        if !busy && !self.at_rest() {
+            // What the leader does by itself takes moments; nobody should have to ask twice because of it.
+            self.waiting = Some(Waiting { id, request, until: self.now + PATIENCE_MS });
+            return;
+        }
+        if busy {
             let text = "another change of members, settings or leader is on its way; try again when it is done \
                         (GET /map and GET /config show it)";
             return self.reject(id, RejectionKind::ChangeInFlight, "change_in_flight", text.to_owned());
@@ -94,6 +109,25 @@ impl Node {
             Request::RemoveNode { node } => self.remove_node(id, node),
             Request::NodeDown { node, reason } => self.node_down(id, node, reason),
         }
+    }
+
+    /// Nothing is under way that members, settings or durability depend on.
+    fn at_rest(&self) -> bool {
+        !self.consensus.has_pending_change() && self.durability_settled()
+    }
+
+    /// Takes the request that waited for the leader's own work, as soon as that is done.
+    fn drive_waiting(&mut self) {
+        let leads = self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Open(_)));
+        let ready = !leads || self.at_rest();
+        let now = self.now;
+        let Some(waiting) = self.waiting.take_if(|w| ready || now >= w.until) else { return };
+        if ready {
+            return self.requested(waiting.id, waiting.request);
+        }
+        let text = "a change of members or durability is still on its way (GET /map shows it); nothing was changed, \
+                    try again when it is done";
+        self.reject(waiting.id, RejectionKind::ChangeInFlight, "change_in_flight", text.to_owned());
     }
 
     fn reject_no_leader(&mut self, id: u64) {
@@ -395,6 +429,7 @@ impl Node {
 
     /// Answers the pending request when its effect is there, or cannot come any more.
     pub(crate) fn drive_pending(&mut self) {
+        self.drive_waiting();
         let Some(pending) = &self.pending else { return };
         let id = pending.id;
         if let Some(reply) = self.reached(&pending.goal) {

@@ -108,6 +108,7 @@ pub struct Node {
     pub(crate) lead: Option<Lead>,
     pub(crate) pending: Option<crate::admin::Pending>,
     pub(crate) checking: Option<crate::admin::Checking>,
+    pub(crate) waiting: Option<crate::admin::Waiting>,
     pub(crate) links: BTreeMap<NodeId, Link>,
     pub(crate) statuses: BTreeMap<NodeId, (NodeStatus, Millis)>,
     /// The newest word of a leader.
@@ -140,6 +141,7 @@ impl Node {
             lead: None,
             pending: None,
             checking: None,
+            waiting: None,
             links: BTreeMap::new(),
             statuses: BTreeMap::new(),
             beat: None,

@@ -18,6 +18,8 @@ pub struct StatusArgs {
 pub struct Map {
     #[serde(default, deserialize_with = "leader")]
     pub leader: Option<u64>,
+    #[serde(default, rename = "change-in-flight")]
+    pub change_in_flight: bool,
     #[serde(default)]
     pub nodes: Vec<MapNode>,
 }

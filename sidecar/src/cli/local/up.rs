@@ -284,7 +284,7 @@ async fn change_settings(
     leader.client().call(Method::POST, "/config", Some(&patch)).await.map(drop)
 }
 
-/// Waits until every node streams and those that were added now are full nodes.
+/// Waits until every node streams, those that were added now are full nodes, and commits wait for them.
 async fn await_all(
     cluster: &LocalCluster,
     joined: &BTreeSet<u64>,
@@ -308,7 +308,7 @@ async fn await_all(
                 waiting.push(node);
             }
         }
-        if waiting.is_empty() {
+        if waiting.is_empty() && !map.change_in_flight {
             return Ok(());
         }
         if Instant::now() > deadline {

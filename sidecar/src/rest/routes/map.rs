@@ -10,8 +10,11 @@ use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 #[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct ClusterMap {
     leader: Option<NodeId>,
+    /// A change of members, settings or durability is on its way.
+    change_in_flight: bool,
     nodes: Vec<NodeInfo>,
 }
 
@@ -22,5 +25,9 @@ pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
 
 fn map(api: &Api) -> Result<ClusterMap, Refusal> {
     let view = api.member_view()?;
-    Ok(ClusterMap { leader: view.leader.as_ref().map(|leader| leader.id), nodes: NodeInfo::all(&view) })
+    Ok(ClusterMap {
+        leader: view.leader.as_ref().map(|leader| leader.id),
+        change_in_flight: view.change_in_flight,
+        nodes: NodeInfo::all(&view),
+    })
 }
