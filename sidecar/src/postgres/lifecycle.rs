@@ -1,7 +1,7 @@
 //! Start, adopt, follow, stop.
 
 use super::PgEvent;
-use super::error::{Result, blocking, failure, io, not_running, timed_out};
+use super::error::{Result, blocking, failure, no_data, io, not_running, timed_out};
 use super::process::{self, Postmaster, Status};
 use super::session::{Manner, Session};
 use super::state::Inner;
@@ -123,11 +123,21 @@ fn died(inner: &Inner, offset: u64) -> pgquorum_agent::postgres::PgFailure {
     } else {
         format!("its log says: {tail}")
     };
-    failure(format!(
-        "PostgreSQL ended while it was starting; {said} (see {})",
-        inner.config.log_file.display()
-    ))
+    let message =
+        format!("PostgreSQL ended while it was starting; {said} (see {})", inner.config.log_file.display());
+    if DAMAGE.iter().any(|sign| tail.contains(sign)) { no_data(message) } else { failure(message) }
 }
+
+/// What PostgreSQL says when its data cannot be used any more: no later start can succeed. Anything else (a port in
+/// use, a full disk, a wrong parameter) may pass, and is no reason to replace a database.
+const DAMAGE: &[&str] = &[
+    "could not locate a valid checkpoint record",
+    "could not locate required checkpoint record",
+    "incorrect checksum in control file",
+    "control file appears to be corrupt",
+    "invalid checkpoint record",
+    "could not open file \"global/pg_control\"",
+];
 
 /// Waits until the server answers. Recovery may take long: the bound is that of the operation.
 pub async fn wait_until_ready(inner: &Arc<Inner>, offset: u64) -> Result<()> {
