@@ -84,12 +84,13 @@ pub enum ConfigError {
 impl NodeConfig {
     /// Reads and checks the file; relative paths become absolute.
     pub fn load(path: &Path) -> Result<NodeConfig, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let mut config: NodeConfig = toml::from_str(&text)
             .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string() })?;
         let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let base = std::path::absolute(base).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let base = std::path::absolute(base)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let paths = [Some(&mut config.data_dir), Some(&mut config.state_dir), Some(&mut config.bin_dir)];
         let optional = [
             config.socket_dir.as_mut(),
@@ -183,8 +184,8 @@ impl Secrets {
     }
 
     pub fn load(path: &Path) -> Result<Secrets, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         // The parser's own message could quote a secret, so it is not passed on.
         toml::from_str(&text).map_err(|_| ConfigError::Parse {
             path: path.to_owned(),

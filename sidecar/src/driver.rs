@@ -92,7 +92,7 @@ impl Driver {
                         self.check_identity(observation.system_identifier)?;
                         Input::Postgres(observation)
                     }
-                    PgEvent::Done { id, result, .. } => Input::PostgresDone { id, result },
+                    PgEvent::Done { id, result } => Input::PostgresDone { id, result },
                     PgEvent::Exited { pid, status } => {
                         self.traces.add("postgres", format!("the server (process {pid}) ended: {status}"));
                         continue;

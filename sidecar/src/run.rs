@@ -31,7 +31,9 @@ pub enum RunError {
     Postgres(#[from] PostgresError),
     #[error(transparent)]
     Driver(#[from] DriverError),
-    #[error("the sidecar must not run as root, because PostgreSQL does not: run it as the user that owns the data")]
+    #[error(
+        "the sidecar must not run as root, because PostgreSQL does not: run it as the user that owns the data"
+    )]
     Root,
     #[error("cannot read the token file: {0}")]
     Token(String),
@@ -74,8 +76,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
         let _ = rest_stopped.await;
     }));
     watch_signals(inputs).map_err(RunError::Signals)?;
-    let sources =
-        Sources { inputs: inputs_receiver, postgres: postgres_events, requests: requests_receiver };
+    let sources = Sources { inputs: inputs_receiver, postgres: postgres_events, requests: requests_receiver };
     let ended = driver.run(sources).await;
     if let Err(error) = &ended {
         tracing::error!(%error, "the sidecar cannot go on");
@@ -91,7 +92,8 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
 fn start_logging(config: &NodeConfig) {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // A second call in one process (tests) keeps the first subscriber.
     let _ = if config.log_json { builder.json().try_init() } else { builder.try_init() };
 }
@@ -102,17 +104,21 @@ fn rest_config(config: &NodeConfig) -> Result<RestConfig, RunError> {
         None => None,
     };
     let tls = match (&config.tls_cert, &config.tls_key) {
-        (Some(cert), Some(key)) => Some(TlsFiles { cert: cert.clone(), key: key.clone(), ca: config.tls_ca.clone() }),
+        (Some(cert), Some(key)) => {
+            Some(TlsFiles { cert: cert.clone(), key: key.clone(), ca: config.tls_ca.clone() })
+        }
         _ => None,
     };
     Ok(RestConfig { listen: config.api_listen(), token, tls })
 }
 
 fn read_token(path: &Path) -> Result<String, RunError> {
-    let text = std::fs::read_to_string(path).map_err(|e| RunError::Token(format!("{}: {e}", path.display())))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| RunError::Token(format!("{}: {e}", path.display())))?;
     let token = text.trim();
     if token.len() < 16 {
-        let text = format!("{}: the token is shorter than 16 characters; generate a longer one", path.display());
+        let text =
+            format!("{}: the token is shorter than 16 characters; generate a longer one", path.display());
         return Err(RunError::Token(text));
     }
     Ok(token.to_owned())

@@ -27,7 +27,9 @@ pub enum StoreError {
          file is damaged, this node must not vote with it: remove the node from the cluster and join it again"
     )]
     Open { path: PathBuf, message: String },
-    #[error("the cluster's log {path} cannot be written: {message}. The node stops; look for a full or broken disk")]
+    #[error(
+        "the cluster's log {path} cannot be written: {message}. The node stops; look for a full or broken disk"
+    )]
     Write { path: PathBuf, message: String },
     #[error("{path} exists already: this directory belongs to a node. Choose another, or remove it first")]
     Exists { path: PathBuf },

@@ -160,7 +160,12 @@ mod tests {
             Frame::Message(Wire::Peer(PeerMessage::Pledge { term: 9 })),
             Frame::Message(Wire::Peer(PeerMessage::Status { status })),
             Frame::Message(Wire::Peer(PeerMessage::Beat(beat))),
-            Frame::Message(Wire::Raft(Box::new(raft::eraftpb::Message { from: 1, to: 2, term: 3, ..Default::default() }))),
+            Frame::Message(Wire::Raft(Box::new(raft::eraftpb::Message {
+                from: 1,
+                to: 2,
+                term: 3,
+                ..Default::default()
+            }))),
             Frame::Ping,
             Frame::Pong,
         ];

@@ -174,12 +174,17 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 async fn connect_probe(address: SocketAddr) -> io::Result<()> {
-    timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)?.map(drop)
+    timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)?
+        .map(drop)
 }
 
 /// Opens a connection and proves who this node is. The flag says that the peer calls this node removed.
 async fn connect(peer: NodeId, address: SocketAddr, me: &Identity) -> io::Result<(Box<dyn PeerIo>, bool)> {
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)??;
     stream.set_nodelay(true)?;
     let greet = async {
         let mut io: Box<dyn PeerIo> = match &me.tls {
@@ -187,8 +192,7 @@ async fn connect(peer: NodeId, address: SocketAddr, me: &Identity) -> io::Result
             None => Box::new(stream),
         };
         io.write_all(MAGIC).await?;
-        let hello =
-            Hello {
+        let hello = Hello {
             cluster: me.cluster.clone(),
             from: me.node,
             to: peer,
@@ -199,7 +203,10 @@ async fn connect(peer: NodeId, address: SocketAddr, me: &Identity) -> io::Result
         let welcome: Welcome = frame::read_json(&mut io).await?;
         let expected = frame::proof(&me.secret, "server", &hello, &welcome.nonce, welcome.removed);
         if !frame::same_proof(&expected, &welcome.proof) {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer does not know the cluster's secret"));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the peer does not know the cluster's secret",
+            ));
         }
         let proof = frame::proof(&me.secret, "client", &hello, &welcome.nonce, welcome.removed);
         frame::write_json(&mut io, &proof).await?;
@@ -268,11 +275,16 @@ async fn listen(
     called: &mpsc::Sender<(NodeId, SocketAddr)>,
 ) -> io::Result<()> {
     let mut io = connection.io;
-    let (from, address) = timeout(HANDSHAKE_TIMEOUT, welcome(&mut io, me, removed)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let (from, address) = timeout(HANDSHAKE_TIMEOUT, welcome(&mut io, me, removed))
+        .await
+        .map_err(|_| io::ErrorKind::TimedOut)??;
     let _ = called.send((from, address)).await;
     let (mut read, mut write) = tokio::io::split(io);
     loop {
-        match timeout(4 * SILENCE, frame::read_frame(&mut read)).await.map_err(|_| io::ErrorKind::TimedOut)?? {
+        match timeout(4 * SILENCE, frame::read_frame(&mut read))
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)??
+        {
             Frame::Message(wire) => {
                 if inputs.send(Input::Message { from, wire }).await.is_err() {
                     return Ok(());
@@ -287,7 +299,11 @@ async fn listen(
     }
 }
 
-async fn welcome(io: &mut Box<dyn PeerIo>, me: &Identity, removed: &Mutex<BTreeSet<NodeId>>) -> io::Result<(NodeId, SocketAddr)> {
+async fn welcome(
+    io: &mut Box<dyn PeerIo>,
+    me: &Identity,
+    removed: &Mutex<BTreeSet<NodeId>>,
+) -> io::Result<(NodeId, SocketAddr)> {
     let refuse = |text: &str| io::Error::new(io::ErrorKind::PermissionDenied, text.to_owned());
     let mut magic = [0; 4];
     io.read_exact(&mut magic).await?;

@@ -1,7 +1,7 @@
 //! Start, adopt, follow, stop.
 
 use super::PgEvent;
-use super::error::{Result, blocking, failure, no_data, io, not_running, timed_out};
+use super::error::{Result, blocking, failure, io, no_data, not_running, timed_out};
 use super::process::{self, Postmaster, Status};
 use super::session::{Manner, Session};
 use super::state::Inner;

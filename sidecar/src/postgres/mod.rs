@@ -31,8 +31,7 @@ mod sync;
 mod timeline;
 
 pub use basebackup::clone_from;
-pub use config::{PostgresConfig, REPLICATION_ROLE, SUPERUSER, Secrets, standby_name, standby_node};
-pub use config_files::{Desired, write_configuration};
+pub use config::{PostgresConfig, Secrets};
 pub use error::PostgresError;
 
 use error::Result;
@@ -49,7 +48,7 @@ pub enum PgEvent {
     /// The server's state changed, or half a second passed.
     Observed(Box<PgObservation>),
     /// An operation ended. Every submitted operation ends exactly once.
-    Done { id: u64, op: &'static str, result: std::result::Result<PgOutcome, PgFailure> },
+    Done { id: u64, result: std::result::Result<PgOutcome, PgFailure> },
     /// The server's process is gone.
     Exited { pid: u32, status: String },
 }

@@ -25,7 +25,7 @@ impl Report {
             Ok(outcome) => tracing::info!(op = self.op, id = self.id, ?outcome, "done"),
             Err(error) => tracing::warn!(op = self.op, id = self.id, kind = ?error.kind, %error, "failed"),
         }
-        self.inner.emit(PgEvent::Done { id: self.id, op: self.op, result });
+        self.inner.emit(PgEvent::Done { id: self.id, result });
         self.inner.kick.notify_one();
     }
 }
@@ -36,7 +36,7 @@ impl Drop for Report {
             let text = format!("{} was replaced by a later operation, or the server went away", self.op);
             let result = Err(fail(PgFailureKind::Cancelled, text));
             tracing::debug!(op = self.op, id = self.id, "cancelled");
-            self.inner.emit(PgEvent::Done { id: self.id, op: self.op, result });
+            self.inner.emit(PgEvent::Done { id: self.id, result });
             self.inner.kick.notify_one();
         }
     }

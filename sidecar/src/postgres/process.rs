@@ -145,7 +145,9 @@ pub fn spawn(config: &PostgresConfig, extra: &[&str]) -> Result<tokio::process::
     command.process_group(0).kill_on_drop(false);
     // The sidecar's own surroundings must not reach into the server.
     // A backtrace would stand in the details of errors that the extension passes on.
-    for name in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGOPTIONS", "RUST_BACKTRACE"] {
+    for name in
+        ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGOPTIONS", "RUST_BACKTRACE"]
+    {
         command.env_remove(name);
     }
     command.spawn().map_err(io(format!("starting {}", program.display())))

@@ -88,7 +88,10 @@ pub async fn configure(inner: &Arc<Inner>, parameters: BTreeMap<String, String>)
 }
 
 /// Whether PostgreSQL would take these parameters; the failure says which it refuses and why.
-pub async fn check_parameters(inner: &Arc<Inner>, parameters: &BTreeMap<String, String>) -> Result<PgOutcome> {
+pub async fn check_parameters(
+    inner: &Arc<Inner>,
+    parameters: &BTreeMap<String, String>,
+) -> Result<PgOutcome> {
     let refused = refused_parameters(inner, parameters).await?;
     if refused.is_empty() {
         return Ok(PgOutcome::Done);
