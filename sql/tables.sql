@@ -76,4 +76,4 @@ COMMENT ON COLUMN quorum.leadership.epoch IS 'The consensus term of the appointm
 COMMENT ON COLUMN quorum.leadership.timeline IS 'The timeline that the leader writes.';
 COMMENT ON COLUMN quorum.leadership.switch_lsn IS 'Where that timeline begins; WAL beyond it on an older timeline is lost.';
 COMMENT ON COLUMN quorum.leadership.k IS 'How many nodes beside the leader must have a transaction before its commit returns.';
-COMMENT ON COLUMN quorum.leadership.members IS 'The data voters at the appointment.';
+COMMENT ON COLUMN quorum.leadership.members IS 'The nodes beside the leader of which any k had to have the epoch''s first row.';

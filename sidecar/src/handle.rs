@@ -10,8 +10,9 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 /// How many lines of the trace are kept for those who ask later.
 const TRACES_KEPT: usize = 1000;
 
-/// How long a request may take before its outcome is called unknown.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a request may take before its outcome is called unknown: longer than the agent's own limits together, so
+/// that its more precise answer comes first.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(25);
 
 /// A request on its way to the driver.
 pub struct Asked {

@@ -4,7 +4,7 @@ use crate::entry::Entry;
 use crate::lead::Phase;
 use crate::member::{Member, Role};
 use crate::node::Node;
-use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome};
+use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, is_reserved_parameter};
 use crate::request::{LeaderAddress, RejectionKind, Reply, Request};
 use crate::settings::Settings;
 use crate::types::{Millis, NodeId};
@@ -188,28 +188,6 @@ impl Node {
     }
 
     fn set_db_config(&mut self, id: u64, set: BTreeMap<String, Option<String>>) {
-        const OURS: [&str; 20] = [
-            "listen_addresses",
-            "port",
-            "unix_socket_directories",
-            "primary_conninfo",
-            "primary_slot_name",
-            "synchronous_standby_names",
-            "hot_standby",
-            "wal_level",
-            "wal_log_hints",
-            "recovery_target_timeline",
-            "restore_command",
-            "data_directory",
-            "hba_file",
-            "ident_file",
-            "cluster_name",
-            "config_file",
-            "external_pid_file",
-            "fsync",
-            "full_page_writes",
-            "synchronous_commit",
-        ];
         for name in set.keys() {
             let valid = name.len() <= 63
                 && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
@@ -221,7 +199,7 @@ impl Node {
                     format!("{name:?} is not a parameter's name"),
                 );
             }
-            if OURS.contains(&name.as_str()) || name.starts_with("pgquorum.") {
+            if is_reserved_parameter(name) {
                 let text = format!(
                     "{name} is kept by the cluster itself, because its safety depends on it; it cannot be set here"
                 );

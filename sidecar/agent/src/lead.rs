@@ -349,7 +349,12 @@ impl Node {
         }
         match &op {
             PgOp::Configure(parameters) => match &result {
-                Ok(_) => self.local.configured = Some(parameters.clone()),
+                Ok(outcome) => {
+                    self.local.configured = Some(parameters.clone());
+                    if let PgOutcome::Configured { restart_required } = outcome {
+                        self.local.obs.pending_restart.clone_from(restart_required);
+                    }
+                }
                 Err(_) => self.local.configure_retry_at = now + RETRY_MS,
             },
             PgOp::CheckParameters(_) => return self.parameters_checked(result),

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 const FENCE_GRACE_MS: Millis = 500;
 /// A standby that should stream and does not is repaired after this time.
 const NOT_STREAMING_MS: Millis = 20_000;
+/// So many attempts to rewind are made before everything is copied.
+const REWINDS: u32 = 3;
 const BACKOFF_MIN_MS: Millis = 250;
 const BACKOFF_MAX_MS: Millis = 30_000;
 
@@ -135,8 +137,11 @@ impl Node {
                 self.local.configured = None;
                 self.now_following(upstream);
             }
+            // A source that could not be reached may be there in a moment; a copy is the last resort.
             (PgOp::Rewind(_), Err(failure)) if failure.kind != PgFailureKind::Cancelled => {
-                self.local.repair = Some(Repair::Clone);
+                if failure.kind == PgFailureKind::NoData || self.local.failures >= REWINDS {
+                    self.local.repair = Some(Repair::Clone);
+                }
             }
             (PgOp::Start, Err(failure)) if failure.kind == PgFailureKind::NoData => {
                 self.local.repair = Some(Repair::Clone);

@@ -17,6 +17,61 @@ pub struct Upstream {
     pub port: u16,
 }
 
+/// Parameters that the cluster keeps itself: its safety, or the way its servers find each other, depends on them.
+/// They cannot be set for the cluster, and are taken out of ALTER SYSTEM's file.
+const RESERVED_PARAMETERS: &[&str] = &[
+    "cluster_name",
+    "fsync",
+    "full_page_writes",
+    "hot_standby",
+    "hot_standby_feedback",
+    "listen_addresses",
+    "log_destination",
+    "logging_collector",
+    "max_slot_wal_keep_size",
+    "password_encryption",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "promote_trigger_file",
+    "recovery_min_apply_delay",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "recovery_end_command",
+    "restart_after_crash",
+    "restore_command",
+    "synchronous_commit",
+    "synchronous_standby_names",
+    "unix_socket_directories",
+    "wal_keep_size",
+    "wal_level",
+    "wal_log_hints",
+    "wal_receiver_status_interval",
+    "wal_receiver_timeout",
+    "wal_retrieve_retry_interval",
+    "wal_sender_timeout",
+    "config_file",
+    "data_directory",
+    "external_pid_file",
+    "hba_file",
+    "ident_file",
+    "include",
+    "include_dir",
+    "include_if_exists",
+];
+
+/// Whether only the cluster itself sets this parameter.
+pub fn is_reserved_parameter(name: &str) -> bool {
+    let ours = name.get(..9).is_some_and(|prefix| prefix.eq_ignore_ascii_case("pgquorum."));
+    ours || RESERVED_PARAMETERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
+}
+
 /// `synchronous_standby_names`: any `k` of `standbys` must have a transaction before its commit returns.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncSet {

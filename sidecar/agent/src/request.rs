@@ -79,7 +79,8 @@ pub enum RejectionKind {
     Internal,
 }
 
-/// A refusal: nothing was changed, unless the kind is `Unavailable` (then the outcome is unknown).
+/// A refusal: nothing was changed, unless the kind is `Unavailable` or the code is `proposal_gone` (then the outcome is
+/// unknown, because the proposal may still be committed).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Rejection {

@@ -69,7 +69,11 @@ impl Peers {
                 tokio::spawn(async move {
                     let remote = connection.remote;
                     if let Err(error) = listen(connection, &me, &to, &gone, &called).await {
-                        tracing::debug!(%remote, %error, "a peer's connection ended");
+                        if error.kind() == io::ErrorKind::PermissionDenied {
+                            tracing::warn!(%remote, %error, "a connection to this node's peer protocol was refused");
+                        } else {
+                            tracing::debug!(%remote, %error, "a peer's connection ended");
+                        }
                     }
                 });
             }
@@ -138,9 +142,11 @@ async fn keep_connected(
     mut queue: mpsc::Receiver<Wire>,
     inputs: &mpsc::Sender<Input>,
 ) {
+    let mut complained = false;
     loop {
         let link = match connect(peer, address, me).await {
             Ok((io, removed)) => {
+                complained = false;
                 if removed {
                     let _ = inputs.send(Input::Removed).await;
                 }
@@ -157,7 +163,11 @@ async fn keep_connected(
             }
             Err(error) if is_refusal(&error) => Link::Refused,
             Err(error) => {
-                tracing::debug!(peer, %error, "cannot connect to peer");
+                // Once: a peer that is away stays away for many attempts.
+                if !complained {
+                    tracing::warn!(peer, %address, %error, "cannot connect to the peer; trying on");
+                    complained = true;
+                }
                 Link::Down
             }
         };

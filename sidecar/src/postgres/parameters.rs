@@ -1,57 +1,5 @@
 //! Which PostgreSQL parameters the cluster keeps itself, and how values are written.
 
-/// Parameters that only pgquorum sets. Taken out of ALTER SYSTEM's file and of the cluster's own parameters.
-const OWNED: &[&str] = &[
-    "cluster_name",
-    "fsync",
-    "full_page_writes",
-    "hot_standby",
-    "hot_standby_feedback",
-    "listen_addresses",
-    "log_destination",
-    "logging_collector",
-    "max_slot_wal_keep_size",
-    "password_encryption",
-    "pgquorum.bypass_fence",
-    "pgquorum.fence",
-    "pgquorum.node_id",
-    "port",
-    "primary_conninfo",
-    "primary_slot_name",
-    "promote_trigger_file",
-    "recovery_min_apply_delay",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_xid",
-    "recovery_end_command",
-    "restart_after_crash",
-    "restore_command",
-    "synchronous_commit",
-    "synchronous_standby_names",
-    "unix_socket_directories",
-    "wal_keep_size",
-    "wal_level",
-    "wal_log_hints",
-    "wal_receiver_status_interval",
-    "wal_receiver_timeout",
-    "wal_retrieve_retry_interval",
-    "wal_sender_timeout",
-    // Files that the supervisor must find where it writes them.
-    "config_file",
-    "data_directory",
-    "external_pid_file",
-    "hba_file",
-    "ident_file",
-    "include",
-    "include_dir",
-    "include_if_exists",
-];
-
 /// Values that the cluster's parameters may replace.
 pub const DEFAULTS: &[(&str, &str)] = &[
     ("max_wal_senders", "32"),
@@ -67,7 +15,7 @@ pub const DEFAULTS: &[(&str, &str)] = &[
 ];
 
 pub fn is_owned(name: &str) -> bool {
-    OWNED.iter().any(|owned| owned.eq_ignore_ascii_case(name))
+    pgquorum_agent::postgres::is_reserved_parameter(name)
 }
 
 /// A name that can stand in a configuration file: identifiers with dots.
