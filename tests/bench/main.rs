@@ -1,54 +1,76 @@
-//! `make bench`: one JSON line a benchmark. Longest gap between acknowledged writes as a client sees it, three nodes,
-//! quorum replication, one client that writes every 10 ms. `PGQUORUM_BENCH_RUNS` sets how often each is repeated.
+//! `make bench`: one JSON line a benchmark on standard output, progress on standard error. What is compared is measured
+//! in turns in the same run, because machines are shared and their speed changes from minute to minute.
+//!
+//! `bench [NAME…] [--runs N] [--with-patroni] [--list]`; the exit code is 1 when a line says that it missed its mark.
 
-use pgquorum_tests::{Cluster, Report};
-use serde_json::json;
+mod black_hole;
+mod failover;
+mod floor;
+mod is_leader;
+mod keep_alive;
+mod line;
+mod patroni;
+mod pgbench;
+mod tps;
 
-/// What is done to the leader; returns when another node leads.
-type Disturb = fn(&Cluster, u64);
+use std::process::ExitCode;
 
-const CASES: [(&str, Disturb); 3] = [
-    ("kill_leader_node", |cluster, leader| {
-        cluster.kill(leader, None);
-        cluster.await_leader(Some(leader));
-        cluster.start_node(leader);
-    }),
-    ("kill_postmaster", |cluster, leader| {
-        cluster.kill(leader, Some("postmaster"));
-    }),
-    ("planned_change", |cluster, _| {
-        let to = cluster.follower();
-        let (status, answer) = cluster.hand_over(to);
-        assert_eq!(status, 200, "{answer}");
-        cluster.await_leader(None);
-    }),
-];
+/// What the command line asked for.
+pub struct Options {
+    names: Vec<String>,
+    runs: usize,
+    with_patroni: bool,
+}
 
-fn main() {
-    let runs = std::env::var("PGQUORUM_BENCH_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
-    let cluster = Cluster::start(3);
-    for (name, disturb) in CASES {
-        let reports: Vec<Report> = (0..runs).map(|_| once(&cluster, disturb)).collect();
-        let mut gaps: Vec<f64> = reports.iter().map(|r| r.longest_gap_ms).collect();
-        gaps.sort_by(f64::total_cmp);
-        let line = json!({
-            "benchmark": name,
-            "runs": runs,
-            "median_gap_ms": gaps.get(gaps.len() / 2),
-            "min_gap_ms": gaps.first(),
-            "max_gap_ms": gaps.last(),
-            "acked": reports.iter().map(|r| r.acked).sum::<u64>(),
-            "lost": reports.iter().map(|r| r.lost).sum::<u64>(),
-        });
-        println!("{line}");
+impl Options {
+    pub fn wants(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|n| n == name)
     }
 }
 
-fn once(cluster: &Cluster, disturb: Disturb) -> Report {
-    cluster.await_replicas(2);
-    let leader = cluster.leader();
-    let probe = cluster.probe();
-    disturb(cluster, leader);
-    cluster.await_replicas(2);
-    probe.finish()
+/// A group shares its servers; it prints a line for each of its benchmarks that is wanted and says whether all are good.
+type Group = fn(&Options) -> bool;
+
+const GROUPS: [(&[&str], Group); 4] = [
+    (&failover::NAMES, failover::run),
+    (&[black_hole::NAME], black_hole::run),
+    (&[tps::NAME], tps::run),
+    (&[is_leader::NAME], is_leader::run),
+];
+
+fn main() -> ExitCode {
+    let options = match arguments(std::env::args().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("bench: {why}\nusage: bench [NAME…] [--runs N] [--with-patroni] [--list]");
+            return ExitCode::from(2);
+        }
+    };
+    let mut good = true;
+    for (_, run) in GROUPS.iter().filter(|(names, _)| names.iter().any(|n| options.wants(n))) {
+        good &= run(&options);
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn arguments(mut given: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
+    let known = || GROUPS.iter().flat_map(|(names, _)| names.iter().copied());
+    let mut options = Options { names: Vec::new(), runs: 10, with_patroni: false };
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--list" => {
+                known().for_each(|name| println!("{name}"));
+                return Ok(None);
+            }
+            "--with-patroni" => options.with_patroni = true,
+            "--runs" => {
+                let runs = given.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+                options.runs = runs.ok_or("--runs needs a number from 1")?;
+            }
+            name if known().any(|k| k == name) => options.names.push(name.to_owned()),
+            other => return Err(format!("there is no benchmark or option {other}; --list shows them")),
+        }
+    }
+    Ok(Some(options))
 }

@@ -332,3 +332,12 @@ fn free_base_port(nodes: usize) -> u16 {
     let found = bases.find(|base| (1..=count).all(|i| free(base + i) && free(base + 100 + i)));
     found.expect("free ports")
 }
+
+/// Ports that nobody uses and that this process has not been given before.
+///
+/// # Panics
+/// There are none.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let base = free_base_port(N);
+    std::array::from_fn(|i| base + 1 + i as u16)
+}

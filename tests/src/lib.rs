@@ -10,13 +10,14 @@ mod plain;
 mod probe;
 mod user;
 
-pub use cluster::{Cluster, Node, PATIENCE, Status};
+pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
 pub use command::{pgquorum, pgquorum_shown};
 pub use http::{request, request_to};
 pub use net_cluster::NetCluster;
 pub use netns::{CLIENT, Network};
-pub use plain::Plain;
-pub use probe::{Probe, ProbeOptions, Report};
+pub use plain::{Plain, kill_tree, postgres_program};
+pub use probe::{Probe, ProbeOptions, Report, await_rows};
+pub use user::{server_command, server_directory};
 
 use std::time::{Duration, Instant};
 

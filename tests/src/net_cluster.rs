@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -48,7 +48,8 @@ impl NetCluster {
         cluster.program(1, &["init", "--dir", &text(&first), "--ip", &ip]);
         let (token, secrets) = (first.join("state/token"), first.join("state/secrets.toml"));
         cluster.token = read(&token).trim().to_owned();
-        let password = read(&secrets).lines().find_map(|l| l.strip_prefix("superuser-password = ").map(unquoted));
+        let password =
+            read(&secrets).lines().find_map(|l| l.strip_prefix("superuser-password = ").map(unquoted));
         cluster.password = password.expect("the password in secrets.toml");
         cluster.start_node(1);
         cluster.await_leader(&[1]);
@@ -79,7 +80,8 @@ impl NetCluster {
     /// Runs the program to its end on a node.
     fn program(&self, id: u64, args: &[&str]) {
         let mut command = self.network.server_command(id, &self.dir.join("pgquorum"));
-        let out = command.args(args).current_dir(&self.dir).stdin(Stdio::null()).output().expect("the program");
+        let out =
+            command.args(args).current_dir(&self.dir).stdin(Stdio::null()).output().expect("the program");
         assert!(out.status.success(), "{}: {}", args[0], String::from_utf8_lossy(&out.stderr));
     }
 
@@ -89,7 +91,8 @@ impl NetCluster {
         let log = File::options().create(true).append(true).open(dir.join("sidecar.log")).expect("the log");
         let mut command = self.network.server_command(id, &self.dir.join("pgquorum"));
         command.arg("run").arg("--config").arg(dir.join("node.toml")).current_dir(&self.dir);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the sidecar");
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the sidecar");
         self.sidecars.lock().expect("not poisoned").insert(id, child);
     }
 
@@ -127,16 +130,37 @@ impl NetCluster {
         self.await_leader(&self.ids())
     }
 
-    /// Waits until `n` nodes stream from the leader.
+    /// Makes another node the leader and waits for it.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn hand_over(&self, to: u64) {
+        let (leader, _) = self.leader();
+        if leader != to {
+            let (code, answer) =
+                self.request(leader, "POST", &format!("/leader?node={to}")).expect("an answer");
+            assert_eq!(code, 200, "{answer}");
+            self.await_leader(&[to]);
+        }
+    }
+
+    /// Waits until `n` full nodes stream from the leader and have all that it has. The map says who is a full node; that
+    /// they stream is asked of the server itself, because only that ends a disturbance.
     pub fn await_streaming(&self, n: usize) {
+        let stream = "SELECT count(*)::text FROM pg_stat_replication WHERE state = 'streaming' AND \
+                      flush_lsn >= pg_current_wal_flush_lsn() - 1000000";
         await_until(PATIENCE, &format!("{n} nodes that stream"), || {
-            let leader = self.ids().into_iter().find(|id| self.leads(*id).is_some()).ok_or_else(|| self.seen())?;
+            let leader =
+                self.ids().into_iter().find(|id| self.leads(*id).is_some()).ok_or_else(|| self.seen())?;
             let (_, map) = self.request(leader, "GET", "/map")?;
-            let streams = |node: &&Value| {
-                node["state"] == "replica" && node["streaming"] == true && node["role"] == "node"
-            };
-            let count = map["nodes"].as_array().into_iter().flatten().filter(streams).count();
-            if count == n { Ok(()) } else { Err(map.to_string()) }
+            let full = |node: &&Value| node["state"] == "replica" && node["role"] == "node";
+            let listed = map["nodes"].as_array().into_iter().flatten().filter(full).count();
+            let streams = self.ask(leader, stream)?;
+            if listed == n && streams == n.to_string() {
+                Ok(())
+            } else {
+                Err(format!("{streams} stream, {map}"))
+            }
         });
     }
 
@@ -160,7 +184,7 @@ impl NetCluster {
     /// A session of the client on this very node.
     pub fn connect(&self, id: u64) -> Result<Client, postgres::Error> {
         let mut config = Config::new();
-        config.host(self.network.address(id).to_string()).port(DB_PORT).user("postgres").dbname("postgres");
+        config.host(&self.network.address(id).to_string()).port(DB_PORT).user("postgres").dbname("postgres");
         config.password(&self.password).connect_timeout(Duration::from_secs(2));
         config.tcp_user_timeout(Duration::from_secs(5)).application_name("pgquorum-tests");
         self.network.inside(CLIENT, || config.connect(NoTls))
@@ -186,9 +210,11 @@ impl NetCluster {
         let (leader, _) = self.leader();
         let lsn = self.ask(leader, "SELECT pg_current_wal_flush_lsn()::text").expect("the leader's position");
         let sql = format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{lsn}', true)::text");
-        await_until(PATIENCE, &format!("node {id} replays up to {lsn}"), || match self.ask(id, &sql)?.as_str() {
-            "true" => Ok(()),
-            other => Err(other.to_owned()),
+        await_until(PATIENCE, &format!("node {id} replays up to {lsn}"), || {
+            match self.ask(id, &sql)?.as_str() {
+                "true" => Ok(()),
+                other => Err(other.to_owned()),
+            }
         });
     }
 

@@ -48,11 +48,8 @@ impl Network {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         remove_left_overs();
         let tag = format!("{PREFIX}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let network = Network {
-            tag,
-            places: (1..=nodes).chain([CLIENT]).collect(),
-            dropped: Mutex::new(Vec::new()),
-        };
+        let network =
+            Network { tag, places: (1..=nodes).chain([CLIENT]).collect(), dropped: Mutex::new(Vec::new()) };
         let router = network.router();
         must(&["netns", "add", &router]);
         must(&["-n", &router, "link", "set", "lo", "up"]);
@@ -72,7 +69,9 @@ impl Network {
         let (gateway, host) = (format!("{ROUTER}/32"), format!("{address}/32"));
         let (inside, via) = (format!("{address}/24"), ROUTER.to_string());
         must(&["netns", "add", &space]);
-        must(&["link", "add", &port, "netns", &router, "type", "veth", "peer", "name", "eth0", "netns", &space]);
+        must(&[
+            "link", "add", &port, "netns", &router, "type", "veth", "peer", "name", "eth0", "netns", &space,
+        ]);
         must(&["-n", &router, "link", "set", &port, "up"]);
         must(&["-n", &router, "addr", "add", &gateway, "dev", &port]);
         must(&["-n", &router, "route", "add", &host, "dev", &port]);
@@ -209,7 +208,8 @@ fn must(args: &[&str]) {
 
 fn ip(args: &[&str]) -> Result<String, String> {
     let said = |why: &str| format!("ip {}: {}", args.join(" "), why.trim());
-    let out = Command::new("ip").args(args).stdin(Stdio::null()).output().map_err(|e| said(&e.to_string()))?;
+    let out =
+        Command::new("ip").args(args).stdin(Stdio::null()).output().map_err(|e| said(&e.to_string()))?;
     match out.status.success() {
         true => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
         false => Err(said(&String::from_utf8_lossy(&out.stderr))),

@@ -13,7 +13,7 @@ use std::time::Duration;
 const PASSWORD: &str = "plain";
 
 /// Where PostgreSQL's programs are.
-pub(crate) fn program(name: &str) -> PathBuf {
+pub fn postgres_program(name: &str) -> PathBuf {
     let version = std::env::var("PG_MAJOR").unwrap_or_else(|_| "15".to_owned());
     let installed = PathBuf::from(format!("/usr/lib/postgresql/{version}/bin")).join(name);
     if installed.exists() { installed } else { PathBuf::from(name) }
@@ -35,7 +35,7 @@ impl Plain {
         let password = dir.with_extension("password");
         std::fs::write(&password, PASSWORD).expect("the password's file");
         give(&password);
-        let mut command = server_command(&program("initdb"));
+        let mut command = server_command(&postgres_program("initdb"));
         command.arg("-D").arg(dir).arg("--pwfile").arg(&password);
         run(command.args(["-U", "postgres", "-k", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8"]));
         let conf = format!("{conf}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\n");
@@ -49,7 +49,7 @@ impl Plain {
     /// # Panics
     /// It cannot be made.
     pub fn standby(&self, dir: &Path, port: u16, name: &str) -> Plain {
-        let mut command = server_command(&program("pg_basebackup"));
+        let mut command = server_command(&postgres_program("pg_basebackup"));
         command.arg("-D").arg(dir).env("PGPASSWORD", PASSWORD);
         command.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &self.port.to_string()]);
         run(command.args(["-R", "-X", "stream", "-c", "fast"]));
@@ -64,7 +64,7 @@ impl Plain {
 
     fn run(dir: &Path, port: u16) -> Plain {
         let log = File::options().create(true).append(true).open(dir.with_extension("log")).expect("the log");
-        let mut command = server_command(&program("postgres"));
+        let mut command = server_command(&postgres_program("postgres"));
         command.arg("-D").arg(dir).args(["-p", &port.to_string()]).current_dir(dir);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("postgres");
         let server = Plain { dir: dir.to_owned(), port, child: Some(child) };
@@ -88,7 +88,10 @@ impl Plain {
     /// Connection string of several servers; whoever is the primary is found.
     pub fn dsn(servers: &[&Plain]) -> String {
         let hosts: Vec<String> = servers.iter().map(|s| format!("127.0.0.1:{}", s.port)).collect();
-        format!("postgresql://postgres:{PASSWORD}@{}/postgres?target_session_attrs=read-write", hosts.join(","))
+        format!(
+            "postgresql://postgres:{PASSWORD}@{}/postgres?target_session_attrs=read-write",
+            hosts.join(",")
+        )
     }
 
     pub fn connect(&self) -> Result<Client, postgres::Error> {
@@ -118,12 +121,7 @@ impl Plain {
     /// SIGKILL to the server and all its processes, as a power cut.
     pub fn kill(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        let own = child.id() as i32;
-        // Listed before the first signal: afterwards they are nobody's children.
-        let all: Vec<i32> = [own].into_iter().chain(children(own)).collect();
-        for pid in all {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        kill_tree(child.id() as i32);
         let _ = child.wait();
     }
 
@@ -137,6 +135,15 @@ impl Plain {
 impl Drop for Plain {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// SIGKILL to a process and its children.
+pub fn kill_tree(process: i32) {
+    // Listed before the first signal: afterwards they are nobody's children.
+    let all: Vec<i32> = [process].into_iter().chain(children(process)).collect();
+    for pid in all {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The program's own probe in the background: numbered inserts through the connection string of all nodes.
 
-use crate::await_until;
 use crate::command::binary;
+use crate::{PATIENCE, await_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -133,6 +133,21 @@ impl Probe {
         report.acks = raw.lines().filter_map(pair).collect();
         report
     }
+}
+
+/// Waits until a probe that runs has written this many more rows into its table, as this session sees it: so a gap is
+/// over, and what is measured has a before and an after.
+///
+/// # Panics
+/// They do not come.
+pub fn await_rows(session: &mut postgres::Client, more: i64) {
+    let sql = format!("SELECT count(*) FROM {}", ProbeOptions::default().table);
+    let mut first = None;
+    await_until(PATIENCE, &format!("{more} more rows of the probe"), || {
+        let now: i64 = session.query_one(&sql, &[]).map_err(|e| format!("{e:?}"))?.get(0);
+        let since = now - *first.get_or_insert(now);
+        if since >= more { Ok(()) } else { Err(format!("{since}")) }
+    });
 }
 
 impl Drop for Probe {

@@ -20,7 +20,10 @@ fn server_user() -> Option<User> {
 }
 
 /// A command that runs as the servers do.
-pub(crate) fn server_command(program: &Path) -> Command {
+///
+/// # Panics
+/// Their user does not exist.
+pub fn server_command(program: &Path) -> Command {
     let mut command = Command::new(program);
     if let Some(user) = server_user() {
         command.gid(user.gid.as_raw()).uid(user.uid.as_raw()).env("HOME", &user.dir);
@@ -32,12 +35,16 @@ pub(crate) fn server_command(program: &Path) -> Command {
 pub(crate) fn give(path: &Path) {
     if let Some(user) = server_user() {
         let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-        std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("giving a directory to the servers' user");
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+            .expect("giving a directory to the servers' user");
     }
 }
 
-/// A new directory below /var/tmp that the servers may use.
-pub(crate) fn server_directory(prefix: &str) -> std::path::PathBuf {
+/// A new directory below /var/tmp that the servers may use. Whoever asked for it removes it.
+///
+/// # Panics
+/// It cannot be made.
+pub fn server_directory(prefix: &str) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::Builder::new().prefix(prefix).tempdir_in("/var/tmp").expect("a directory");
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");

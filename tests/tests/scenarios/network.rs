@@ -94,6 +94,28 @@ fn a_leader_that_nobody_hears_is_replaced() {
     probe.finish().assert_nothing_lost();
 }
 
+/// A leader knows the others by what they told it. What they told it in an earlier term of its own is no knowledge.
+#[test]
+fn a_new_leader_does_not_call_a_node_a_replica_that_it_has_not_heard() {
+    if !possible() {
+        return;
+    }
+    let cluster = NetCluster::start(3);
+    // Each has led, the last one now: the others heard of it as a replica a moment ago.
+    for id in [3, 1, 2] {
+        cluster.hand_over(id);
+        cluster.await_streaming(2);
+    }
+    for other in cluster.others(2) {
+        cluster.network.cut(2, other);
+    }
+    let (new, _) = cluster.await_leader(&cluster.others(2));
+    let (code, map) = cluster.request(new, "GET", "/map").expect("the map");
+    let mut nodes = map["nodes"].as_array().into_iter().flatten();
+    let gone = nodes.find(|n| n["id"] == 2).expect("the node is still a member");
+    assert!(code == 200 && gone["state"] != "replica" && gone["streaming"] != true, "{gone}");
+}
+
 /// What is cut between a follower and the others, and how it looks from the leader.
 fn follower_behind(cut: fn(&NetCluster, u64, u64, u64)) {
     if !possible() {
@@ -107,7 +129,9 @@ fn follower_behind(cut: fn(&NetCluster, u64, u64, u64)) {
     cut(&cluster, leader, deaf, well);
     // Long enough that every timer of the follower has run out several times.
     await_until(Duration::from_secs(60), "the follower does not stream", || {
-        let sql = format!("SELECT count(*)::text FROM pg_stat_replication WHERE application_name = 'pgquorum_{deaf}'");
+        let sql = format!(
+            "SELECT count(*)::text FROM pg_stat_replication WHERE application_name = 'pgquorum_{deaf}'"
+        );
         match cluster.ask(leader, &sql)?.as_str() {
             "0" => Ok(()),
             n => Err(format!("{n} streams")),

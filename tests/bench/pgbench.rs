@@ -1,0 +1,27 @@
+//! PostgreSQL's own load generator.
+
+use pgquorum_tests::postgres_program;
+use std::process::{Command, Stdio};
+
+/// Runs pgbench; the password goes through the environment.
+///
+/// # Panics
+/// It fails.
+pub fn pgbench(dsn: &str, args: &[&str]) -> String {
+    let config: postgres::Config = dsn.parse().expect("a connection string");
+    let password = String::from_utf8_lossy(config.get_password().unwrap_or_default()).into_owned();
+    let mut command = Command::new(postgres_program("pgbench"));
+    command.args(args).arg(dsn.replacen(&format!(":{password}@"), "@", 1)).env("PGPASSWORD", password);
+    let out = command.stdin(Stdio::null()).output().expect("pgbench");
+    assert!(out.status.success(), "pgbench {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Transactions a second of a run that lasts so long, connecting not counted.
+pub fn rate(dsn: &str, clients: u32, seconds: u32) -> f64 {
+    let (clients, seconds, threads) = (clients.to_string(), seconds.to_string(), clients.min(2).to_string());
+    let args = ["-n", "-N", "-M", "prepared", "-c", &clients, "-j", &threads, "-T", &seconds];
+    let said = pgbench(dsn, &args);
+    let tps = said.lines().find_map(|l| l.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+    tps.unwrap_or_else(|| panic!("pgbench gave no rate: {said}"))
+}
