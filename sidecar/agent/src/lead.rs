@@ -149,6 +149,8 @@ impl Node {
         }
         if self.lead.is_none() && leads && self.consensus.is_settled_leader() && !self.removed {
             self.trace("elected", format!("this node leads term {term}"));
+            // What others said to an earlier leader may be long past.
+            self.statuses.clear();
             self.lead = Some(Lead::new(term, self.now));
         }
     }

@@ -112,9 +112,10 @@ async fn run_basebackup(
 ) -> Result<()> {
     let mut command = tokio::process::Command::new(config.program("pg_basebackup"));
     command.arg("-D").arg(side);
-    command.args(["-X", "stream", "-c", "fast", "--progress", "--no-password", "-U", REPLICATION_ROLE]);
-    command.arg("-h").arg(upstream.ip.to_string()).arg("-p").arg(upstream.port.to_string());
-    command.env("PGPASSFILE", config.passfile()).env("LC_ALL", "C").env("PGCONNECT_TIMEOUT", "5");
+    command.args(["-X", "stream", "-c", "fast", "--progress", "--no-password"]);
+    let (ip, port) = (upstream.ip, upstream.port);
+    command.arg("-d").arg(format!("host={ip} port={port} user={REPLICATION_ROLE} {}", super::config::ALIVE));
+    command.env("PGPASSFILE", config.passfile()).env("LC_ALL", "C");
     command.env("PGAPPNAME", "pgquorum copy");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(io("starting pg_basebackup"))?;

@@ -105,6 +105,10 @@ impl PostgresConfig {
     }
 }
 
+/// What libpq needs to notice within seconds that the other machine is gone: without it a read waits for hours.
+pub const ALIVE: &str = "connect_timeout=5 tcp_user_timeout=8000 keepalives=1 keepalives_idle=2 keepalives_interval=2 \
+                         keepalives_count=3";
+
 /// The name under which a node's standby connects and acknowledges, and the name of its slot.
 pub fn standby_name(node: NodeId) -> String {
     format!("pgquorum_{node}")

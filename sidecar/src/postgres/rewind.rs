@@ -46,11 +46,12 @@ async fn rewind_inner(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
         .arg(&inner.config.data_dir)
         .arg("--source-server")
         .arg(format!(
-            "host={} port={} user={} dbname={} connect_timeout=5 application_name='pgquorum rewind'",
+            "host={} port={} user={} dbname={} application_name='pgquorum rewind' {}",
             upstream.ip,
             upstream.port,
             super::config::SUPERUSER,
-            inner.config.admin_database
+            inner.config.admin_database,
+            super::config::ALIVE
         ))
         .arg("--no-ensure-shutdown")
         .env("PGPASSFILE", inner.config.passfile())
