@@ -138,10 +138,11 @@ impl Node {
                 self.now_following(upstream);
             }
             // A source that could not be reached may be there in a moment; a copy is the last resort.
-            (PgOp::Rewind(_), Err(failure)) if failure.kind != PgFailureKind::Cancelled => {
-                if failure.kind == PgFailureKind::NoData || self.local.failures >= REWINDS {
-                    self.local.repair = Some(Repair::Clone);
-                }
+            (PgOp::Rewind(_), Err(failure))
+                if failure.kind == PgFailureKind::NoData
+                    || (failure.kind != PgFailureKind::Cancelled && self.local.failures >= REWINDS) =>
+            {
+                self.local.repair = Some(Repair::Clone);
             }
             (PgOp::Start, Err(failure)) if failure.kind == PgFailureKind::NoData => {
                 self.local.repair = Some(Repair::Clone);

@@ -134,24 +134,45 @@ impl LocalCluster {
         })
     }
 
-    /// The connection string that finds the leader, with the password in it.
+    /// The connection string that finds the leader, with the password in it: for programs, not for command lines.
     pub fn dsn(&self) -> Result<String, Failure> {
-        let nodes = self.nodes()?;
-        let first = nodes.first().ok_or_else(|| {
+        let first = self.first()?;
+        let password = Secrets::load(&first.config.secrets_file())?.superuser_password;
+        self.dsn_with(&first, &format!("postgres:{password}"), "")
+    }
+
+    /// The same for libpq, with the password in a file: what stands on a command line everybody can read.
+    pub fn psql_dsn(&self) -> Result<String, Failure> {
+        let first = self.first()?;
+        let mut passfile = first.config.data_dir.clone().into_os_string();
+        passfile.push(".pgpass");
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-".contains(b);
+        let escaped: String = passfile
+            .as_encoded_bytes()
+            .iter()
+            .map(|b| if plain(b) { char::from(*b).to_string() } else { format!("%{b:02X}") })
+            .collect();
+        self.dsn_with(&first, "postgres", &format!("&passfile={escaped}"))
+    }
+
+    fn first(&self) -> Result<LocalNode, Failure> {
+        self.nodes()?.into_iter().next().ok_or_else(|| {
             Failure::not_found(
                 "no_nodes",
                 format!("{} has no nodes yet; run `pgquorum local up`", self.dir.display()),
             )
-        })?;
-        let secrets = Secrets::load(&first.config.secrets_file())?;
+        })
+    }
+
+    fn dsn_with(&self, first: &LocalNode, user: &str, more: &str) -> Result<String, Failure> {
+        let nodes = self.nodes()?;
         let hosts: Vec<String> = nodes
             .iter()
             .filter(|n| n.config.data_dir.exists())
             .map(|n| format!("{}:{}", n.config.ip, n.config.db_port))
             .collect();
         Ok(format!(
-            "postgresql://postgres:{}@{}/{}?target_session_attrs=read-write",
-            secrets.superuser_password,
+            "postgresql://{user}@{}/{}?target_session_attrs=read-write{more}",
             hosts.join(","),
             first.config.admin_database
         ))

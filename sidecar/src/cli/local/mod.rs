@@ -36,7 +36,7 @@ enum LocalCommand {
     Up(up::UpArgs),
     /// Show the nodes with their processes; --json has a fixed shape and holds the connection string.
     Status(Dir),
-    /// Print the connection string of the cluster, password included: psql "$(pgquorum local dsn --dir D)"
+    /// Print the connection string for psql; the password stays in a file: psql "$(pgquorum local dsn --dir D)"
     Dsn(Dir),
     /// End a node with SIGKILL, sidecar and PostgreSQL, as a power cut would.
     Kill(signal::NodeArgs),

@@ -46,7 +46,7 @@ pub async fn show(cluster: &LocalCluster, out: Out) -> Result<(), Failure> {
 }
 
 pub fn dsn(dir: &Path, out: Out) -> Result<(), Failure> {
-    let dsn = LocalCluster::open(dir)?.dsn()?;
+    let dsn = LocalCluster::open(dir)?.psql_dsn()?;
     out.show(&json!({ "dsn": dsn }), || dsn.clone());
     Ok(())
 }
