@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How long pledges beyond those needed are waited for where commits wait for nobody.
 const WEAK_WAIT_MS: Millis = 300;
+/// How long a leader waits for its own server's position before it hands leadership to one that has pledged.
+const OWN_PLEDGE_MS: Millis = 500;
 /// An appointment that is not committed, or a server that is not promoted, by then: somebody else should try.
 const STUCK_MS: Millis = 15_000;
 /// A planned change of leader is called off when it takes longer.
@@ -210,9 +212,15 @@ impl Node {
             lead.gate.forget(self.id);
         }
         let everyone = self.everyone_pledged(since);
+        // Nobody is ahead of this node before its own position is known; the others may just have been quicker.
+        let own_soon = self.cluster.durability.voters.contains(&self.id)
+            && self.local.obs.is_running()
+            && now < since + OWN_PLEDGE_MS;
         let Some(lead) = &mut self.lead else { return };
+        let waits_for_own = own_soon && !lead.gate.has(self.id);
         match lead.gate.judge(&self.cluster, self.id, everyone) {
             Verdict::Wait => {}
+            Verdict::HandOver(node) if waits_for_own && !lead.gate.runs(node) => {}
             // Marked down, and yet it has what others lack: without a vote it cannot lead, so it gets it back.
             Verdict::HandOver(node) if self.cluster.member(node).is_some_and(|m| m.down) => {
                 self.propose_up(node);

@@ -43,7 +43,8 @@ impl World {
         } else {
             m.side_ops.insert(id, running);
         }
-        let delay = self.rng.random_range(0..8);
+        let slow = if self.slow_server == Some(node) { 120 } else { 0 };
+        let delay = self.rng.random_range(0..8) + slow;
         self.after(delay, Event::Operation { node, token });
     }
 

@@ -86,6 +86,8 @@ pub struct World {
     pub machines: BTreeMap<NodeId, Machine>,
     pub check: Check,
     pub op_failures: f64,
+    /// The node whose server takes long for everything.
+    pub slow_server: Option<NodeId>,
     pub client_ms: Time,
     pub replies: Vec<(NodeId, u64, Result<Reply, Rejection>)>,
     pub next_request: u64,
@@ -114,6 +116,7 @@ impl World {
             machines: BTreeMap::new(),
             check: Check::default(),
             op_failures: setup.op_failures,
+            slow_server: None,
             client_ms: 15,
             replies: Vec::new(),
             next_request: 1,

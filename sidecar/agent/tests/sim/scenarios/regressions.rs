@@ -99,3 +99,18 @@ fn a_removal_that_the_leader_does_not_survive_strands_nobody() {
         heals(w);
     }
 }
+
+/// The others were quicker with their pledges, and the named node gave its leadership to one of them.
+#[test]
+fn a_planned_change_goes_to_a_node_with_a_slow_server() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        let node = others(&w, leader)[0];
+        w.slow_server = Some(node);
+        w.request(leader, Request::ChangeLeader { node });
+        assert_eq!(next_primary(&mut w, epoch, 4000), node, "seed {seed}");
+        w.slow_server = None;
+        heals(w);
+    }
+}
