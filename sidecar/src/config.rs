@@ -206,3 +206,56 @@ impl Secrets {
         std::fs::rename(&new, path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &str) -> Result<NodeConfig, ConfigError> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("node.toml");
+        let text = format!(
+            "node = 1\napi-port = 8008\ndb-port = 5432\ndata-dir = \"data\"\nstate-dir = \"state\"\n{more}"
+        );
+        std::fs::write(&file, text).expect("written");
+        NodeConfig::load(&file)
+    }
+
+    #[test]
+    fn loopback_needs_no_token_and_anything_else_does() {
+        let config = parse("ip = \"127.0.0.1\"").unwrap();
+        assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
+        for open in ["ip = \"10.0.0.1\"", "ip = \"127.0.0.1\"\nlisten = \"0.0.0.0\""] {
+            let refused = parse(open).unwrap_err().to_string();
+            assert!(refused.contains("without a token"), "{refused}");
+            assert!(parse(&format!("{open}\ntoken-file = \"token\"")).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_reason() {
+        for (wrong, reason) in [
+            ("ip = \"0.0.0.0\"", "cannot reach"),
+            ("ip = \"127.0.0.1\"\ntls-cert = \"c.pem\"", "go together"),
+            ("ip = \"127.0.0.1\"\nsurprise = 1", "surprise"),
+            ("ip = \"nowhere\"", "ip"),
+        ] {
+            let refused = parse(wrong).unwrap_err().to_string();
+            assert!(refused.contains(reason), "{wrong}: {refused}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_kept_from_others_and_from_messages() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("secrets.toml");
+        let secrets = Secrets::generate();
+        secrets.save(&file).unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(Secrets::load(&file).unwrap() == secrets);
+        assert!(!format!("{secrets:?}").contains(&secrets.superuser_password));
+        std::fs::write(&file, "cluster-secret = \"s3cret\"").unwrap();
+        assert!(!Secrets::load(&file).unwrap_err().to_string().contains("s3cret"));
+    }
+}

@@ -139,19 +139,30 @@ const DAMAGE: &[&str] = &[
     "could not open file \"global/pg_control\"",
 ];
 
+const WRONG_PASSWORD: &str = "PostgreSQL refuses the sidecar's password for the role postgres: secrets.toml is not that of \
+                              this cluster. Copy it from a node that works, then start the sidecar again";
+
 /// Waits until the server answers. Recovery may take long: the bound is that of the operation.
 pub async fn wait_until_ready(inner: &Arc<Inner>, offset: u64) -> Result<()> {
     let mut process = inner.process.subscribe();
     let mut interval = tokio::time::interval(Duration::from_millis(4));
     loop {
-        if process::status(&inner.config.data_dir) == Some(Status::Ready)
-            && Session::local(&inner.config, Manner::default()).await.is_ok()
-        {
-            inner.note(|n| {
-                n.answered = true;
-                n.trouble = None;
-            });
-            return Ok(());
+        if process::status(&inner.config.data_dir) == Some(Status::Ready) {
+            match Session::local(&inner.config, Manner::default()).await {
+                Ok(_) => {
+                    inner.note(|n| {
+                        n.answered = true;
+                        n.trouble = None;
+                    });
+                    return Ok(());
+                }
+                // Waiting does not help against a wrong password.
+                Err(error) if error.message.contains("[28P01]") => {
+                    inner.note(|n| n.trouble = Some(WRONG_PASSWORD.to_owned()));
+                    return Err(failure(WRONG_PASSWORD));
+                }
+                Err(_) => {}
+            }
         }
         tokio::select! {
             gone = process.wait_for(Option::is_none) => {
