@@ -104,6 +104,12 @@ async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>) -> Result<(
     if !removed.is_empty() {
         tracing::info!(?removed, "removed histories of timelines that this server has nothing of");
     }
+    let data_dir = inner.config.data_dir.clone();
+    if blocking(move || process::remove_empty_lock(&data_dir).map_err(io("removing an empty postmaster.pid")))
+        .await?
+    {
+        tracing::warn!("removed an empty postmaster.pid, left by a server that was killed while it started");
+    }
     let offset = process::log_length(&inner.config);
     inner.commits_wait.store(true, Ordering::SeqCst);
     let child = process::spawn(&inner.config, &[])?;

@@ -99,6 +99,28 @@ pub fn find(data_dir: &Path) -> Result<Option<Postmaster>> {
     }
 }
 
+/// Removes a lock file that a power cut left empty. PostgreSQL would refuse to start with it for ever, because another
+/// server might just be writing it; here that is known: such a server works in this directory, and nobody does.
+/// Returns whether there was one.
+pub fn remove_empty_lock(data_dir: &Path) -> std::io::Result<bool> {
+    let path = data_dir.join("postmaster.pid");
+    match std::fs::metadata(&path) {
+        Ok(file) if file.len() == 0 => {}
+        Ok(_) => return Ok(false),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    }
+    let directory = std::fs::canonicalize(data_dir)?;
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        // Processes of other users cannot be looked into; they could not write into a directory of mode 0700 either.
+        if std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == directory) {
+            return Ok(false);
+        }
+    }
+    std::fs::remove_file(&path)?;
+    Ok(true)
+}
+
 pub fn status(data_dir: &Path) -> Option<Status> {
     let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
     match text.lines().nth(7)?.trim() {
@@ -212,6 +234,23 @@ pub async fn run_program(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_empty_lock_file_that_nobody_holds_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = dir.path().join("postmaster.pid");
+        assert!(!remove_empty_lock(dir.path()).unwrap());
+        std::fs::write(&lock, "4711\n").unwrap();
+        assert!(!remove_empty_lock(dir.path()).unwrap() && lock.exists());
+        std::fs::write(&lock, "").unwrap();
+        // Somebody works in the directory, as a server that starts would.
+        let mut holder =
+            std::process::Command::new("sleep").arg("60").current_dir(dir.path()).spawn().unwrap();
+        assert!(!remove_empty_lock(dir.path()).unwrap() && lock.exists());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert!(remove_empty_lock(dir.path()).unwrap() && !lock.exists());
+    }
 
     #[test]
     fn a_process_is_known_by_its_start_time() {
