@@ -96,12 +96,19 @@ impl Node {
         same(self.local.stopped_pid) || (same(self.local.primary_pid) && obs.in_recovery)
     }
 
-    /// The stream of WAL broke. Where the leader's process is not there either, that is its death.
+    /// The stream of WAL broke. Where the leader's process is not there either, that is its death. Where it seems to be,
+    /// it knows of its server's death itself and hands over; one that says nothing for two heartbeats does not.
     fn stream_lost(&mut self) {
         let Some(appointment) = &self.cluster.appointment else { return };
         let primary = appointment.node;
-        if self.consensus.leader() == Some(primary) && !self.linked(primary) {
-            self.suspect(primary, "its stream of WAL broke and its sidecar is not connected");
+        if self.consensus.leader() != Some(primary) {
+            return;
+        }
+        if self.linked(primary) {
+            let wait = 2 * self.cluster.settings.heartbeat_interval.ms();
+            self.suspect(primary, wait, "its stream of WAL broke");
+        } else {
+            self.suspect(primary, 0, "its stream of WAL broke and its sidecar is not connected");
         }
     }
 

@@ -57,8 +57,9 @@ pub enum Link {
     Up,
     /// Lost or silent; the peer may live.
     Down,
-    /// The peer's machine answers that nobody listens there: its process is dead.
-    Refused,
+    /// The peer's process is dead: its machine answers that nobody listens there, or the peer closed the connection and
+    /// takes no other.
+    Gone,
 }
 
 /// What to do.
@@ -296,18 +297,18 @@ impl Node {
             return;
         }
         self.trace("link", format!("connection to node {peer}: {}", format!("{link:?}").to_lowercase()));
-        if link == Link::Refused && self.consensus.leader() == Some(peer) {
-            self.suspect(peer, "its process no longer accepts connections");
+        if link == Link::Gone && self.consensus.leader() == Some(peer) {
+            self.suspect(peer, 0, "its process no longer accepts connections");
         }
     }
 
-    /// The leader is dead as far as can be seen from here: start pre-voting at once. Nodes take turns, so that two do
-    /// not split the votes.
-    pub(crate) fn suspect(&mut self, leader: NodeId, why: &str) {
+    /// The leader is dead as far as can be seen from here: start pre-voting, after `wait` milliseconds in which a word of
+    /// it would prove the contrary. Nodes take turns, so that two do not split the votes.
+    pub(crate) fn suspect(&mut self, leader: NodeId, wait: Millis, why: &str) {
         let others = self.cluster.members.values().filter(|m| m.is_voter() && m.id != leader);
         let rank = others.filter(|m| m.is_data_voter() && m.id < self.id).count() as u64;
         let witness = self.cluster.member(self.id).is_some_and(|m| !m.holds_data());
-        let delay = rank * 60 + if witness { 200 } else { 0 };
+        let delay = wait + rank * 60 + if witness { 200 } else { 0 };
         self.trace("suspect", format!("leader {leader} seems dead: {why}"));
         self.consensus.suspect_leader(self.now, delay);
     }

@@ -26,6 +26,9 @@ const QUEUE: usize = 1024;
 /// Callers that may wait for the driver to hear of them.
 const CALLERS: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the machine behind a connection that its other end has closed gets to take a new one. A living process
+/// takes it within a round trip.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(150);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a quiet connection is tried, and after how long without an answer it counts as lost.
 const PING_EVERY: Duration = Duration::from_millis(250);
@@ -156,12 +159,9 @@ async fn keep_connected(
                 let ended = talk(io, &mut queue).await;
                 tracing::debug!(peer, error = ?ended, "connection to peer ended");
                 // Whether the process is dead shows at the next attempt, which follows at once.
-                match connect_probe(address).await {
-                    Err(error) if is_refusal(&error) => Link::Refused,
-                    _ => Link::Down,
-                }
+                after_end(ended.err(), connect_probe(address).await.err())
             }
-            Err(error) if is_refusal(&error) => Link::Refused,
+            Err(error) if is_refusal(&error) => Link::Gone,
             Err(error) => {
                 // Once: a peer that is away stays away for many attempts.
                 if !complained {
@@ -183,8 +183,21 @@ fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused
 }
 
+/// What the end of a connection says of the other process, given how it ended and how the attempt that followed at once
+/// failed, if it did. A process that dies closes its connections; silence and a living process close none.
+fn after_end(ended: Option<io::Error>, probe: Option<io::Error>) -> Link {
+    let closed = ended.is_some_and(|error| {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+    });
+    match probe {
+        Some(error) if is_refusal(&error) || closed => Link::Gone,
+        _ => Link::Down,
+    }
+}
+
 async fn connect_probe(address: SocketAddr) -> io::Result<()> {
-    timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+    timeout(PROBE_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| io::ErrorKind::TimedOut)?
         .map(drop)
@@ -336,4 +349,27 @@ async fn welcome(
         return Err(refuse("the caller was removed from the cluster"));
     }
     Ok((hello.from, hello.address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, TimedOut, UnexpectedEof};
+
+    #[test]
+    fn only_a_connection_that_its_other_end_closed_tells_of_a_death() {
+        let link = |ended: Option<io::ErrorKind>, probe: Option<io::ErrorKind>| {
+            after_end(ended.map(Into::into), probe.map(Into::into))
+        };
+        // SIGKILL of the process, on a machine that lives; and one that went down right after it.
+        assert_eq!(link(Some(UnexpectedEof), Some(ConnectionRefused)), Link::Gone);
+        assert_eq!(link(Some(ConnectionReset), Some(TimedOut)), Link::Gone);
+        assert_eq!(link(Some(UnexpectedEof), Some(HostUnreachable)), Link::Gone);
+        // Closed by a process that lives, or by one that was started again.
+        assert_eq!(link(Some(UnexpectedEof), None), Link::Down);
+        // A black hole closes nothing.
+        assert_eq!(link(Some(TimedOut), Some(TimedOut)), Link::Down);
+        assert_eq!(link(Some(TimedOut), Some(ConnectionRefused)), Link::Gone);
+        assert_eq!(link(None, None), Link::Down);
+    }
 }

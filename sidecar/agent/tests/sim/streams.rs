@@ -195,7 +195,7 @@ impl World {
         let blocked = self.net.is_blocked(id, peer) || self.net.is_blocked(peer, id);
         let link = match (blocked, other.alive(), other.reachable) {
             (false, true, _) => Link::Up,
-            (false, false, true) => Link::Refused,
+            (false, false, true) => Link::Gone,
             _ => Link::Down,
         };
         if me.links.get(&peer) == Some(&link) {

@@ -47,6 +47,41 @@ fn a_killed_server_is_replaced_though_its_sidecar_lives() {
     }
 }
 
+/// Nobody closes a connection and nobody hands over; what tells is the stream of WAL.
+#[test]
+fn a_server_that_dies_beside_a_frozen_sidecar_is_replaced_before_the_timeout() {
+    let mut gaps = Vec::new();
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let (epoch, killed_at) = (w.check.newest_epoch(), w.now);
+        w.freeze(leader);
+        w.kill_server(leader);
+        assert_ne!(next_primary(&mut w, epoch, 4000), leader, "seed {seed}");
+        gaps.push(w.now - killed_at);
+        w.thaw(leader);
+        heals(w);
+    }
+    gaps.sort_unstable();
+    assert!(gaps[gaps.len() / 2] < 900, "time until the next primary is open: {gaps:?} ms");
+}
+
+/// The leader is well and says so, whatever happened to the streams.
+#[test]
+fn streams_that_break_depose_no_leader_that_lives() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        for peer in others(&w, leader) {
+            w.net.wal_blocks.extend([(leader, peer), (peer, leader)]);
+        }
+        w.run(3000);
+        w.net.wal_blocks.clear();
+        w.run(1000);
+        assert_eq!(w.check.newest_epoch(), epoch, "seed {seed}");
+        heals(w);
+    }
+}
+
 #[test]
 fn two_candidates_at_once_end_with_one_primary() {
     for seed in 0..20 {
