@@ -37,6 +37,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Where the sidecar keeps what it must not forget.
+    pub fn state_dir(&self) -> PathBuf {
+        self.data_dir.with_file_name("state")
+    }
+
     pub fn api_port(&self) -> u16 {
         self.api.rsplit(':').next().and_then(|p| p.parse().ok()).unwrap_or(0)
     }

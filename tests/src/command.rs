@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// The program: `PGQUORUM_BIN`, or the release build beside this test.
-pub(crate) fn binary() -> PathBuf {
+pub fn pgquorum_program() -> PathBuf {
     if let Some(given) = std::env::var_os("PGQUORUM_BIN") {
         return PathBuf::from(given);
     }
@@ -38,11 +38,11 @@ impl Outcome {
 /// # Panics
 /// The program cannot be started.
 pub fn pgquorum<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Outcome {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(pgquorum_program());
     command.arg("--json").args(args).stdin(Stdio::null());
-    let out = command
-        .output()
-        .unwrap_or_else(|e| panic!("cannot run {}: {e}; `make build` makes it", binary().display()));
+    let out = command.output().unwrap_or_else(|e| {
+        panic!("cannot run {}: {e}; `make build` makes it", pgquorum_program().display())
+    });
     Outcome {
         code: out.status.code().unwrap_or(-1),
         json: serde_json::from_slice(&out.stdout).unwrap_or(Value::Null),
@@ -55,8 +55,8 @@ pub fn pgquorum<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Outcome 
 /// # Panics
 /// The program cannot be started.
 pub fn pgquorum_shown<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> bool {
-    let status = Command::new(binary()).args(args).stdin(Stdio::null()).status();
+    let status = Command::new(pgquorum_program()).args(args).stdin(Stdio::null()).status();
     status
-        .unwrap_or_else(|e| panic!("cannot run {}: {e}; `make build` makes it", binary().display()))
+        .unwrap_or_else(|e| panic!("cannot run {}: {e}; `make build` makes it", pgquorum_program().display()))
         .success()
 }

@@ -49,6 +49,19 @@ pub fn request_to(
     parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| Error::other("not an HTTP answer"))
 }
 
+/// Sends this text as it is to `127.0.0.1:port`, and nothing more; returns the status of the answer and its body.
+///
+/// # Errors
+/// No connection, or no proper answer in time.
+pub fn request_raw(port: u16, text: &str) -> Result<(u16, Value), Error> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), CONNECT_TIMEOUT)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.write_all(text.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| Error::other("not an HTTP answer"))
+}
+
 fn parse(answer: &str) -> Option<(u16, Value)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split_whitespace().nth(1)?.parse().ok()?;

@@ -8,15 +8,17 @@ mod net_cluster;
 mod netns;
 mod plain;
 mod probe;
+mod stalled_disk;
 mod user;
 
 pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
-pub use command::{pgquorum, pgquorum_shown};
-pub use http::{request, request_to};
+pub use command::{pgquorum, pgquorum_program, pgquorum_shown};
+pub use http::{request, request_raw, request_to};
 pub use net_cluster::NetCluster;
 pub use netns::{CLIENT, Network};
 pub use plain::{Plain, kill_tree, postgres_program};
 pub use probe::{Probe, ProbeOptions, Report, await_rows};
+pub use stalled_disk::StalledDisk;
 pub use user::{server_command, server_directory};
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! A cluster whose nodes are machines of a [`Network`], made by `init`, `join` and `run` as on several machines.
 
-use crate::command::binary;
+use crate::command::pgquorum_program;
 use crate::user::server_directory;
 use crate::{CLIENT, Network, PATIENCE, Probe, ProbeOptions, await_until, request_to};
 use postgres::{Client, Config, NoTls};
@@ -34,7 +34,7 @@ impl NetCluster {
     pub fn start(size: u64) -> NetCluster {
         let dir = server_directory("pgquorum-net-");
         // The servers' user may not be able to enter the folder that the program was built in.
-        std::fs::copy(binary(), dir.join("pgquorum")).expect("a copy of the program");
+        std::fs::copy(pgquorum_program(), dir.join("pgquorum")).expect("a copy of the program");
         let mut cluster = NetCluster {
             network: Network::new(size),
             dir,
@@ -220,7 +220,7 @@ impl NetCluster {
 
     /// Writers at the client's place.
     pub fn probe(&self, options: &ProbeOptions) -> Probe {
-        Probe::launch(self.network.command(CLIENT, &binary()), &self.dsn(), options)
+        Probe::launch(self.network.command(CLIENT, &pgquorum_program()), &self.dsn(), options)
     }
 
     /// One node leads, says so alone, and alone takes writes.

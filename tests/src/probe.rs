@@ -1,6 +1,6 @@
 //! The program's own probe in the background: numbered inserts through the connection string of all nodes.
 
-use crate::command::binary;
+use crate::command::pgquorum_program;
 use crate::{PATIENCE, await_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -72,7 +72,7 @@ impl Probe {
     /// # Panics
     /// The probe cannot be started, or no write is acknowledged within a minute.
     pub fn start(dsn: &str, options: &ProbeOptions) -> Probe {
-        Probe::launch(Command::new(binary()), dsn, options)
+        Probe::launch(Command::new(pgquorum_program()), dsn, options)
     }
 
     /// The same with a command that becomes the program, for example in another network namespace.

@@ -197,10 +197,7 @@ fn after_end(ended: Option<io::Error>, probe: Option<io::Error>) -> Link {
 }
 
 async fn connect_probe(address: SocketAddr) -> io::Result<()> {
-    timeout(PROBE_TIMEOUT, TcpStream::connect(address))
-        .await
-        .map_err(|_| io::ErrorKind::TimedOut)?
-        .map(drop)
+    timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)?.map(drop)
 }
 
 /// Opens a connection and proves who this node is. The flag says that the peer calls this node removed.
@@ -304,10 +301,17 @@ async fn listen(
     let _ = called.send((from, address)).await;
     let (mut read, mut write) = tokio::io::split(io);
     loop {
-        match timeout(4 * SILENCE, frame::read_frame(&mut read))
+        let frame = timeout(4 * SILENCE, frame::read_frame(&mut read))
             .await
-            .map_err(|_| io::ErrorKind::TimedOut)??
-        {
+            .map_err(|_| io::ErrorKind::TimedOut)??;
+        // The caller's next connection is told so; this one would go on for ever without a word of it.
+        if removed.lock().unwrap_or_else(PoisonError::into_inner).contains(&from) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the caller was removed from the cluster",
+            ));
+        }
+        match frame {
             Frame::Message(wire) => {
                 if inputs.send(Input::Message { from, wire }).await.is_err() {
                     return Ok(());

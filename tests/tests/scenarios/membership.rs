@@ -30,6 +30,11 @@ fn a_removed_node_leaves_and_its_number_is_not_given_again() {
     });
     let (code, again) = cluster.send(leader, "DELETE", &format!("/node/{gone}"), None);
     assert_eq!(code, 410, "{again}");
+    await_until(Duration::from_secs(20), "the node knows, and its server stops", || {
+        let (code, answer) = cluster.get(gone, "/map");
+        let runs = cluster.node(gone).postgres_pid != 0;
+        if code == 412 && answer["code"] == "removed" && !runs { Ok(()) } else { Err(answer.to_string()) }
+    });
     cluster.stop(gone);
     let (code, added) = cluster.post(leader, "/node?ip=127.0.0.1&role=listener&db-port=1&api-port=2", None);
     assert_eq!(code, 200, "{added}");

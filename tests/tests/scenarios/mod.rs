@@ -14,5 +14,7 @@ mod membership;
 mod network;
 mod rejoin_by_clone;
 mod rejoin_by_rewind;
+mod rest_guards;
+mod rest_statuses;
 mod restart_cluster;
 mod settings_under_load;
