@@ -64,8 +64,12 @@ impl Cluster {
 
     /// The same with settings such as `("node-timeout", "2s")`.
     pub fn start_with(n: usize, settings: &[(&str, &str)]) -> Cluster {
-        let root =
-            tempfile::Builder::new().prefix("pgquorum-test-").tempdir_in("/var/tmp").expect("a directory");
+        Cluster::start_below(Path::new("/var/tmp"), n, settings)
+    }
+
+    /// The same with its data and state below this directory.
+    pub fn start_below(base: &Path, n: usize, settings: &[(&str, &str)]) -> Cluster {
+        let root = tempfile::Builder::new().prefix("pgquorum-test-").tempdir_in(base).expect("a directory");
         open_to_all(root.path());
         let cluster = Cluster { dir: root.keep().join("cluster"), keep: false };
         let mut args = vec!["local".to_owned(), "up".to_owned(), "--nodes".to_owned(), n.to_string()];

@@ -19,7 +19,7 @@ pub use netns::{CLIENT, Network};
 pub use plain::{Plain, kill_tree, postgres_program};
 pub use probe::{Probe, ProbeOptions, Report, await_rows};
 pub use stalled_disk::StalledDisk;
-pub use user::{server_command, server_directory};
+pub use user::{server_command, server_directory, server_directory_below};
 
 use std::time::{Duration, Instant};
 

@@ -45,8 +45,16 @@ pub(crate) fn give(path: &Path) {
 /// # Panics
 /// It cannot be made.
 pub fn server_directory(prefix: &str) -> std::path::PathBuf {
+    server_directory_below(Path::new("/var/tmp"), prefix)
+}
+
+/// The same below another directory.
+///
+/// # Panics
+/// It cannot be made.
+pub fn server_directory_below(base: &Path, prefix: &str) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::Builder::new().prefix(prefix).tempdir_in("/var/tmp").expect("a directory");
+    let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(base).expect("a directory");
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
     give(dir.path());
     dir.keep()
