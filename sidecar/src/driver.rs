@@ -151,6 +151,7 @@ impl Driver {
             }
         }
         self.connect_members();
+        self.postgres.set_patience(self.node.cluster().settings.node_timeout.ms());
         self.view.send_replace(Arc::new(self.node.view()));
         Ok(exit)
     }

@@ -1,5 +1,6 @@
 //! This node's own server: what it should be doing, given what is committed and what was promised.
 
+mod interrupt;
 mod repair;
 
 use crate::message::WalEnd;
@@ -49,7 +50,11 @@ pub struct Local {
     /// Since when writes are refused.
     pub fenced_at: Option<Millis>,
     pub repair: Option<Repair>,
+    /// PostgreSQL said that this data cannot be used any more: there is nothing in it to pledge.
+    pub damaged: bool,
     pub retry_at: Millis,
+    /// A repair that failed is tried again then; a pledge does not wait for that.
+    pub repair_at: Millis,
     pub failures: u32,
     pub not_streaming_since: Option<Millis>,
     pub configured: Option<BTreeMap<String, String>>,
@@ -121,13 +126,17 @@ impl Node {
         match &result {
             Ok(_) => {
                 self.local.failures = 0;
-                self.local.retry_at = self.now;
+                (self.local.retry_at, self.local.repair_at) = (self.now, self.now);
             }
             Err(failure) => {
                 self.trace("postgres", format!("operation {id}: {} failed: {failure}", op.name()));
                 self.local.failures += 1;
                 let wait = BACKOFF_MIN_MS << self.local.failures.min(8);
-                self.local.retry_at = self.now + wait.min(BACKOFF_MAX_MS);
+                let at = self.now + wait.min(BACKOFF_MAX_MS);
+                match op {
+                    PgOp::Rewind(_) | PgOp::Clone(_) => self.local.repair_at = at,
+                    _ => self.local.retry_at = at,
+                }
             }
         }
         self.expect_after(&op, &result);
@@ -141,6 +150,7 @@ impl Node {
             (PgOp::Follow(upstream), Ok(_)) => self.now_following(upstream),
             (PgOp::Rewind(upstream) | PgOp::Clone(upstream), Ok(_)) => {
                 self.local.repair = None;
+                self.local.damaged = false;
                 self.local.configured = None;
                 self.now_following(upstream);
             }
@@ -153,6 +163,7 @@ impl Node {
             }
             (PgOp::Start, Err(failure)) if failure.kind == PgFailureKind::NoData => {
                 self.local.repair = Some(Repair::Clone);
+                self.local.damaged = true;
             }
             (PgOp::Promote { .. }, result) => self.promotion_done(result),
             (PgOp::Stop(_), result) => {
@@ -209,10 +220,12 @@ impl Node {
         }
         self.configure_server();
         let must_cut = self.must_be_cut();
+        if !must_cut {
+            self.pledge_asked = None;
+        }
         if let Some((_, op)) = &self.local.op {
-            // A pledge does not wait for the end of a re-pointing.
-            if must_cut && matches!(op, PgOp::Follow(_)) && self.local.obs.is_running() {
-                self.start_operation(PgOp::CutReception);
+            if let Some(next) = self.instead_of(op, must_cut) {
+                self.begin(next);
             }
             return;
         }
@@ -220,7 +233,7 @@ impl Node {
             return;
         }
         match self.local.obs.process {
-            PgProcess::Starting => {}
+            PgProcess::Starting => self.drive_starting(must_cut),
             PgProcess::Absent | PgProcess::Stopped => self.drive_stopped(must_cut),
             PgProcess::Running if !self.local.obs.in_recovery => self.drive_primary(),
             PgProcess::Running => self.drive_standby(must_cut),
@@ -259,13 +272,20 @@ impl Node {
         if self.now < self.local.retry_at {
             return;
         }
+        if !must_cut && self.local.obs.rewound {
+            if let Some(next) = self.after_rewind().filter(|_| self.now >= self.local.repair_at) {
+                self.begin(next);
+            }
+            return;
+        }
         if self.local.obs.process == PgProcess::Absent && self.local.repair.is_none() {
             self.local.repair = Some(Repair::Clone);
         }
         // Never while a pledge stands: a repair ends with streaming from the older primary. Where it cannot begin, the
         // server runs as it is, because its pledge may be what the cluster waits for.
         let repairing = !must_cut && self.local.repair.is_some_and(|repair| self.repair(repair));
-        if repairing || self.local.obs.process == PgProcess::Absent {
+        let later = !must_cut && self.local.repair.is_some() && self.now < self.local.repair_at;
+        if repairing || later || self.local.obs.process == PgProcess::Absent {
             return;
         }
         match self.upstream() {

@@ -105,6 +105,8 @@ pub struct Node {
     pub(crate) pledged: u64,
     /// Who is waiting for the pledge, and for which term.
     pub(crate) pledge_to: Option<(NodeId, u64)>,
+    /// Since when it is.
+    pub(crate) pledge_asked: Option<Millis>,
     pub(crate) local: Local,
     pub(crate) lead: Option<Lead>,
     pub(crate) pending: Option<crate::admin::Pending>,
@@ -138,6 +140,7 @@ impl Node {
             cluster: Arc::new(cluster),
             pledged: restored.pledge,
             pledge_to: None,
+            pledge_asked: None,
             local: Local::default(),
             lead: None,
             pending: None,
@@ -243,6 +246,7 @@ impl Node {
             self.out.persist.sync = true;
         }
         self.pledge_to = Some((from, term));
+        self.pledge_asked.get_or_insert(self.now);
         self.answer_pledge();
     }
 
@@ -260,6 +264,7 @@ impl Node {
         }
         // An unfinished pledge is answered when it is complete; a finished one when it is asked for again.
         self.pledge_to = None;
+        self.pledge_asked = None;
     }
 
     fn pledge_end(&self, term: u64) -> Option<WalEnd> {

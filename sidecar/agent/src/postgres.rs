@@ -106,7 +106,8 @@ pub enum PgOp {
         timeline: Timeline,
         sync: SyncSet,
     },
-    /// Give up the part of the own WAL that `upstream` does not have, and follow it.
+    /// Give up the part of the own WAL that `upstream` does not have, and follow it. While it writes into the data
+    /// directory it is not cut short: a later operation waits for it, and the data count as [`PgProcess::Absent`].
     Rewind(Upstream),
     /// Copy the whole database from `upstream` into a side directory, put it in place, and follow.
     Clone(Upstream),
@@ -280,6 +281,10 @@ pub struct PgObservation {
     pub copy_progress: Option<(u64, u64)>,
     /// Why the server is not as it should be, in a sentence.
     pub trouble: Option<String>,
+    /// The data were rewound, and fit together only when WAL up to `flush_lsn` of `timeline` is replayed. That WAL may
+    /// have to come from an upstream; until then the server is starting, and there is nothing to pledge.
+    #[serde(default)]
+    pub rewound: bool,
 }
 
 impl PgObservation {

@@ -4,7 +4,7 @@ use crate::lead::{Lead, Phase};
 use crate::message::{Beat, OpenPrimary, PeerMessage};
 use crate::node::{Link, Node};
 use crate::postgres::{PgOp, PgProcess};
-use crate::types::{Millis, NodeId};
+use crate::types::{Millis, NodeId, Position};
 use crate::view::{NodeStatus, State, View};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +37,12 @@ impl Node {
         let obs = &self.local.obs;
         NodeStatus {
             state: self.state(),
-            position: self.cluster.position(obs.timeline, obs.flush_lsn),
+            position: if obs.rewound {
+                // It says where they will fit together, which is not where their WAL ends.
+                Position::default()
+            } else {
+                self.cluster.position(obs.timeline, obs.flush_lsn)
+            },
             replay_lsn: if obs.in_recovery { obs.replay_lsn } else { obs.flush_lsn },
             streaming: obs.streaming,
             pid: if obs.is_running() { obs.pid } else { 0 },

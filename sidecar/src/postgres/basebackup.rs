@@ -3,8 +3,9 @@
 use super::config::{PostgresConfig, REPLICATION_ROLE, beside, parent_of};
 use super::config_files::{self, Desired};
 use super::error::{Result, blocking, failure, io};
+use super::rewind_mark::RewindMark;
 use super::state::Inner;
-use super::{control, durable, lifecycle};
+use super::{control, durable, lifecycle, process};
 use pgquorum_agent::postgres::{PgOutcome, StopMode, Upstream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,6 +15,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// Between the directory's name and a time in seconds.
 const SET_ASIDE: &str = ".old-";
+/// The same for a copy in the making.
+const CLONE: &str = ".clone-";
 
 /// Copies, starts the server on the copy, and removes the old directory once that runs.
 pub async fn clone_and_follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<PgOutcome> {
@@ -27,6 +30,7 @@ pub async fn clone_and_follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<
     copied?;
     let parameters = config_files::load(&inner.config).parameters;
     inner.change_settings(move |desired| desired.parameters = parameters).await?;
+    inner.note(|n| n.rewind = RewindMark::None);
     let outcome = lifecycle::start(inner, Some(upstream)).await?;
     let data_dir = inner.config.data_dir.clone();
     inner.runtime.spawn_blocking(move || remove_set_aside(&data_dir));
@@ -35,21 +39,36 @@ pub async fn clone_and_follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<
 
 /// Removes the databases that copies have replaced, this one's and those of earlier attempts.
 fn remove_set_aside(data_dir: &Path) {
-    let prefix = format!("{}{SET_ASIDE}", data_dir.file_name().unwrap_or_default().to_string_lossy());
-    let entries = std::fs::read_dir(parent_of(data_dir)).into_iter().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name();
-        let digits = name.to_str().and_then(|n| n.strip_prefix(&prefix));
-        if !digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit())) {
-            continue;
-        }
-        let directory = entry.path();
+    for directory in numbered(data_dir, SET_ASIDE) {
         match std::fs::remove_dir_all(&directory) {
             Ok(()) => tracing::info!(directory = %directory.display(), "removed the old database"),
             Err(error) => {
                 let directory = directory.display();
                 tracing::warn!(%error, %directory, "the old database could not be removed; remove it by hand");
             }
+        }
+    }
+}
+
+/// Directories beside `data_dir` that are called like it with `infix` and a number.
+fn numbered(data_dir: &Path, infix: &str) -> Vec<PathBuf> {
+    let prefix = format!("{}{infix}", data_dir.file_name().unwrap_or_default().to_string_lossy());
+    let entries = std::fs::read_dir(parent_of(data_dir)).into_iter().flatten().flatten();
+    let ours = |name: &std::ffi::OsStr| {
+        let digits = name.to_str().and_then(|n| n.strip_prefix(&prefix));
+        digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
+    };
+    entries.filter(|e| ours(&e.file_name())).map(|e| e.path()).collect()
+}
+
+/// Ends and removes what copies left that were broken off. A copy whose sidecar was killed goes on by itself, and
+/// would write into, or clean up, whatever lies at its place: so every copy has a place of its own.
+fn remove_unfinished(data_dir: &Path) {
+    process::end_left_over("pg_basebackup", &beside(data_dir, CLONE));
+    process::end_left_over("pg_rewind", data_dir);
+    for directory in numbered(data_dir, CLONE) {
+        if let Err(error) = std::fs::remove_dir_all(&directory) {
+            tracing::warn!(%error, directory = %directory.display(), "an unfinished copy could not be removed");
         }
     }
 }
@@ -86,14 +105,15 @@ async fn copy(
     upstream: &Upstream,
     progress: impl Fn(u64, u64) + Send + Sync,
 ) -> Result<Option<PathBuf>> {
-    let side = config.clone_dir();
-    let (own, target) = (config.clone(), side.clone());
+    let number = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_micros()).unwrap_or(0);
+    let side = beside(&config.data_dir, &format!("{CLONE}{number}"));
+    let own = config.clone();
     blocking(move || {
         config_files::write_passfile(&own)?;
         let parent = parent_of(&own.data_dir);
         std::fs::create_dir_all(parent).map_err(io(format!("creating {}", parent.display())))?;
-        // Left over from a copy that was broken off.
-        remove_tree(&target)
+        remove_unfinished(&own.data_dir);
+        Ok(())
     })
     .await?;
     run_basebackup(config, upstream, &side, progress).await?;
@@ -112,7 +132,8 @@ async fn run_basebackup(
 ) -> Result<()> {
     let mut command = tokio::process::Command::new(config.program("pg_basebackup"));
     command.arg("-D").arg(side);
-    command.args(["-X", "stream", "-c", "fast", "--progress", "--no-password"]);
+    // The program itself must remove nothing: it does so by name, maybe long after this copy was given up.
+    command.args(["-X", "stream", "-c", "fast", "--progress", "--no-password", "--no-clean"]);
     let (ip, port) = (upstream.ip, upstream.port);
     command.arg("-d").arg(format!("host={ip} port={port} user={REPLICATION_ROLE} {}", super::config::ALIVE));
     command.env("PGPASSFILE", config.passfile()).env("LC_ALL", "C");
@@ -185,18 +206,23 @@ fn put_in_place(config: &PostgresConfig, side: &Path) -> Result<Option<PathBuf>>
     Ok(old)
 }
 
-fn remove_tree(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(io(format!("removing {}", path.display()))(e))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_our_own_unfinished_copies_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let kept = ["data", "data.clone", "data.clone-", "data.clone-1x", "data2.clone-1", "data.old-1"];
+        for name in kept.iter().chain(&["data.clone-17", "data.clone-18"]) {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        remove_unfinished(&data);
+        let left = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
+        let left: std::collections::BTreeSet<String> = left.map(|n| n.into_string().unwrap()).collect();
+        assert_eq!(left, kept.iter().map(|n| (*n).to_owned()).collect());
+    }
 
     #[test]
     fn progress_lines_are_read() {

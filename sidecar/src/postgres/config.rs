@@ -4,6 +4,7 @@ use pgquorum_agent::types::NodeId;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The role under which standbys stream and copies are taken.
 pub const REPLICATION_ROLE: &str = "quorum_replicator";
@@ -95,11 +96,6 @@ impl PostgresConfig {
         beside(&self.data_dir, ".rewinding")
     }
 
-    /// Where a copy is taken before it is put in place.
-    pub(super) fn clone_dir(&self) -> PathBuf {
-        beside(&self.data_dir, ".clone")
-    }
-
     pub(super) fn wal_dir(&self) -> PathBuf {
         self.data_dir.join("pg_wal")
     }
@@ -108,6 +104,16 @@ impl PostgresConfig {
 /// What libpq needs to notice within seconds that the other machine is gone: without it a read waits for hours.
 pub const ALIVE: &str = "connect_timeout=5 tcp_user_timeout=8000 keepalives=1 keepalives_idle=2 keepalives_interval=2 \
                          keepalives_count=3";
+
+/// The same for a program that the whole node waits for: not longer than the cluster waits for a silent node, as far
+/// as libpq can (it knows no less than two seconds for a connection).
+pub fn alive(patience: Duration) -> String {
+    let (seconds, ms) = (patience.as_secs_f64().ceil().max(2.0), patience.as_millis().max(1000) * 2);
+    format!(
+        "connect_timeout={seconds} tcp_user_timeout={ms} keepalives=1 keepalives_idle=1 keepalives_interval=1 \
+         keepalives_count=2"
+    )
+}
 
 /// The name under which a node's standby connects and acknowledges, and the name of its slot.
 pub fn standby_name(node: NodeId) -> String {

@@ -3,6 +3,7 @@
 use super::PgEvent;
 use super::error::{Result, blocking, failure, io, no_data, not_running, timed_out};
 use super::process::{self, Postmaster, Status};
+use super::rewind_mark::RewindMark;
 use super::session::{Manner, Session};
 use super::state::Inner;
 use super::{config_files, control, cut, timeline};
@@ -156,6 +157,7 @@ pub async fn wait_until_ready(inner: &Arc<Inner>, offset: u64) -> Result<()> {
         if process::status(&inner.config.data_dir) == Some(Status::Ready) {
             match Session::local(&inner.config, Manner::default()).await {
                 Ok(_) => {
+                    inner.is_consistent().await?;
                     inner.note(|n| {
                         n.answered = true;
                         n.trouble = None;
@@ -218,7 +220,7 @@ pub async fn stop(inner: &Arc<Inner>, mode: StopMode) -> Result<PgOutcome> {
     if inner.postmaster().is_some() || adopt(inner).await? {
         wait_for_exit(inner, mode).await?;
     }
-    if inner.config.data_dir.join("PG_VERSION").exists() && !inner.config.rewind_marker().exists() {
+    if inner.config.data_dir.join("PG_VERSION").exists() && inner.notes().rewind != RewindMark::Writing {
         inner
             .write_files(|desired| {
                 desired.upstream = None;

@@ -24,6 +24,7 @@ mod parameters;
 mod process;
 mod promote;
 mod rewind;
+mod rewind_mark;
 mod session;
 mod slots;
 mod state;
@@ -99,6 +100,11 @@ impl Postgres {
     /// Begins the operation and returns at once; its end is reported as [`PgEvent::Done`] with this `id`.
     pub fn submit(&self, id: u64, op: PgOp) {
         ops::submit(&self.shared.inner, id, op);
+    }
+
+    /// How long the cluster waits for a node that is silent; so long, too, is waited for another node's server.
+    pub fn set_patience(&self, node_timeout_ms: u64) {
+        self.shared.inner.set_patience(std::time::Duration::from_millis(node_timeout_ms));
     }
 
     /// Renews the server's lease: it lasts `ms` from `sent_at_ns` (`CLOCK_BOOTTIME`) on. Only the newest call counts.

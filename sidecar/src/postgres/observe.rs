@@ -4,6 +4,7 @@ use super::PgEvent;
 use super::config::standby_node;
 use super::error::{Result, sql, timed_out};
 use super::process::{self, Postmaster, Status};
+use super::rewind_mark::RewindMark;
 use super::session::{Manner, POSITION_FUNCTION, Session, WalPosition, position_query};
 use super::state::Inner;
 use super::{config_files, control, lifecycle, ops, slots, sync, timeline};
@@ -143,6 +144,13 @@ impl Observer {
             }
         };
         observation.copy_progress = notes.copy_progress;
+        if let RewindMark::Replaying(timeline, lsn) = notes.rewind
+            && matches!(observation.process, PgProcess::Starting | PgProcess::Stopped)
+        {
+            observation.rewound = true;
+            observation.settled = false;
+            (observation.timeline, observation.flush_lsn) = (timeline, lsn);
+        }
         observation.trouble = observation.trouble.or(notes.trouble);
         observation
     }
@@ -208,6 +216,7 @@ impl Observer {
         observation.pending_restart.clone_from(&self.pending_restart);
         self.eye = Some((postmaster, eye));
         self.inner.note(|n| n.answered = true);
+        self.inner.is_consistent().await?;
         self.free_if_stuck(observation).await;
         Ok(())
     }
@@ -290,7 +299,9 @@ impl Observer {
         observation.system_identifier = control.system_identifier;
         observation.in_recovery = true;
         (observation.timeline, observation.flush_lsn, observation.replay_lsn) = (timeline, end, end);
-        observation.settled = control.clean;
+        // A standby that is shut down may have received more than it has replayed, and confirmed it: only a start shows
+        // where its WAL ends. What a primary wrote ends with its shutdown checkpoint.
+        observation.settled = control.clean && !control.clean_in_recovery;
         observation.history = self.history(timeline);
     }
 }

@@ -71,11 +71,12 @@ pub fn submit(inner: &Arc<Inner>, id: u64, op: PgOp) {
         let shared = inner.clone();
         let task = inner.runtime.spawn(async move {
             let _gate = shared.gate.clone().lock_owned().await;
-            let work = Box::pin(run_process(&shared, op));
+            let work = Box::pin(run_process(&shared, id, op));
             let result = tokio::time::timeout(limit, work).await;
             report.done(result.unwrap_or_else(|_| Err(too_long(limit))));
         });
-        if let Some(previous) = running.process.replace(task.abort_handle()) {
+        // One that is sealed goes on, and the new one waits for the gate.
+        if let Some((_, previous)) = running.process.replace((id, task.abort_handle())) {
             previous.abort();
         }
     } else {
@@ -98,14 +99,14 @@ fn too_long(limit: Duration) -> pgquorum_agent::postgres::PgFailure {
     ))
 }
 
-async fn run_process(inner: &Arc<Inner>, op: PgOp) -> Result<PgOutcome> {
+async fn run_process(inner: &Arc<Inner>, id: u64, op: PgOp) -> Result<PgOutcome> {
     match op {
         PgOp::Start => lifecycle::start(inner, None).await,
         PgOp::Stop(mode) => lifecycle::stop(inner, mode).await,
         PgOp::CutReception => cut::cut_reception(inner).await,
         PgOp::Follow(upstream) => lifecycle::follow(inner, upstream).await,
         PgOp::Promote { timeline, sync } => promote::promote(inner, timeline, sync).await,
-        PgOp::Rewind(upstream) => rewind::rewind(inner, upstream).await,
+        PgOp::Rewind(upstream) => rewind::rewind(inner, id, upstream).await,
         PgOp::Clone(upstream) => basebackup::clone_and_follow(inner, upstream).await,
         other => Err(failure(format!("{} is not a process operation", other.name()))),
     }
@@ -169,6 +170,6 @@ pub fn restart_if_free(inner: &Arc<Inner>) -> bool {
             tracing::warn!(%error, "the restart failed");
         }
     });
-    running.process = Some(task.abort_handle());
+    running.process = Some((0, task.abort_handle()));
     true
 }

@@ -2,6 +2,7 @@
 
 use super::config::PostgresConfig;
 use super::error::{Result, fail, failure, io, no_data, timed_out};
+use super::rewind_mark::RewindMark;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgquorum_agent::postgres::PgFailureKind;
@@ -133,7 +134,7 @@ pub fn status(data_dir: &Path) -> Option<Status> {
 /// Refuses directories that PostgreSQL could not or must not be started in, with words of our own.
 pub fn check_data_dir(config: &PostgresConfig) -> Result<()> {
     let directory = config.data_dir.display();
-    if config.rewind_marker().exists() {
+    if RewindMark::load(config) == RewindMark::Writing {
         return Err(no_data(format!(
             "{directory} is unusable: a rewind of it was interrupted ({} is there). It must be cloned again from another \
              node",
@@ -175,6 +176,21 @@ pub fn spawn(config: &PostgresConfig, extra: &[&str]) -> Result<tokio::process::
     command.spawn().map_err(io(format!("starting {}", program.display())))
 }
 
+/// Ends helper programs of this user that a killed sidecar left behind and that work on a path which begins so.
+pub fn end_left_over(program: &str, path: &Path) {
+    let path = path.as_os_str().as_encoded_bytes();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let mut words = line.split(|b| *b == 0);
+        let name = words.next().unwrap_or_default().rsplit(|b| *b == b'/').next().unwrap_or_default();
+        if name == program.as_bytes() && words.any(|w| w.starts_with(path)) {
+            tracing::warn!(pid, program, "ending a program that an earlier sidecar left behind");
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
 /// How long the log is now: what comes later belongs to the next start.
 pub fn log_length(config: &PostgresConfig) -> u64 {
     std::fs::metadata(&config.log_file).map(|m| m.len()).unwrap_or(0)
@@ -205,30 +221,48 @@ pub fn log_tail(config: &PostgresConfig, offset: u64) -> String {
     chosen[skip..].join(" | ")
 }
 
-/// Runs a helper program to its end and returns what it printed. It dies with the caller.
-pub async fn run_program(
-    name: &str,
-    mut command: tokio::process::Command,
-    limit: Duration,
-) -> Result<String> {
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(limit, command.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(failure(format!("{name} cannot be run: {error}"))),
-        Err(_) => return Err(timed_out(format!("{name} did not end within {limit:?} and was ended"))),
-    };
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+/// What a helper program did.
+pub struct Ended {
+    status: std::process::ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    pub fn success(&self) -> bool {
+        self.status.success()
     }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let text = if stderr.trim().is_empty() { stdout } else { stderr };
-    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
-    let skip = lines.len().saturating_sub(4);
-    Err(fail(
-        PgFailureKind::Other,
-        format!("{name} failed ({}): {}", output.status, lines[skip..].join(" | ")),
-    ))
+
+    /// The last that a program which failed said.
+    pub fn complaint(&self, name: &str) -> String {
+        let text = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+        let skip = lines.len().saturating_sub(4);
+        format!("{name} failed ({}): {}", self.status, lines[skip..].join(" | "))
+    }
+}
+
+/// Runs a helper program to its end, whatever it is. It dies with the caller.
+pub async fn run_to_end(name: &str, mut command: tokio::process::Command, limit: Duration) -> Result<Ended> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(limit, command.output()).await {
+        Ok(Ok(output)) => Ok(Ended {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }),
+        Ok(Err(error)) => Err(failure(format!("{name} cannot be run: {error}"))),
+        Err(_) => Err(timed_out(format!("{name} did not end within {limit:?} and was ended"))),
+    }
+}
+
+/// Runs a helper program that must succeed, and returns what it printed.
+pub async fn run_program(name: &str, command: tokio::process::Command, limit: Duration) -> Result<String> {
+    let ended = run_to_end(name, command, limit).await?;
+    if ended.success() {
+        return Ok(ended.stdout);
+    }
+    Err(fail(PgFailureKind::Other, ended.complaint(name)))
 }
 
 #[cfg(test)]

@@ -3,26 +3,30 @@
 //! An interrupted rewind leaves a directory that looks whole and is not. Therefore a marker lies beside it, on disk
 //! before the first change and until the last one: while it is there, nothing is started on the directory.
 
-use super::error::{Result, blocking, failure, io, sql};
+use super::error::{Result, blocking, fail, failure, sql};
+use super::rewind_mark::RewindMark;
 use super::session::{Manner, Session};
 use super::state::Inner;
-use super::{config_files, control, durable, lifecycle, process};
-use pgquorum_agent::postgres::{PgOutcome, StopMode, Upstream};
+use super::{config_files, control, lifecycle, process};
+use pgquorum_agent::postgres::{PgFailureKind, PgOutcome, StopMode, Upstream};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The bound of the operation is shorter.
 const REWIND_LIMIT: Duration = Duration::from_secs(4 * 3600);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(600);
+/// What `pg_rewind --progress` says last before it changes anything.
+const BEGINS_TO_WRITE: &str = "need to copy";
 
-pub async fn rewind(inner: &Arc<Inner>, upstream: Upstream) -> Result<PgOutcome> {
-    let result = rewind_inner(inner, &upstream).await;
+/// `id` is the number of this operation.
+pub async fn rewind(inner: &Arc<Inner>, id: u64, upstream: Upstream) -> Result<PgOutcome> {
+    let result = rewind_inner(inner, id, &upstream).await;
     inner.note(|n| n.trouble = result.as_ref().err().map(ToString::to_string));
     result?;
     lifecycle::start(inner, Some(upstream)).await
 }
 
-async fn rewind_inner(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
+async fn rewind_inner(inner: &Arc<Inner>, id: u64, upstream: &Upstream) -> Result<()> {
     prepare_source(inner, upstream).await?;
     lifecycle::stop(inner, StopMode::Fast).await?;
     let config = inner.config.clone();
@@ -33,15 +37,51 @@ async fn rewind_inner(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
         lifecycle::start(inner, None).await?;
         lifecycle::stop(inner, StopMode::Fast).await?;
     }
-    let marker = inner.config.rewind_marker();
-    let text =
-        format!("A rewind to node {} at {}:{} is under way.\n", upstream.node, upstream.ip, upstream.port);
-    blocking(move || {
-        durable::replace(&marker, text.as_bytes()).map_err(io(format!("writing {}", marker.display())))
-    })
-    .await?;
+    // Up to here nothing is changed, and a pledge that is asked for puts the rewind off. From here on it is carried
+    // through: broken off, it would leave a database that only a copy can replace.
+    let Some(sealed) = Sealed::new(inner, id) else { return Err(superseded()) };
+    write(inner, upstream).await?;
+    if sealed.end() { Ok(()) } else { Err(superseded()) }
+}
+
+fn superseded() -> pgquorum_agent::postgres::PgFailure {
+    fail(PgFailureKind::Cancelled, "the rewind was replaced by a later operation")
+}
+
+/// As long as this lives the operation is not replaced.
+struct Sealed<'a> {
+    inner: &'a Inner,
+    id: u64,
+    open: bool,
+}
+
+impl Sealed<'_> {
+    fn new(inner: &Inner, id: u64) -> Option<Sealed<'_>> {
+        inner.seal(id).then_some(Sealed { inner, id, open: true })
+    }
+
+    /// Whether no later operation waits.
+    fn end(mut self) -> bool {
+        self.open = false;
+        self.inner.unseal(self.id)
+    }
+}
+
+impl Drop for Sealed<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.inner.unseal(self.id);
+        }
+    }
+}
+
+/// Runs `pg_rewind`, and leaves the directory so that it starts as a standby.
+async fn write(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
+    inner.mark_rewind(RewindMark::Writing).await?;
+    let patience = inner.patience();
     let mut command = tokio::process::Command::new(inner.config.program("pg_rewind"));
     command
+        .arg("--progress")
         .arg("--target-pgdata")
         .arg(&inner.config.data_dir)
         .arg("--source-server")
@@ -51,17 +91,26 @@ async fn rewind_inner(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
             upstream.port,
             super::config::SUPERUSER,
             inner.config.admin_database,
-            super::config::ALIVE
+            super::config::alive(patience)
         ))
         .arg("--no-ensure-shutdown")
         .env("PGPASSFILE", inner.config.passfile())
         .env("PGOPTIONS", "-c pgquorum.bypass_fence=on -c statement_timeout=0")
         .env("LC_ALL", "C");
-    process::run_program("pg_rewind", command, REWIND_LIMIT).await.map_err(|e| {
-        failure(format!(
-            "the WAL that only this node has could not be taken back; the node must be cloned: {e}"
-        ))
-    })?;
+    let ended = process::run_to_end("pg_rewind", command, REWIND_LIMIT).await?;
+    if !ended.success() {
+        if !ended.stderr.contains(BEGINS_TO_WRITE) {
+            inner.mark_rewind(RewindMark::None).await?;
+            return Err(failure(format!(
+                "the WAL that only this node has could not be taken back, and nothing was changed yet: {}",
+                ended.complaint("pg_rewind")
+            )));
+        }
+        return Err(failure(format!(
+            "taking back the WAL that only this node has was broken off half-way; the node must be cloned: {}",
+            ended.complaint("pg_rewind")
+        )));
+    }
     // The files of the source came along, its configuration among them; the cluster's parameters in it are the newest.
     let parameters = config_files::load(&inner.config).parameters;
     inner
@@ -71,15 +120,17 @@ async fn rewind_inner(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
             desired.parameters = parameters;
         })
         .await?;
-    let marker = inner.config.rewind_marker();
-    blocking(move || durable::remove(&marker).map_err(io("removing the mark of the rewind"))).await?;
-    Ok(())
+    let control = control::read(&inner.config).await?;
+    // Where there was nothing to take back the directory is as it was.
+    let (timeline, end) = (control.minimum_recovery_timeline, control.minimum_recovery_end);
+    let mark = if control.clean { RewindMark::None } else { RewindMark::Replaying(timeline, end) };
+    inner.mark_rewind(mark).await
 }
 
 /// The source's control file must name its present timeline, or pg_rewind takes both servers for the same branch and
 /// does nothing. After a promotion it does so only with the first checkpoint.
 async fn prepare_source(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
-    let manner = Manner { connect: Duration::from_secs(5), statement: CHECKPOINT_LIMIT, ..Manner::default() };
+    let manner = Manner { connect: inner.patience(), statement: CHECKPOINT_LIMIT, ..Manner::default() };
     let source = Session::remote(&inner.config, upstream.ip, upstream.port, manner).await?;
     let what = "asking the server to rewind to";
     let row = source

@@ -5,11 +5,13 @@ use super::config::PostgresConfig;
 use super::config_files::{self, Desired};
 use super::error::{Result, blocking, not_running};
 use super::process::Postmaster;
+use super::rewind_mark::RewindMark;
 use super::session::{Manner, Session};
 use nix::sys::signal::Signal;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -29,6 +31,8 @@ pub struct Inner {
     /// Known for certain: the server makes commits wait for standbys. Whether it does is a flag that the checkpointer
     /// keeps, from its start on or when it comes to read the configuration again.
     pub commits_wait: AtomicBool,
+    /// How long an operation waits for another node's server, in milliseconds.
+    patience: AtomicU64,
     /// A kept session for the operations on the failover path.
     kept: tokio::sync::Mutex<Option<Arc<Session>>>,
 }
@@ -36,7 +40,10 @@ pub struct Inner {
 /// The operations under way.
 #[derive(Default)]
 pub struct Running {
-    pub process: Option<AbortHandle>,
+    /// With the number of the operation, 0 for one that the supervisor began itself.
+    pub process: Option<(u64, AbortHandle)>,
+    /// A process operation that must not be cut short: a later one waits for its end.
+    pub sealed: Option<AbortHandle>,
     pub beside: HashMap<&'static str, AbortHandle>,
 }
 
@@ -45,6 +52,8 @@ pub struct Running {
 pub struct Notes {
     pub copy_progress: Option<(u64, u64)>,
     pub trouble: Option<String>,
+    /// A rewind of the data directory that is not over.
+    pub rewind: RewindMark,
     /// The server answered since its process began: it is not `Starting` any more.
     pub answered: bool,
 }
@@ -56,6 +65,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Inner {
     pub fn new(config: PostgresConfig, events: mpsc::Sender<PgEvent>) -> Arc<Inner> {
         let desired = config_files::load(&config);
+        let rewind = RewindMark::load(&config);
         Arc::new(Inner {
             config,
             process: watch::Sender::new(None),
@@ -65,8 +75,9 @@ impl Inner {
             runtime: tokio::runtime::Handle::current(),
             desired: Arc::new(tokio::sync::Mutex::new(desired)),
             running: Mutex::default(),
-            notes: Mutex::default(),
+            notes: Mutex::new(Notes { rewind, ..Notes::default() }),
             commits_wait: AtomicBool::new(false),
+            patience: AtomicU64::new(1000),
             kept: tokio::sync::Mutex::default(),
         })
     }
@@ -107,9 +118,40 @@ impl Inner {
 
     pub fn abort_all(&self) {
         self.abort_beside();
-        if let Some(task) = self.running().process.take() {
+        let mut running = self.running();
+        let sealed = running.sealed.take();
+        for task in running.process.take().map(|(_, task)| task).into_iter().chain(sealed) {
             task.abort();
         }
+    }
+
+    pub fn set_patience(&self, patience: Duration) {
+        let ms = patience.clamp(Duration::from_millis(300), Duration::from_secs(5)).as_millis();
+        self.patience.store(ms as u64, Ordering::Relaxed);
+    }
+
+    /// How long to wait for an answer of another node's server.
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience.load(Ordering::Relaxed))
+    }
+
+    /// From now on this operation is not cut short. False if a later one has replaced it already.
+    pub fn seal(&self, id: u64) -> bool {
+        let mut running = self.running();
+        let own = running.process.take_if(|(running, _)| *running == id).map(|(_, task)| task);
+        running.sealed = own;
+        running.sealed.is_some()
+    }
+
+    /// The operation may be replaced again. False if a later one is waiting for it to end.
+    pub fn unseal(&self, id: u64) -> bool {
+        let mut running = self.running();
+        let own = running.sealed.take();
+        if running.process.is_some() {
+            return false;
+        }
+        running.process = own.map(|task| (id, task));
+        true
     }
 
     pub async fn desired(&self) -> Desired {
@@ -146,6 +188,22 @@ impl Inner {
             Ok(written)
         })
         .await
+    }
+
+    /// Marks, durably, how far a rewind is.
+    pub async fn mark_rewind(&self, mark: RewindMark) -> Result<()> {
+        let config = self.config.clone();
+        blocking(move || mark.store(&config)).await?;
+        self.note(|n| n.rewind = mark);
+        Ok(())
+    }
+
+    /// The server is consistent: what a rewind brought fits together.
+    pub async fn is_consistent(&self) -> Result<()> {
+        match self.notes().rewind {
+            RewindMark::Replaying(..) => self.mark_rewind(RewindMark::None).await,
+            _ => Ok(()),
+        }
     }
 
     /// Makes the server read its configuration again.

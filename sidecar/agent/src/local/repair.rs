@@ -63,7 +63,7 @@ impl Node {
         if primary.node != upstream.node || (repair == Repair::Rewind && !primary.rewind_source) {
             return false;
         }
-        if self.now < self.local.retry_at {
+        if self.now < self.local.retry_at.max(self.local.repair_at) {
             return false;
         }
         self.local.repair = Some(repair);

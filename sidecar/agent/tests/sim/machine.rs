@@ -32,6 +32,8 @@ pub struct Machine {
     pub disk: Disk,
     pub server: Server,
     pub process_op: Option<RunningOp>,
+    /// A rewind that a later operation waits for.
+    pub sealed: Option<RunningOp>,
     pub side_ops: BTreeMap<u64, RunningOp>,
     pub links: BTreeMap<NodeId, Link>,
     /// Speed of the clock in thousandths, and where it began.
@@ -57,6 +59,7 @@ impl Machine {
             disk,
             server,
             process_op: None,
+            sealed: None,
             side_ops: BTreeMap::new(),
             links: BTreeMap::new(),
             rate,

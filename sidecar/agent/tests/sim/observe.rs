@@ -14,6 +14,7 @@ impl World {
         let s = &m.server;
         let copying = m.process_op.as_ref().is_some_and(|o| matches!(o.op, PgOp::Rewind(_)) && o.stage > 0);
         let running = s.is_running();
+        let rewound = s.whole_at.filter(|_| !running).map(|(_, record)| record);
         let standbys = s.senders.iter().map(|(&n, sender)| StandbyState {
             node: n,
             streaming: true,
@@ -22,12 +23,16 @@ impl World {
             acknowledges: sender.rule.k > 0 && sender.rule.standbys.contains(&n),
         });
         let observation = PgObservation {
-            process: s.process,
+            process: if s.rewinding { PgProcess::Absent } else { s.process },
             pid: if running { (s.run & 0xffff) as u32 + 1 } else { 0 },
             system_identifier: 1,
             in_recovery: running && s.recovery,
-            timeline: s.timeline,
-            flush_lsn: if s.process == PgProcess::Absent { Default::default() } else { s.end() },
+            timeline: rewound.map_or(s.timeline, |r| r.timeline),
+            flush_lsn: match (rewound, s.process) {
+                (_, PgProcess::Absent) => Default::default(),
+                (Some(record), _) => record.end,
+                (None, _) => s.end(),
+            },
             replay_lsn: s.end(),
             receiver: s.receiver.is_some() || (running && s.recovery && s.conninfo.is_some()),
             streaming: s.receiver.is_some(),
@@ -35,12 +40,13 @@ impl World {
             settled: !copying
                 && match s.process {
                     PgProcess::Running => s.recovery && s.receiver.is_none() && s.conninfo.is_none(),
-                    PgProcess::Stopped => s.clean,
+                    PgProcess::Stopped => s.clean && rewound.is_none(),
                     _ => false,
                 },
             standbys: if s.is_primary() { standbys.collect() } else { Vec::new() },
             history: s.history.clone(),
             recorded_index: s.recorded(),
+            rewound: rewound.is_some(),
             ..PgObservation::default()
         };
         let life = m.life;

@@ -1,7 +1,7 @@
 //! Operations on a fake server: they take time, have their effect somewhere on the way, replace each other, fail.
 
 use crate::machine::RunningOp;
-use crate::postgres::What;
+use crate::postgres::{Server, What};
 use crate::world::{Event, Time, World};
 use pgquorum_agent::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, PgProcess, StopMode};
 use pgquorum_agent::types::NodeId;
@@ -35,7 +35,10 @@ impl World {
         let m = self.machines.get_mut(&node).expect("machines stay");
         if process {
             let life = m.life;
-            if let Some(old) = m.process_op.replace(running) {
+            let old = m.process_op.replace(running);
+            if m.server.rewinding && m.sealed.is_none() {
+                m.sealed = old;
+            } else if let Some(old) = old {
                 let kind = PgFailureKind::Cancelled;
                 let result = Err(PgFailure { kind, message: "replaced".to_owned() });
                 self.after(1, Event::OperationEnds { node, life, id: old.id, result });
@@ -53,6 +56,10 @@ impl World {
         let m = self.machines.get_mut(&node).expect("machines stay");
         let op = m.process_op.take();
         m.side_ops.clear();
+        m.sealed = None;
+        if std::mem::take(&mut m.server.rewinding) {
+            m.server.process = PgProcess::Absent;
+        }
         if let Some(mut op) = op
             && self.rng.random_bool(0.5)
         {
@@ -62,8 +69,14 @@ impl World {
 
     pub fn operation(&mut self, node: NodeId, token: u64) {
         let m = self.machines.get_mut(&node).expect("machines stay");
-        let process = m.process_op.as_ref().is_some_and(|o| o.token == token);
-        let found = if process {
+        let sealed = m.sealed.as_ref().is_some_and(|o| o.token == token);
+        let process = sealed || m.process_op.as_ref().is_some_and(|o| o.token == token);
+        if process && !sealed && m.sealed.is_some() {
+            return self.after(5, Event::Operation { node, token });
+        }
+        let found = if sealed {
+            m.sealed.clone()
+        } else if process {
             m.process_op.clone()
         } else {
             m.side_ops.values().find(|o| o.token == token).cloned()
@@ -82,7 +95,9 @@ impl World {
         let m = self.machines.get_mut(&node).expect("machines stay");
         match stage {
             Stage::Ends(result) => {
-                if process {
+                if sealed {
+                    m.sealed = None;
+                } else if process {
                     m.process_op = None;
                 } else {
                     m.side_ops.remove(&op.id);
@@ -98,7 +113,9 @@ impl World {
                 if matches!(stage, Stage::Next(_)) {
                     op.stage += 1;
                 }
-                if process {
+                if sealed {
+                    m.sealed = Some(op);
+                } else if process {
                     m.process_op = Some(op);
                 } else {
                     m.side_ops.insert(op.id, op);
@@ -117,6 +134,11 @@ impl World {
                 let s = &self.machines[&node].server;
                 if s.is_primary() {
                     return failure(PgFailureKind::Other, "it is a primary");
+                }
+                if s.process == PgProcess::Starting && s.whole_at.is_some() {
+                    self.machines.get_mut(&node).expect("machines stay").server.conninfo = Some(upstream.node);
+                    self.after(2, Event::Upkeep { again: false });
+                    return done();
                 }
                 if !s.is_running() {
                     let started = self.start_server(node);
@@ -161,7 +183,7 @@ impl World {
                     self.machines[&node].server.history.last().map_or(Default::default(), |h| h.1);
                 Stage::Ends(Ok(PgOutcome::Promoted { timeline, switch_lsn }))
             }
-            PgOp::Rewind(upstream) => self.rewind(node, upstream.node, op.stage),
+            PgOp::Rewind(upstream) => self.rewind(node, upstream.node, op),
             PgOp::Clone(upstream) => self.copy(node, upstream.node, op.stage),
             _ => failure(PgFailureKind::Other, "not a process operation"),
         }
@@ -179,7 +201,8 @@ impl World {
                 let delay = self.rng.random_range(30..300);
                 self.script(delay, move |w| {
                     let s = &mut w.machines.get_mut(&node).expect("machines stay").server;
-                    if s.run == run && s.process == PgProcess::Starting {
+                    if s.run == run && s.process == PgProcess::Starting && s.is_whole() {
+                        s.whole_at = None;
                         (s.process, s.recovery, s.clean) = (PgProcess::Running, true, false);
                         w.after(1, Event::Observe { node, again: false });
                     }
@@ -218,6 +241,10 @@ impl World {
 
     fn cut(&mut self, node: NodeId, stage: u32) -> Stage {
         let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        if s.process == PgProcess::Starting {
+            s.conninfo = None;
+            return Stage::Wait(10);
+        }
         if !s.is_running() {
             return failure(PgFailureKind::NotRunning, "it does not run");
         }
@@ -241,27 +268,72 @@ impl World {
         !blocked && self.machines.get(&upstream).is_some_and(|m| m.server.is_primary())
     }
 
-    fn rewind(&mut self, node: NodeId, upstream: NodeId, stage: u32) -> Stage {
-        if !self.source(node, upstream) {
-            return failure(PgFailureKind::Other, "the source is not there");
-        }
-        let source = self.machines[&upstream].server.clone();
-        let delay = self.rng.random_range(100..900);
+    /// Connects, stops the server, writes into its data, starts it: only then it has the WAL that makes it whole.
+    fn rewind(&mut self, node: NodeId, upstream: NodeId, op: &mut RunningOp) -> Stage {
+        let there = self.source(node, upstream);
+        let (soon, delay) = (self.rng.random_range(5..100), self.rng.random_range(50..800));
+        let fails = self.rewinds_fail;
+        let source = self.machines.get(&upstream).map_or_else(Server::absent, |m| m.server.clone());
+        let kept = source.wal.len().saturating_sub(self.rng.random_range(0..4));
+        let superseded = self.machines[&node].sealed.is_some();
         let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
-        match (stage, s.process) {
-            (_, PgProcess::Absent) => failure(PgFailureKind::NoData, "there is no data"),
-            (0, _) => {
+        let common = s.common(&source);
+        match op.stage {
+            _ if s.process == PgProcess::Absent => failure(PgFailureKind::NoData, "there is no data"),
+            // Nothing answers, and nothing says that nobody is there.
+            0 if !there && self.now < op.since + 5000 => Stage::Wait(50),
+            0 if there => Stage::Next(soon),
+            1 => {
                 s.halt(false);
+                Stage::Next(soon)
+            }
+            2 if there && common > 0 && source.checkpointed && !fails => {
+                s.rewinding = true;
                 Stage::Next(delay)
             }
-            _ => {
-                let common = s.common(&source);
-                if common == 0 || !source.checkpointed {
-                    return failure(PgFailureKind::Other, "there is no common point");
+            0 | 2 => failure(PgFailureKind::Other, "the source is not there, or there is no common point"),
+            3 => {
+                s.rewinding = false;
+                if !there {
+                    s.process = PgProcess::Absent;
+                    return failure(PgFailureKind::Other, "the source went away");
                 }
                 s.truncate(common);
-                self.begin_following(node, upstream)
+                for record in source.wal.iter().take(kept).skip(common) {
+                    s.receive(*record);
+                }
+                s.whole_at = source.wal.last().map(|r| (source.wal.len() - 1, *r));
+                s.clean = true;
+                if superseded {
+                    return failure(PgFailureKind::Cancelled, "another operation waits");
+                }
+                (s.process, s.clean) = (PgProcess::Starting, false);
+                s.run += 1;
+                s.conninfo = Some(upstream);
+                self.after(2, Event::Upkeep { again: false });
+                Stage::Next(soon)
             }
+            _ if s.is_running() => done(),
+            _ if s.process == PgProcess::Starting => {
+                self.become_whole(node);
+                Stage::Wait(10)
+            }
+            _ => failure(PgFailureKind::Other, "the server died"),
+        }
+    }
+
+    /// A rewound server that has got the WAL it needs is there.
+    pub fn become_whole(&mut self, node: NodeId) {
+        let now = self.now;
+        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        let Some((index, record)) = s.whole_at.filter(|_| s.process == PgProcess::Starting) else { return };
+        if s.is_whole() {
+            s.whole_at = None;
+            (s.process, s.recovery) = (PgProcess::Running, true);
+            self.after(1, Event::Observe { node, again: false });
+        } else if s.wal.len() > index {
+            let text = format!("node {node} replays a history beside its pages, which reach {record:?}");
+            self.check.fail(now, text);
         }
     }
 
@@ -270,11 +342,12 @@ impl World {
             return failure(PgFailureKind::Other, "the source is not there");
         }
         if stage == 0 {
-            return Stage::Next(self.rng.random_range(200..1500));
+            return Stage::Next(self.rng.random_range(200..self.copy_ms));
         }
         let source = self.machines[&upstream].server.clone();
         let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
         s.halt(false);
+        s.whole_at = None;
         (s.wal, s.timeline, s.history) = (source.wal, source.timeline, source.history);
         self.begin_following(node, upstream)
     }

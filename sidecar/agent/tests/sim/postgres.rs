@@ -86,6 +86,10 @@ pub struct Server {
     pub waiters: Vec<Waiter>,
     pub lease: Lease,
     pub checkpointed: bool,
+    /// A rewind writes into the data directory: until it is through there is no database.
+    pub rewinding: bool,
+    /// The data were rewound, and fit together once the WAL reaches this record: its place and itself.
+    pub whole_at: Option<(usize, Record)>,
 }
 
 impl Server {
@@ -107,6 +111,8 @@ impl Server {
             waiters: Vec::new(),
             lease: Lease::default(),
             checkpointed: false,
+            rewinding: false,
+            whole_at: None,
         }
     }
 
@@ -140,6 +146,11 @@ impl Server {
     pub fn recorded(&self) -> u64 {
         let entries = |r: &Record| if let What::Entries(index) = r.what { Some(index) } else { None };
         self.wal.iter().rev().find_map(entries).unwrap_or(0)
+    }
+
+    /// Whether its data fit together; what was rewound does so again only along the history of its source.
+    pub fn is_whole(&self) -> bool {
+        self.whole_at.is_none_or(|(index, record)| self.has(index, record.uid))
     }
 
     /// The process is gone.

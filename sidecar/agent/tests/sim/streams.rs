@@ -4,6 +4,7 @@
 use crate::postgres::{Receiver, Sender};
 use crate::world::{Event, Time, World};
 use pgquorum_agent::node::{Input, Link};
+use pgquorum_agent::postgres::PgProcess;
 use pgquorum_agent::types::{Epoch, Lsn, Millis, NodeId};
 use rand::Rng;
 
@@ -80,6 +81,7 @@ impl World {
             m.server.receive(record);
         }
         let flush = m.server.end();
+        self.become_whole(to);
         let delay = self.net.delay(&mut self.rng);
         self.after(delay, Event::Confirm { from: to, to: upstream, generation, flush });
         self.pump(to);
@@ -162,8 +164,8 @@ impl World {
                 }
                 _ => {}
             }
-        } else if server.is_running()
-            && server.recovery
+        } else if (server.is_running() && server.recovery
+            || server.process == PgProcess::Starting && server.whole_at.is_some())
             && let Some(upstream) = server.conninfo
             && self.rng.random_bool(0.7)
         {

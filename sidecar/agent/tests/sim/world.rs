@@ -88,6 +88,10 @@ pub struct World {
     pub op_failures: f64,
     /// The node whose server takes long for everything.
     pub slow_server: Option<NodeId>,
+    /// Rewinds fail before they have changed anything.
+    pub rewinds_fail: bool,
+    /// How long a copy takes at most.
+    pub copy_ms: Time,
     pub client_ms: Time,
     pub replies: Vec<(NodeId, u64, Result<Reply, Rejection>)>,
     pub next_request: u64,
@@ -117,6 +121,8 @@ impl World {
             check: Check::default(),
             op_failures: setup.op_failures,
             slow_server: None,
+            rewinds_fail: false,
+            copy_ms: 1500,
             client_ms: 15,
             replies: Vec::new(),
             next_request: 1,

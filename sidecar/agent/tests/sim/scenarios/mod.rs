@@ -5,6 +5,7 @@ mod members;
 mod mutants;
 mod pledges;
 mod regressions;
+mod rejoin;
 mod sizes;
 
 use crate::seeds::finish;

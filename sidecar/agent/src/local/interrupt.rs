@@ -1,0 +1,91 @@
+//! What takes the place of an operation under way: a pledge that is asked for must not wait for a repair to end, unless
+//! there is nothing to pledge before it has.
+
+use super::Repair;
+use crate::node::Node;
+use crate::postgres::{PgOp, PgProcess};
+use crate::types::Millis;
+
+/// A copy is given up for a pledge only if the others did not suffice for so long: it may be hours of work.
+const COPY_PATIENCE_MS: Millis = 1000;
+/// Rewound data that do not fit together after this time, although their upstream is there, are copied anew.
+const REPLAY_LIMIT_MS: Millis = 600_000;
+
+impl Node {
+    /// The operation to begin instead of the one under way.
+    pub(super) fn instead_of(&self, op: &PgOp, must_cut: bool) -> Option<PgOp> {
+        let obs = &self.local.obs;
+        let whole = !obs.rewound && obs.process != PgProcess::Absent;
+        // What brings the end of this server's WAL to light.
+        let show = || if obs.is_running() { PgOp::CutReception } else { PgOp::Start };
+        match op {
+            PgOp::Follow(_) if must_cut && obs.is_running() => Some(PgOp::CutReception),
+            PgOp::Rewind(_) if must_cut && whole => Some(show()),
+            PgOp::Clone(_) if must_cut && whole && !self.local.damaged && self.pledge_overdue() => Some(show()),
+            PgOp::Start | PgOp::CutReception | PgOp::Rewind(_)
+                if !must_cut && obs.rewound && obs.process == PgProcess::Starting =>
+            {
+                self.after_rewind().filter(|next| !same_upstream(op, next))
+            }
+            _ => None,
+        }
+    }
+
+    fn pledge_overdue(&self) -> bool {
+        self.pledge_asked.is_some_and(|at| self.now >= at + COPY_PATIENCE_MS)
+    }
+
+    /// A server that is not there yet. If it was rewound it needs its upstream for that.
+    pub(super) fn drive_starting(&mut self, must_cut: bool) {
+        let later = self.now < self.local.retry_at.max(self.local.repair_at);
+        if must_cut || !self.local.obs.rewound || later {
+            return;
+        }
+        let Some(next) = self.after_rewind() else { return };
+        let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
+        let told = match (&self.local.following, &next) {
+            (Some((e, told)), PgOp::Follow(upstream)) => *e == epoch && told == upstream,
+            _ => false,
+        };
+        if !told {
+            self.begin(next);
+        } else if self.local.not_streaming_since.is_some_and(|at| self.now >= at + REPLAY_LIMIT_MS) {
+            self.repair(Repair::Clone);
+        }
+    }
+
+    /// How rewound data become whole: along a primary in whose history they end, or not at all.
+    pub(super) fn after_rewind(&self) -> Option<PgOp> {
+        let (appointment, upstream) = self.upstream()?;
+        let primary = self.known_primary(appointment.epoch).filter(|p| p.node == upstream.node)?;
+        let obs = &self.local.obs;
+        let left = primary.history.iter().find(|(t, _)| *t == obs.timeline).map(|(_, left)| *left);
+        let part = obs.timeline == primary.timeline || left.is_some_and(|left| obs.flush_lsn <= left);
+        Some(if part { PgOp::Follow(upstream) } else { PgOp::Clone(upstream) })
+    }
+
+    /// Starts an operation that replaces another, and says what it means.
+    pub(super) fn begin(&mut self, op: PgOp) {
+        match &op {
+            PgOp::Clone(upstream) => {
+                self.local.repair = Some(Repair::Clone);
+                let text = format!(
+                    "this node's rewound data end in a history that node {} has not; they are copied anew from it",
+                    upstream.node
+                );
+                self.trace("clone", text);
+            }
+            PgOp::Start | PgOp::CutReception if self.local.repair.is_some() => {
+                let text = format!("a repair is put off: term {} waits for this node's position", self.pledged);
+                self.trace("repair", text);
+            }
+            _ => {}
+        }
+        self.start_operation(op);
+    }
+}
+
+/// Whether the operation under way already leads to where the next one would.
+fn same_upstream(op: &PgOp, next: &PgOp) -> bool {
+    matches!((op, next), (PgOp::Rewind(a), PgOp::Follow(b)) if a == b)
+}

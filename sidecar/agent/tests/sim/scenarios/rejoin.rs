@@ -1,0 +1,89 @@
+//! A former leader comes back: rewinds and copies, and who waits for them.
+
+use super::{at_work, heals, isolate, next_primary, others};
+use crate::world::{Setup, World};
+use pgquorum_agent::postgres::PgOp;
+use pgquorum_agent::types::NodeId;
+
+/// A cluster whose first leader wrote what nobody else has, and was replaced. Returns it, its successor and the third.
+fn diverged(seed: u64) -> (World, NodeId, NodeId, NodeId) {
+    let (mut w, old) = at_work(Setup::new(seed, 3));
+    let epoch = w.check.newest_epoch();
+    for peer in others(&w, old) {
+        w.net.wal_blocks.extend([(old, peer), (peer, old)]);
+    }
+    w.run(200);
+    w.kill_node(old);
+    w.net.wal_blocks.clear();
+    let new = next_primary(&mut w, epoch, 4000);
+    let third = others(&w, old).into_iter().find(|&n| n != new).expect("three nodes");
+    // Until it has a checkpoint nobody is rewound to it.
+    let end = w.now + 4000;
+    assert!(w.run_until(end, |w| w.machines[&new].server.checkpointed));
+    (w, old, new, third)
+}
+
+/// Runs until this node's server is being rewound or copied.
+fn under_repair(w: &mut World, node: NodeId, what: fn(&PgOp) -> bool) {
+    let end = w.now + 10_000;
+    let repairs = |w: &World| w.machines[&node].process_op.as_ref().is_some_and(|o| what(&o.op));
+    assert!(w.run_until(end, repairs), "{}", w.describe());
+}
+
+/// The node under repair and the third one must make a primary without the second.
+fn needed_for_a_pledge(mut w: World, new: NodeId, within: u64) {
+    let epoch = w.check.newest_epoch();
+    w.machines.get_mut(&new).unwrap().reachable = false;
+    isolate(&mut w, new);
+    w.kill_node(new);
+    assert_ne!(next_primary(&mut w, epoch, within), new);
+    heals(w);
+}
+
+/// Two of eight runs with a black hole took five seconds longer than they should.
+#[test]
+fn a_rewind_that_cannot_begin_keeps_no_pledge_waiting() {
+    for seed in 0..10 {
+        let (mut w, old, new, third) = diverged(seed);
+        // It is heard of, and its server does not answer.
+        w.net.wal_blocks.extend([(old, new), (new, old)]);
+        w.start(old);
+        under_repair(&mut w, old, |op| matches!(op, PgOp::Rewind(_)));
+        w.net.wal_blocks.clear();
+        // The third is a voter as good as any other, but not enough alone.
+        assert!(w.machines[&third].server.is_running());
+        needed_for_a_pledge(w, new, 3500);
+    }
+}
+
+#[test]
+fn a_long_copy_of_a_node_with_data_is_given_up_for_a_pledge() {
+    for seed in 0..10 {
+        let (mut w, old, new, _) = diverged(seed);
+        (w.rewinds_fail, w.copy_ms) = (true, 60_000);
+        w.start(old);
+        under_repair(&mut w, old, |op| matches!(op, PgOp::Clone(_)));
+        // The next one, which the new primary needs to open, is quick.
+        w.copy_ms = 300;
+        needed_for_a_pledge(w, new, 6000);
+    }
+}
+
+/// A rewind that writes is not broken off, or everything would have to be copied; and what it left behind is of use
+/// only along its source's history.
+#[test]
+fn a_rewind_that_has_begun_is_finished_and_pledges_nothing_before_it_is_whole() {
+    for seed in 0..30 {
+        let (mut w, old, new, _) = diverged(seed);
+        w.start(old);
+        let end = w.now + 10_000;
+        assert!(w.run_until(end, |w| w.machines[&old].server.rewinding), "{}", w.describe());
+        w.run(seed * 20);
+        let epoch = w.check.newest_epoch();
+        w.kill_node(new);
+        w.run(400);
+        w.start(new);
+        next_primary(&mut w, epoch, 15_000);
+        heals(w);
+    }
+}
