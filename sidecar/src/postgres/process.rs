@@ -176,15 +176,14 @@ pub fn spawn(config: &PostgresConfig, extra: &[&str]) -> Result<tokio::process::
     command.spawn().map_err(io(format!("starting {}", program.display())))
 }
 
-/// Ends helper programs of this user that a killed sidecar left behind and that work on a path which begins so.
-pub fn end_left_over(program: &str, path: &Path) {
-    let path = path.as_os_str().as_encoded_bytes();
+/// Ends helper programs of this user that a killed sidecar left behind, by an argument that only they have.
+pub fn end_left_over(program: &str, is_ours: impl Fn(&[u8]) -> bool) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
         let mut words = line.split(|b| *b == 0);
         let name = words.next().unwrap_or_default().rsplit(|b| *b == b'/').next().unwrap_or_default();
-        if name == program.as_bytes() && words.any(|w| w.starts_with(path)) {
+        if name == program.as_bytes() && words.any(&is_ours) {
             tracing::warn!(pid, program, "ending a program that an earlier sidecar left behind");
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }

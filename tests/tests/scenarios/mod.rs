@@ -18,3 +18,4 @@ mod rest_guards;
 mod rest_statuses;
 mod restart_cluster;
 mod settings_under_load;
+mod stopped_standby;
