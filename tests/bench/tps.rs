@@ -26,7 +26,7 @@ const OWN: &str = "'port', 'listen_addresses', 'unix_socket_directories', 'clust
 pub fn run(_: &Options) -> bool {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() { memory } else { Path::new("/var/tmp") };
-    let cluster = Cluster::start_below(base, 3, &[]);
+    let cluster = Cluster::start_below(base, 3);
     cluster.await_replicas(2);
     let plain = Trio::like(&cluster, base);
     let targets = [cluster.status().dsn, Plain::dsn(&[&plain.servers[0]])];

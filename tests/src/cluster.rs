@@ -64,16 +64,26 @@ impl Cluster {
 
     /// The same with settings such as `("node-timeout", "2s")`.
     pub fn start_with(n: usize, settings: &[(&str, &str)]) -> Cluster {
-        Cluster::start_below(Path::new("/var/tmp"), n, settings)
+        Cluster::start_as(Path::new("/var/tmp"), n, &[], settings)
     }
 
     /// The same with its data and state below this directory.
-    pub fn start_below(base: &Path, n: usize, settings: &[(&str, &str)]) -> Cluster {
+    pub fn start_below(base: &Path, n: usize) -> Cluster {
+        Cluster::start_as(base, n, &[], &[])
+    }
+
+    /// A cluster whose last node is a witness.
+    pub fn start_with_witness(n: usize) -> Cluster {
+        Cluster::start_as(Path::new("/var/tmp"), n, &["--witness"], &[])
+    }
+
+    fn start_as(base: &Path, n: usize, options: &[&str], settings: &[(&str, &str)]) -> Cluster {
         let root = tempfile::Builder::new().prefix("pgquorum-test-").tempdir_in(base).expect("a directory");
         open_to_all(root.path());
         let cluster = Cluster { dir: root.keep().join("cluster"), keep: false };
         let mut args = vec!["local".to_owned(), "up".to_owned(), "--nodes".to_owned(), n.to_string()];
         args.extend(["--base-port".to_owned(), free_base_port(n).to_string()]);
+        args.extend(options.iter().map(|&o| o.to_owned()));
         for (name, value) in settings {
             args.extend(["--set".to_owned(), format!("{name}={value}")]);
         }

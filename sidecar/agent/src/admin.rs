@@ -1,7 +1,7 @@
 //! Requests of administrators: checked, proposed, and answered when their effect is there.
 
 use crate::entry::Entry;
-use crate::lead::Phase;
+use crate::lead::{Lead, Phase};
 use crate::member::{Member, Role};
 use crate::node::Node;
 use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, is_reserved_parameter};
@@ -82,11 +82,14 @@ impl Node {
                 None => self.reject_no_leader(id),
             };
         }
-        if !self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Open(_))) {
+        // Who is lost for good may be what an epoch waits for to open, so that can be said before.
+        let says_lost = matches!(request, Request::NodeDown { .. } | Request::RemoveNode { .. });
+        let open = self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Open(_)));
+        if !(open || says_lost && self.lead.as_ref().is_some_and(Lead::is_on_its_way)) {
             return self.reject_no_leader(id);
         }
         let busy = self.pending.is_some() || self.checking.is_some() || self.waiting.is_some();
-        if !busy && !self.at_rest() {
+        if !busy && open && !self.at_rest() {
             // What the leader does by itself takes moments; nobody should have to ask twice because of it.
             self.waiting = Some(Waiting { id, request, until: self.now + PATIENCE_MS });
             return;

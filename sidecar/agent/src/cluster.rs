@@ -50,7 +50,7 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster of one node that holds data.
     pub fn new(cluster_id: String, system_identifier: u64, first: Member, settings: Settings) -> Cluster {
-        let durability = Durability { voters: BTreeSet::from([first.id]), k: 0 };
+        let durability = Durability { voters: BTreeSet::from([first.id]), ..Durability::default() };
         Cluster {
             cluster_id,
             system_identifier,
@@ -108,7 +108,8 @@ impl Cluster {
         let voters: BTreeSet<NodeId> =
             self.members.values().filter(|m| m.is_data_voter()).map(|m| m.id).collect();
         let k = self.settings.acknowledging_standbys(voters.len());
-        Durability { voters, k }
+        let witnesses = self.members.values().filter(|m| m.role == Role::Witness && m.is_voter()).count();
+        Durability { voters, k, witnesses }
     }
 
     /// A timeline that was never given out and lies above `present`.

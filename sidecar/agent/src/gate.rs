@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 use crate::member::Member;
 use crate::message::WalEnd;
+use crate::quorum::majority;
 use crate::rules::{Rule, holds};
 use crate::types::{Lsn, NodeId, Position, Timeline};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,8 +61,9 @@ impl Gate {
         self.refused.clear();
     }
 
-    /// Judges the pledges. `everyone` is true once no more pledges are to be expected soon; it only matters where
-    /// commits wait for nobody and the longest WAL among the living is the best that can be saved.
+    /// Judges the pledges. `everyone` is true once no more pledges are to be expected soon; it only matters where few
+    /// pledges are needed: where commits wait for nobody, the longest WAL among the living is the best that can be
+    /// saved; and where a witness makes one pledge enough, the old primary may be about to say that it runs.
     pub fn judge(&self, cluster: &Cluster, me: NodeId, everyone: bool) -> Verdict {
         let voters = &cluster.durability.voters;
         let newest = cluster.appointment.as_ref();
@@ -88,9 +90,10 @@ impl Gate {
             .filter(|(node, _)| !self.refused.contains(node))
             .map(|(&node, end)| (node, cluster.position(end.timeline, end.lsn)))
             .collect();
-        let weak_wait = cluster.durability.k == 0 && voters.len() > 1 && !everyone && !mine_runs;
+        let few = cluster.durability.k == 0 || cluster.durability.pledges_needed() < majority(voters.len());
+        let more_wait = few && voters.len() > 1 && !everyone && !mine_runs;
         let needed = if holds(Rule::PledgesNeeded) { cluster.durability.pledges_needed() } else { 1 };
-        if counted.len() < needed || weak_wait {
+        if counted.len() < needed || more_wait {
             return Verdict::Wait;
         }
         let Some(&furthest) = counted.values().max() else { return Verdict::Wait };
@@ -130,7 +133,7 @@ mod tests {
             auto_upgrade: false,
         };
         let mut cluster = Cluster::new("test".into(), 1, member(1), Settings::default());
-        let durability = Durability { voters: (1..=n).collect(), k };
+        let durability = Durability { voters: (1..=n).collect(), k, witnesses: 0 };
         for id in 2..=n {
             cluster.apply(id, 1, &Entry::AddNode { member: member(id) });
         }
@@ -228,5 +231,18 @@ mod tests {
         gate.record(3, end(3, 100));
         assert_eq!(gate.judge(&c, 2, false), Verdict::Wait);
         assert!(matches!(gate.judge(&c, 2, true), Verdict::Appoint { .. }));
+    }
+
+    #[test]
+    fn with_a_witness_the_only_standby_is_enough_but_the_old_primary_is_waited_for() {
+        let mut c = cluster(2, 1);
+        let mut gate = Gate::default();
+        gate.record(2, end(3, 100));
+        assert_eq!(gate.judge(&c, 2, true), Verdict::Wait, "without a witness both must pledge");
+        c.apply(40, 6, &Entry::Durability(Durability { voters: [1, 2].into(), k: 1, witnesses: 1 }));
+        assert_eq!(gate.judge(&c, 2, false), Verdict::Wait);
+        assert!(matches!(gate.judge(&c, 2, true), Verdict::Appoint { .. }));
+        gate.record(1, WalEnd { running_primary: true, ..end(3, 100) });
+        assert_eq!(gate.judge(&c, 2, true), Verdict::HandOver(1));
     }
 }

@@ -14,7 +14,7 @@ use crate::rules::{Rule, holds};
 use crate::types::{Lsn, Millis, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long pledges beyond those needed are waited for where commits wait for nobody.
+/// How long pledges beyond those needed are waited for where few are needed.
 const WEAK_WAIT_MS: Millis = 300;
 /// How long a leader waits for its own server's position before it hands leadership to one that has pledged.
 const OWN_PLEDGE_MS: Millis = 500;
@@ -65,6 +65,9 @@ pub struct Lead {
     renewed_at: Millis,
     /// `synchronous_standby_names` as it is known to be in force.
     pub in_force: SyncSet,
+    /// As many standbys as the rule in force asks for have everything from before this epoch, so that pledges which
+    /// meet that rule find it: the epoch is open, or a barrier was confirmed.
+    covered: bool,
     /// A rule on its way, and the WAL position that its standbys must confirm.
     changing_sync: Option<(SyncSet, Option<Lsn>)>,
     /// Some walsenders may still follow another rule: an earlier primary's, or one whose setting failed half-way.
@@ -95,6 +98,7 @@ impl Lead {
             confirmed_at: None,
             renewed_at: 0,
             in_force: SyncSet::default(),
+            covered: false,
             changing_sync: None,
             sync_unsure: true,
             retry_sync_at: 0,
@@ -112,6 +116,11 @@ impl Lead {
 
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open(_) | Phase::Preparing(..))
+    }
+
+    /// Leads, and has not got its primary open yet.
+    pub fn is_on_its_way(&self) -> bool {
+        matches!(self.phase, Phase::Gate | Phase::Appointing | Phase::Promoting(_) | Phase::Opening(..))
     }
 
     pub fn is_handing_over(&self) -> bool {
@@ -281,15 +290,19 @@ impl Node {
         }
     }
 
-    /// With k = 0 nothing but time and the pledges of all living nodes protects the last transactions: wait for them,
-    /// and until the old primary's lease has run out.
+    /// Whether all that can be asked have pledged, or had their time. With k = 0 nothing but time and the pledges of all
+    /// living nodes protects the last transactions: then also the old primary's lease must have run out.
     fn everyone_pledged(&self, since: Millis) -> bool {
         let Some(lead) = &self.lead else { return false };
         let all = self.cluster.durability.voters.iter().all(|&n| lead.gate.has(n) || !self.linked(n));
+        let patient = all || self.now >= since + WEAK_WAIT_MS;
+        if self.cluster.durability.k > 0 {
+            return patient;
+        }
         // Its clock may be slower than this one: its lease has run out when the whole timeout has passed.
         let old_lease_over = self.now >= since + self.cluster.settings.node_timeout.ms()
             || self.cluster.appointment.as_ref().is_none_or(|a| a.node == self.id || lead.gate.has(a.node));
-        (all || self.now >= since + WEAK_WAIT_MS) && old_lease_over
+        patient && old_lease_over
     }
 
     fn promote(&mut self, appointment: Appointment) {
@@ -317,6 +330,9 @@ impl Node {
                 let in_force = appointment.durability.sync_set(self.id);
                 if let Some(lead) = &mut self.lead {
                     lead.in_force = in_force;
+                    // A standby's walsenders count for nothing before its promotion, and read the new rule with it;
+                    // those of a primary that goes on may be late.
+                    lead.sync_unsure = appointment.timeline == appointment.from_timeline;
                 }
                 self.enter(Phase::Opening(appointment.clone(), switch_lsn));
                 self.open(&appointment, switch_lsn);
@@ -331,20 +347,30 @@ impl Node {
     }
 
     fn open(&mut self, appointment: &Appointment, switch_lsn: Lsn) {
-        let sync = appointment.durability.sync_set(self.id);
+        let Some(sync) = self.lead.as_ref().map(|l| l.in_force.clone()) else { return };
         let (epoch, timeline) = (appointment.epoch, appointment.timeline);
         self.start_operation(PgOp::OpenEpoch { epoch, timeline, switch_lsn, sync });
     }
 
     fn drive_opening(&mut self, appointment: Appointment, switch_lsn: Lsn) {
         self.check_primary_lives();
-        let opening = self.local.side_ops.values().any(|op| matches!(op, PgOp::OpenEpoch { .. }));
         let Some(lead) = &self.lead else { return };
+        if !matches!(lead.phase, Phase::Opening(..)) {
+            return;
+        }
         if self.now >= lead.phase_since + SLOW_OPENING_MS {
             // The standbys that are missed may have to be rewound first, which needs a checkpoint here.
             self.keep_checkpoint();
         }
+        // Who is gone for good is no longer waited for once the log says so; see `keep_durability`.
+        self.keep_durability();
+        self.remove_unseen_nodes();
         let Some(lead) = &self.lead else { return };
+        // An attempt that waits for standbys by a rule of the past is given up for a new one.
+        let opening = self.local.side_ops.values().any(|op| match op {
+            PgOp::OpenEpoch { sync, .. } => *sync == lead.in_force,
+            _ => false,
+        });
         if !opening && matches!(lead.phase, Phase::Opening(..)) && self.now >= lead.retry_open_at {
             self.open(&appointment, switch_lsn);
         }
@@ -372,9 +398,10 @@ impl Node {
         }
         let Some(lead) = &mut self.lead else { return };
         match (op, result) {
-            (PgOp::OpenEpoch { epoch, .. }, Ok(_)) => {
+            (PgOp::OpenEpoch { epoch, sync, .. }, Ok(_)) => {
                 if let Phase::Opening(appointment, switch_lsn) = lead.phase.clone()
                     && appointment.epoch == epoch
+                    && sync == lead.in_force
                 {
                     self.opened(appointment, switch_lsn);
                 }
@@ -417,6 +444,9 @@ impl Node {
 
     fn opened(&mut self, appointment: Appointment, switch_lsn: Lsn) {
         self.local.fenced_at = None;
+        if let Some(lead) = &mut self.lead {
+            lead.covered = true;
+        }
         let (epoch, node, timeline) = (appointment.epoch, appointment.node, appointment.timeline);
         self.enter(Phase::Open(appointment));
         self.renew_lease(true);

@@ -5,6 +5,7 @@
 //! acknowledged (R + W > N, as in Gifford, "Weighted Voting for Replicated Data", 1979).
 
 use crate::postgres::SyncSet;
+use crate::rules::{Rule, holds};
 use crate::types::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -14,13 +15,22 @@ pub fn majority(n: usize) -> usize {
     n / 2 + 1
 }
 
-/// Pledges needed before a primary may be appointed among `voters` data voters when commits wait for `k` standbys:
-/// a majority, so that no two appointments can go on at once, and enough to meet every acknowledging set.
+/// Pledges needed before a primary may be appointed among `voters` data voters and `witnesses`, when commits wait for
+/// `k` standbys.
+///
+/// - Enough to meet every acknowledging set: that is k + 1 data voters of n, so n − k are. Safety rests on this alone.
+/// - As many data voters as every Raft majority contains: what is alive when a leader is elected should be asked, and
+///   it costs no availability, because without them there is no leader. Without witnesses that is a majority of the
+///   data voters; each witness that votes in their place takes one off.
+///
+/// That no two appointments are made in one term is Raft's own work, with its majority of all voters. So a witness may
+/// vote for a leader, but it has no WAL: it never pledges and is never among the k.
 ///
 /// With k = 0 nothing but the primary's own disk is promised; asking everybody would only make the cluster stop with
-/// its first dead node, so a majority does.
-pub fn pledges_needed(voters: usize, k: usize) -> usize {
-    if k == 0 { majority(voters) } else { majority(voters).max(voters.saturating_sub(k)) }
+/// its first dead node.
+pub fn pledges_needed(voters: usize, witnesses: usize, k: usize) -> usize {
+    let in_every_majority = majority(voters + witnesses).saturating_sub(witnesses).max(1);
+    if k == 0 { in_every_majority } else { in_every_majority.max(voters.saturating_sub(k)) }
 }
 
 /// The committed half of durability: who pledges, and how many standbys every commit is known to wait for.
@@ -29,17 +39,25 @@ pub struct Durability {
     /// Data voters, the leader among them.
     pub voters: BTreeSet<NodeId>,
     pub k: usize,
+    /// How many members vote in Raft and hold no data.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub witnesses: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Durability {
     pub fn pledges_needed(&self) -> usize {
-        pledges_needed(self.voters.len(), self.k)
+        pledges_needed(self.voters.len(), self.witnesses, self.k)
     }
 
     /// The rule of `synchronous_standby_names` that goes with this when `leader` is the primary.
     pub fn sync_set(&self, leader: NodeId) -> SyncSet {
         let standbys: BTreeSet<NodeId> = self.voters.iter().copied().filter(|&n| n != leader).collect();
-        SyncSet { k: self.k.min(standbys.len()), standbys }
+        let counted = if holds(Rule::WitnessNeverCounts) { 0 } else { self.witnesses };
+        SyncSet { k: self.k.saturating_sub(counted).min(standbys.len()), standbys }
     }
 
     /// Whether pledges under `self` meet every set that can acknowledge on `leader` under `sync`. Weak durability
@@ -54,6 +72,20 @@ impl Durability {
         let outside = sync.standbys.iter().filter(|n| !self.voters.contains(n)).count();
         let inside = sync.k.saturating_sub(outside) + usize::from(self.voters.contains(&leader));
         self.pledges_needed() + inside > self.voters.len()
+    }
+
+    /// Whether pledges under `self` meet whatever `leader` alone has, so that it does not matter who else has it: all
+    /// voters must pledge, and it is one of them.
+    pub fn needs(&self, leader: NodeId) -> bool {
+        self.voters.contains(&leader) && self.pledges_needed() >= self.voters.len()
+    }
+
+    /// Whether pledges under `self` meet everything that was met by pledges under `before` and that `leader` has: of
+    /// the voters at most as many lack it as were too few to be appointed before, and those that were none.
+    pub fn follows(&self, before: &Durability, leader: NodeId) -> bool {
+        let new = self.voters.iter().filter(|n| !before.voters.contains(n)).count();
+        let lack = before.pledges_needed().saturating_sub(1) + new;
+        self.needs(leader) || (before.k > 0 && self.voters.contains(&leader) && self.pledges_needed() > lack)
     }
 }
 
@@ -96,8 +128,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn durability(n: u64, k: usize) -> Durability {
-        Durability { voters: (1..=n).collect(), k }
+    fn durability(n: u64, witnesses: usize, k: usize) -> Durability {
+        Durability { voters: (1..=n).collect(), k, witnesses }
     }
 
     /// All subsets of `items` with `size` members, as bit masks over node ids.
@@ -119,37 +151,93 @@ mod tests {
     }
 
     #[test]
-    fn pledges_meet_every_acknowledging_set_for_all_sizes_and_k() {
-        for n in 1..=9u64 {
+    fn pledges_meet_every_acknowledging_set_for_all_sizes_with_and_without_witnesses() {
+        for (n, witnesses) in (1..=9u64).flat_map(|n| (0..=3).map(move |w| (n, w))) {
             for k in 1..n as usize {
-                let d = durability(n, k);
-                assert!(d.pledges_needed() <= n as usize);
-                assert!(d.pledges_needed() >= majority(n as usize));
+                let d = durability(n, witnesses, k);
+                assert!((1..=n as usize).contains(&d.pledges_needed()));
                 for leader in 1..=n {
                     let sync = d.sync_set(leader);
-                    assert!(d.meets(leader, &sync), "n={n} k={k}");
-                    assert!(meets_by_enumeration(&d, leader, &sync), "n={n} k={k} leader={leader}");
+                    assert!(d.meets(leader, &sync), "n={n} witnesses={witnesses} k={k}");
+                    assert!(
+                        meets_by_enumeration(&d, leader, &sync),
+                        "n={n} witnesses={witnesses} k={k} leader={leader}"
+                    );
                 }
             }
         }
     }
 
+    /// Fewer pledges than that would miss an acknowledging set, or would not ask all that every majority contains.
+    #[test]
+    fn not_one_pledge_more_than_needed_is_asked_for() {
+        for (n, witnesses) in (1..=9u64).flat_map(|n| (0..=3).map(move |w| (n, w))) {
+            for k in 0..n as usize {
+                let (d, fewer) =
+                    (durability(n, witnesses, k), durability(n, witnesses, k).pledges_needed() - 1);
+                let voters: Vec<NodeId> = d.voters.iter().copied().collect();
+                let acks = subsets(&voters, k + 1);
+                let missed = subsets(&voters, fewer).iter().any(|p| acks.iter().any(|a| p & a == 0));
+                let all: Vec<NodeId> = (1..=n + witnesses as u64).collect();
+                let data = (1..=n).fold(0u32, |a, id| a | 1 << id);
+                let least = subsets(&all, majority(all.len())).iter().map(|m| (m & data).count_ones()).min();
+                assert!(
+                    (k > 0 && missed) || fewer < least.unwrap().max(1) as usize,
+                    "n={n} witnesses={witnesses} k={k}: {fewer} pledges would do"
+                );
+            }
+        }
+    }
+
+    /// A majority elects a leader of each term; whatever majority it is, its data nodes are enough for an appointment
+    /// when commits wait for half of them (the default), so a witness costs nothing and helps where it can.
+    #[test]
+    fn every_majority_is_enough_for_an_appointment_by_default() {
+        for (n, witnesses) in (1..=9u64).flat_map(|n| (0..=1).map(move |w| (n, w))) {
+            let d = durability(n, witnesses, n as usize / 2);
+            let least = majority(n as usize + witnesses).saturating_sub(witnesses).max(1);
+            assert_eq!(d.pledges_needed(), least, "n={n} witnesses={witnesses}");
+        }
+    }
+
     #[test]
     fn the_usual_sizes() {
-        assert_eq!(pledges_needed(1, 0), 1);
-        assert_eq!(pledges_needed(2, 1), 2);
-        assert_eq!(pledges_needed(3, 1), 2);
-        assert_eq!(pledges_needed(5, 2), 3);
-        assert_eq!(pledges_needed(3, 0), 2);
-        assert_eq!(pledges_needed(5, 1), 4, "one acknowledging standby: all but one must pledge");
+        assert_eq!(pledges_needed(1, 0, 0), 1);
+        assert_eq!(pledges_needed(2, 0, 1), 2);
+        assert_eq!(pledges_needed(2, 1, 1), 1, "the only standby has everything that was acknowledged");
+        assert_eq!(pledges_needed(3, 0, 1), 2);
+        assert_eq!(pledges_needed(3, 1, 1), 2);
+        assert_eq!(pledges_needed(4, 0, 2), 3);
+        assert_eq!(pledges_needed(4, 1, 2), 2);
+        assert_eq!(pledges_needed(5, 0, 2), 3);
+        assert_eq!(pledges_needed(3, 0, 0), 2);
+        assert_eq!(pledges_needed(2, 1, 0), 1);
+        assert_eq!(pledges_needed(5, 0, 1), 4, "one acknowledging standby: all but one must pledge");
+        assert_eq!(pledges_needed(5, 3, 1), 4, "and no number of witnesses changes that");
+    }
+
+    #[test]
+    fn a_log_without_witnesses_reads_as_before() {
+        let json = serde_json::json!({"voters": [1, 2], "k": 1});
+        let d: Durability = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(d, durability(2, 0, 1));
+        assert_eq!(serde_json::to_value(d).unwrap(), json);
     }
 
     fn arbitrary() -> impl Strategy<Value = Durability> {
-        (proptest::collection::btree_set(1u64..=7, 1..=7), 0usize..7).prop_map(|(mut voters, k)| {
-            voters.insert(1);
-            let k = k.min(voters.len() - 1);
-            Durability { voters, k }
-        })
+        (proptest::collection::btree_set(1u64..=7, 1..=7), 0usize..7, 0usize..3).prop_map(
+            |(mut voters, k, witnesses)| {
+                voters.insert(1);
+                let k = k.min(voters.len() - 1);
+                Durability { voters, k, witnesses }
+            },
+        )
+    }
+
+    /// Whether every pledge set of `d` has a member in `holders`.
+    fn finds(d: &Durability, holders: u32) -> bool {
+        let voters: Vec<NodeId> = d.voters.iter().copied().collect();
+        subsets(&voters, d.pledges_needed()).iter().all(|p| p & holders != 0)
     }
 
     proptest! {
@@ -157,6 +245,20 @@ mod tests {
         fn the_formula_is_the_enumeration(d in arbitrary(), s in arbitrary(), leader in 1u64..=7) {
             let sync = s.sync_set(leader);
             prop_assert_eq!(d.meets(leader, &sync), meets_by_enumeration(&d, leader, &sync));
+        }
+
+        /// Whoever had what was acknowledged before: if the leader has it too and the old pledges found it, then the
+        /// new ones do.
+        #[test]
+        fn what_follows_finds_all_that_was_found_before(before in arbitrary(), d in arbitrary()) {
+            let leader = 1;
+            let found = |d: &Durability| (0u32..1 << 8).filter(|h| h >> leader & 1 == 1 && finds(d, *h)).collect::<Vec<_>>();
+            if d.follows(&before, leader) {
+                prop_assert!(found(&before).iter().all(|h| finds(&d, *h)));
+            }
+            if d.needs(leader) {
+                prop_assert!(finds(&d, 1 << leader));
+            }
         }
 
         #[test]

@@ -27,6 +27,10 @@ pub enum Rule {
     RunningPrimaryNeverCounts,
     /// Clients may write only when k standbys have the epoch's row.
     OpeningWaits,
+    /// Before fewer must pledge, what was acknowledged to earlier leaders is on as many as the rule in force asks for.
+    SpreadBeforeShrink,
+    /// A witness is never among the k that have a transaction.
+    WitnessNeverCounts,
 }
 
 #[cfg(not(feature = "mutants"))]

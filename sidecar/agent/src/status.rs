@@ -9,6 +9,9 @@ use crate::view::{NodeStatus, State, View};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// A leader that has no open primary by then says whom it waits for.
+const SLOW_START_MS: Millis = 3_000;
+
 impl Node {
     /// What this node does at this moment.
     pub fn state(&self) -> State {
@@ -48,8 +51,42 @@ impl Node {
             pid: if obs.is_running() { obs.pid } else { 0 },
             sees: self.links.iter().filter(|(_, l)| **l == Link::Up).map(|(&n, _)| n).collect(),
             pending_restart: obs.pending_restart.clone(),
-            trouble: obs.trouble.clone(),
+            trouble: obs.trouble.clone().or_else(|| self.waits_for()),
             copy_progress: obs.copy_progress,
+        }
+    }
+
+    /// Whom a leader waits for that has not got its primary open for a while.
+    fn waits_for(&self) -> Option<String> {
+        let lead = self.lead.as_ref().filter(|l| self.now >= l.since + SLOW_START_MS)?;
+        let list = |nodes: &mut dyn Iterator<Item = NodeId>| {
+            nodes.map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        match &lead.phase {
+            Phase::Gate => {
+                let durability = &self.cluster.durability;
+                let missing = list(
+                    &mut durability
+                        .voters
+                        .iter()
+                        .copied()
+                        .filter(|n| !lead.gate.has(*n) || lead.gate.runs(*n)),
+                );
+                let needed = durability.pledges_needed();
+                Some(format!(
+                    "no primary yet: {needed} of {} data nodes must say how far their WAL reaches; missing: {missing}. \
+                     They may have what was acknowledged and this node lacks; bring one of them back",
+                    durability.voters.len()
+                ))
+            }
+            Phase::Opening(appointment, _) => Some(format!(
+                "epoch {} does not open: {} of the nodes {} must have its first row. Bring one of them back; one that \
+                 is lost for good is no longer waited for after `pgquorum node down N`",
+                appointment.epoch,
+                lead.in_force.k,
+                list(&mut lead.in_force.standbys.iter().copied()),
+            )),
+            _ => None,
         }
     }
 

@@ -19,3 +19,4 @@ mod rest_statuses;
 mod restart_cluster;
 mod settings_under_load;
 mod stopped_standby;
+mod two_and_a_witness;

@@ -1,6 +1,7 @@
-//! What the leader keeps in order while its primary is open: durability, slots, records, members.
+//! What the leader keeps in order while its primary is open: durability, slots, records, members. Durability and
+//! members also while it opens: without that, an epoch whose standbys are lost could never open.
 
-use super::RECORD_BATCH;
+use super::{Phase, RECORD_BATCH};
 use crate::entry::Entry;
 use crate::node::Node;
 use crate::postgres::PgOp;
@@ -22,6 +23,7 @@ impl Node {
     /// One step towards the durability that members and settings ask for.
     pub(super) fn keep_durability(&mut self) {
         let now = self.now;
+        let step = self.next_durability_step();
         let Some(lead) = &mut self.lead else { return };
         if let Some((sync, Some(barrier))) = &lead.changing_sync {
             // Every walsender that is there must have shown that it follows the new rule.
@@ -41,24 +43,16 @@ impl Node {
                 lead.in_force = sync.clone();
                 lead.changing_sync = None;
                 lead.sync_unsure = false;
+                lead.covered = true;
+            } else if step != Step::Sync(sync.clone()) {
+                // It was to wait for standbys that are not counted on any more. Which rule is in force is not known.
+                lead.changing_sync = None;
+                lead.sync_unsure = true;
             }
             return;
         }
         if lead.changing_sync.is_some() || now < lead.retry_sync_at || self.consensus.has_pending_change() {
             return;
-        }
-        let target = self.cluster.wanted_durability();
-        if !target.voters.contains(&self.id) {
-            return;
-        }
-        let mut step = next_step(self.id, &self.cluster.durability, &lead.in_force, &target);
-        if !holds(Rule::GrowFirstShrinkLast) && self.cluster.durability != target {
-            step = Step::Commit(target.clone());
-        } else if lead.sync_unsure && matches!(step, Step::Commit(_)) {
-            // The rule in force is not known for sure: one is set and verified before anything rests on it.
-            let wanted = target.sync_set(self.id);
-            let meets = self.cluster.durability.meets(self.id, &wanted) && target.meets(self.id, &wanted);
-            step = Step::Sync(if meets { wanted } else { lead.in_force.clone() });
         }
         match step {
             Step::Done => {}
@@ -70,6 +64,35 @@ impl Node {
                 lead.retry_sync_at = now + 200;
                 self.propose(&Entry::Durability(durability));
             }
+        }
+    }
+
+    fn next_durability_step(&self) -> Step {
+        let Some(lead) = &self.lead else { return Step::Done };
+        let (committed, target) = (&self.cluster.durability, self.cluster.wanted_durability());
+        if !target.voters.contains(&self.id) {
+            return Step::Done;
+        }
+        if !holds(Rule::GrowFirstShrinkLast) && *committed != target {
+            return Step::Commit(target);
+        }
+        match next_step(self.id, committed, &lead.in_force, &target) {
+            // The rule in force is not known for sure, or what was acknowledged before this epoch may be on fewer
+            // nodes than it asks for: one is set and verified before anything rests on it.
+            Step::Commit(_)
+                if holds(Rule::SpreadBeforeShrink)
+                    && !target.needs(self.id)
+                    && (lead.sync_unsure || !(lead.covered || target.follows(committed, self.id))) =>
+            {
+                let wanted = target.sync_set(self.id);
+                let meets = committed.meets(self.id, &wanted) && target.meets(self.id, &wanted);
+                Step::Sync(if meets { wanted } else { lead.in_force.clone() })
+            }
+            // No doubt is left to the moment when standbys are gone and nothing can be verified any more.
+            Step::Done if lead.sync_unsure && matches!(lead.phase, Phase::Open(_)) => {
+                Step::Sync(lead.in_force.clone())
+            }
+            step => step,
         }
     }
 

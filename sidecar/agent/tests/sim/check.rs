@@ -79,18 +79,15 @@ impl World {
         if let Some(lost) = lost {
             self.check.fail(now, format!("node {node} opens epoch {epoch} without {lost:?}"));
         }
-        // What it had to wait for; the rule in force may have moved on since.
-        let rule = self
-            .check
-            .appointments
-            .get(&epoch)
-            .map_or_else(SyncSet::default, |a| a.durability.sync_set(node));
+        // Whatever pledges the log asks for from now on, one of them has the row.
+        let durability = &self.check.durability.1;
         let row =
             server.wal.iter().rposition(|r| r.what == What::Epoch(epoch)).map(|i| (i, server.wal[i].uid));
-        let has = |n: &&NodeId| row.is_some_and(|(i, uid)| self.machines[n].server.has(i, uid));
-        let have = rule.standbys.iter().filter(has).count();
-        if row.is_none() || have < rule.k {
-            self.check.fail(now, format!("epoch {epoch} is opened while {have} of {rule:?} have its row"));
+        let lacks = |n: &&NodeId| row.is_none_or(|(i, uid)| !self.machines[n].server.has(i, uid));
+        let lack = durability.voters.iter().filter(lacks).count();
+        if row.is_none() || (durability.k > 0 && lack >= durability.pledges_needed()) {
+            let text = format!("epoch {epoch} is opened while {lack} of {durability:?} lack its row");
+            self.check.fail(now, text);
         }
         self.check_rule(node);
     }

@@ -44,6 +44,15 @@ impl World {
                 self.after(1, Event::OperationEnds { node, life, id: old.id, result });
             }
         } else {
+            // At most one of each kind: a new one replaces it.
+            let (life, name) = (m.life, running.op.name());
+            if let Some(old) = m.side_ops.values().find(|o| o.op.name() == name).map(|o| o.id) {
+                m.side_ops.remove(&old);
+                let kind = PgFailureKind::Cancelled;
+                let result = Err(PgFailure { kind, message: "replaced".to_owned() });
+                self.after(1, Event::OperationEnds { node, life, id: old, result });
+            }
+            let m = self.machines.get_mut(&node).expect("machines stay");
             m.side_ops.insert(id, running);
         }
         let slow = if self.slow_server == Some(node) { 120 } else { 0 };

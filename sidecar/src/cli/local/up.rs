@@ -24,6 +24,9 @@ pub struct UpArgs {
     /// How many nodes [default: 3 for a new cluster, those that there are for an old one].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=50))]
     nodes: Option<u64>,
+    /// The last of them is a witness: it votes and holds no data. Only when it is made.
+    #[arg(long)]
+    witness: bool,
     /// Directory of the cluster; the user that it runs as must be able to enter it.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
@@ -46,6 +49,11 @@ pub struct UpArgs {
 
 pub async fn run(args: UpArgs, out: Out) -> Result<(), Failure> {
     settings_patch(&args.settings)?;
+    if args.witness && args.nodes.is_none_or(|n| n < 2) {
+        return Err(Failure::usage(
+            "--witness needs --nodes with at least 2: the last of them is the witness",
+        ));
+    }
     let deadline = Instant::now() + args.timeout;
     let (cluster, identity, new) = open_or_create(&args)?;
     let _lock = cluster.lock()?;
@@ -188,6 +196,9 @@ async fn join(
     let url = format!("http://127.0.0.1:{}", first.config.api_port);
     let secrets = first.config.secrets_file().display().to_string();
     let mut what = vec!["join", "--no-run", "--leader", &url, "--secrets", &secrets];
+    if args.witness && Some(number) == args.nodes {
+        what.push("--witness");
+    }
     // Listed by a command that was killed before it finished.
     let listed = map.nodes.iter().find(|n| n.api_port == cluster.api_port(number)).map(|n| n.id.to_string());
     if let Some(id) = &listed {

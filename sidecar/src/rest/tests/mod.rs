@@ -219,7 +219,7 @@ fn cluster() -> Cluster {
         member(1, Role::Node),
         Settings::default(),
     );
-    let durability = Durability { voters: BTreeSet::from([1, 2]), k: 1 };
+    let durability = Durability { voters: BTreeSet::from([1, 2]), k: 1, witnesses: 0 };
     for (id, role) in [(2, Role::Node), (3, Role::Listener), (4, Role::Witness)] {
         let index = cluster.applied_index + 1;
         cluster.apply(index, 6, &Entry::AddNode { member: member(id, role) });

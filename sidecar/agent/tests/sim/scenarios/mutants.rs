@@ -61,6 +61,17 @@ fn grow_first_shrink_last() {
 }
 
 #[test]
+fn spread_before_shrink() {
+    let by = "what_was_acknowledged_is_spread_before_fewer_must_pledge";
+    caught(Rule::SpreadBeforeShrink, by, 10, sizes::marked_down_before_the_rest_has_everything);
+}
+
+#[test]
+fn witness_never_counts() {
+    caught(Rule::WitnessNeverCounts, "random seeds", 100, seed_is_sound);
+}
+
+#[test]
 fn sync_barrier() {
     let by = "k_grows_only_when_enough_standbys_have_everything";
     caught(Rule::SyncBarrier, by, 10, members::k_grows_while_partitioned);
