@@ -173,21 +173,21 @@ impl Node {
         let fresh = self.now.saturating_sub(2 * settings.node_timeout.ms());
         let minimum = settings.autoremove_minimum as usize;
         for node in self.cluster.members.keys().copied().filter(|&n| n != self.id).collect::<Vec<_>>() {
-            let seen_by = self
+            // Who was not heard of lately has no opinion.
+            let missed_by = self
                 .cluster
                 .members
                 .keys()
                 .filter(|&&m| m != node)
-                .filter(|&&m| {
-                    if m == self.id {
-                        return self.linked(node);
-                    }
-                    self.statuses.get(&m).is_some_and(|(s, at)| *at >= fresh && s.sees.contains(&node))
+                .filter(|&&m| match self.statuses.get(&m) {
+                    _ if m == self.id => !self.linked(node),
+                    Some((status, at)) => *at >= fresh && !status.sees.contains(&node),
+                    None => false,
                 })
                 .count();
             let now = self.now;
             let Some(lead) = &mut self.lead else { return };
-            if seen_by * 2 >= members {
+            if missed_by * 2 < members {
                 lead.unseen_since.remove(&node);
                 continue;
             }

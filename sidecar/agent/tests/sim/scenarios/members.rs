@@ -238,3 +238,36 @@ fn a_node_that_nobody_sees_is_removed_where_that_is_allowed() {
     assert_eq!(w.newest_members().len(), 3, "no more than autoremove-minimum are left");
     heals(w);
 }
+
+/// Listeners count as members; when they are away too, fewer than half can say that a node is.
+#[test]
+fn nobody_is_removed_without_half_of_the_cluster() {
+    let mut setup = Setup::new(10, 3);
+    setup.settings.autoremove_enabled = true;
+    setup.settings.autoremove_minimum = 1;
+    let (mut w, leader) = at_work(setup);
+    let standbys = others(&w, leader);
+    let mut listeners = Vec::new();
+    for _ in 0..3 {
+        let listener = w.join(leader, Role::Listener);
+        let end = w.now + 20_000;
+        assert!(w.run_until(end, |w| w.machines[&listener].server.receiver.is_some()), "{}", w.describe());
+        listeners.push(listener);
+    }
+    w.run(1000);
+    for &node in listeners.iter().chain([&standbys[0]]) {
+        w.kill_node(node);
+    }
+    w.run(30_000);
+    w.assert_sound();
+    assert_eq!(w.open_leader(), Some(leader));
+    assert_eq!(w.newest_members().len(), 6, "two of six agree, and that is not half");
+    // With a third that says the same the first of them go.
+    w.start(standbys[0]);
+    let end = w.now + 30_000;
+    assert!(w.run_until(end, |w| w.newest_members().len() == 3), "{}", w.describe());
+    for node in listeners {
+        w.machines.get_mut(&node).unwrap().retired = true;
+    }
+    heals(w);
+}
