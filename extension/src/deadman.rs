@@ -10,13 +10,14 @@ use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
 use pgrx::prelude::*;
 
+use crate::commit_wait::REVOKED_WAIT_NS;
 use crate::error::Refusal;
 use crate::guc;
-use crate::pg::{clock, process};
+use crate::pg::{clock, process, syncrep};
 use crate::shmem::{self, LeaseState};
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// With the fence off only SIGHUP matters, and that wakes the worker.
+/// With the fence off there is nothing to do until the server's end.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// A revocation shows a living sidecar, which is busy demoting the server: it gets more time.
 const REVOKED_GRACE_NS: u64 = 10_000 * clock::NS_PER_MS;
@@ -39,6 +40,8 @@ pub fn init() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Nothing,
+    /// Only those whose commit waits for standbys: each tells its client that the outcome is unknown.
+    EndWaiting,
     EndSessions,
     StopServer,
 }
@@ -46,6 +49,8 @@ enum Step {
 /// How far an incident (one lease that ended and did not come back) has gone.
 #[derive(Default)]
 struct DeadMan {
+    revoked_since_ns: Option<u64>,
+    waiting_ended: bool,
     sessions_ended_ns: Option<u64>,
     stop_asked_ns: Option<u64>,
 }
@@ -61,8 +66,19 @@ impl DeadMan {
                 return Step::Nothing;
             }
         };
+        let mut revoked_since_ns = None;
+        if let LeaseState::Revoked { .. } = lease {
+            // The sidecar repeats a revocation, which moves its moment on; this one stays.
+            let since_ns = *self.revoked_since_ns.get_or_insert(ended_ns);
+            revoked_since_ns = Some(since_ns);
+            if !self.waiting_ended && now_ns >= since_ns + REVOKED_WAIT_NS {
+                self.waiting_ended = true;
+                return Step::EndWaiting;
+            }
+        }
         if now_ns <= ended_ns + grace_ns {
-            *self = Self::default();
+            let waiting_ended = self.waiting_ended && revoked_since_ns.is_some();
+            *self = Self { revoked_since_ns, waiting_ended, ..Self::default() };
             return Step::Nothing;
         }
         let Some(sessions_ended_ns) = self.sessions_ended_ns else {
@@ -109,6 +125,9 @@ fn check(deadman: &mut DeadMan) {
     let grace_ns = u64::try_from(guc::FENCE_GRACE_MS.get()).unwrap_or(0) * clock::NS_PER_MS;
     match deadman.step(now_ns, lease, grace_ns) {
         Step::Nothing => {}
+        Step::EndWaiting => {
+            syncrep::end_waiting_sessions();
+        }
         Step::EndSessions => {
             let count = process::end_client_sessions();
             incident(format!("pgquorum fence: {}; ended {count} client session(s)", describe(lease, now_ns)))

@@ -1,9 +1,13 @@
 //! Settings, all under `pgquorum.`.
 
+use std::ffi::CString;
+
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `pgquorum.fence`: refuse commits of writers while there is no valid lease.
 pub static FENCE: GucSetting<bool> = GucSetting::<bool>::new(false);
+/// `pgquorum.acknowledgement_rule`: the only value that `synchronous_standby_names` may take while the fence is on.
+pub static ACKNOWLEDGEMENT_RULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// `pgquorum.lease_wait`, milliseconds.
 pub static LEASE_WAIT_MS: GucSetting<i32> = GucSetting::<i32>::new(200);
 /// `pgquorum.fence_grace`, milliseconds.
@@ -20,8 +24,17 @@ pub fn init() {
         c"Refuse to commit writing transactions while this server does not hold the cluster's lease.",
         c"Set by the sidecar. Off: nothing is fenced, as on a server outside any cluster.",
         &FENCE,
+        // Neither a line that gets lost from a file nor ALTER SYSTEM can take the fence down while the server runs.
+        GucContext::Postmaster,
+        GucFlags::DISALLOW_IN_AUTO_FILE,
+    );
+    GucRegistry::define_string_guc(
+        c"pgquorum.acknowledgement_rule",
+        c"The only value that synchronous_standby_names may take while pgquorum.fence is on.",
+        c"Set by the sidecar, in the same file and before synchronous_standby_names.",
+        &ACKNOWLEDGEMENT_RULE,
         GucContext::Sighup,
-        GucFlags::default(),
+        GucFlags::DISALLOW_IN_AUTO_FILE,
     );
     GucRegistry::define_int_guc(
         c"pgquorum.lease_wait",

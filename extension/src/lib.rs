@@ -3,8 +3,9 @@
 //! A lease in shared memory, renewed by the sidecar with every heartbeat that a quorum confirmed, says
 //! whether this server may commit. Where things are:
 //!
-//! * `guc` – settings; `shmem` – the lease; `fence` – who is refused, and when; `deadman` – the worker
-//!   that stops a server whose sidecar is gone; `cluster` – SQL functions written in Rust;
+//! * `guc` – settings; `shmem` – the lease; `fence` – who is refused, and when; `commit_wait` – commits that wait
+//!   for standbys cannot be given up; `deadman` – the worker that stops a server whose sidecar is gone; `cluster` –
+//!   SQL functions written in Rust;
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
 //! * `pg/` – all `unsafe` calls into PostgreSQL; only shared-memory declarations have theirs elsewhere.
 //!
@@ -14,6 +15,7 @@
 use pgrx::prelude::*;
 
 mod cluster;
+mod commit_wait;
 mod deadman;
 mod error;
 mod fence;
@@ -36,6 +38,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::require_preload();
     guc::init();
     shmem::init();
+    pg::standby_names::init();
     pg::hooks::init();
     deadman::init();
 }

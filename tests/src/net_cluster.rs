@@ -3,6 +3,8 @@
 use crate::command::pgquorum_program;
 use crate::user::server_directory;
 use crate::{CLIENT, Network, PATIENCE, Probe, ProbeOptions, await_until, request_to};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use postgres::{Client, Config, NoTls};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -102,6 +104,16 @@ impl NetCluster {
         if let Some(mut child) = self.sidecars.lock().expect("not poisoned").remove(&id) {
             let _ = child.wait();
         }
+    }
+
+    /// A signal to the sidecar of a node, and to nothing else there.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn signal_sidecar(&self, id: u64, signal: Signal) {
+        let sidecars = self.sidecars.lock().expect("not poisoned");
+        let child = sidecars.get(&id).unwrap_or_else(|| panic!("the sidecar of node {id} does not run"));
+        kill(Pid::from_raw(child.id() as i32), signal).expect("a signal to the sidecar");
     }
 
     /// A request from the client's place.

@@ -1,8 +1,8 @@
-//! The four places where PostgreSQL calls us: end of transaction, utility statements, authentication.
+//! The places where PostgreSQL calls us: end of transaction, utility statements, authentication, reports.
 //!
-//! Each hook calls its predecessor, and `crate::fence` for what it is about.
+//! Each hook calls its predecessor, and `crate::fence` or `crate::commit_wait` for what it is about.
 //!
-//! Invariant: the hooks through which all utility statements and log-ins go have no guard of pgrx around what they
+//! Invariant: the hooks through which all utility statements, log-ins and reports go have no guard of pgrx around what they
 //! pass on. A guard turns every ERROR into a Rust panic and back, and on the way loses what an `ErrorReport` has no
 //! field for: position, context, and the names of table, column and constraint. Their frames hold nothing with a
 //! destructor, so that PostgreSQL may jump over them. Our own checks are guarded functions of their own.
@@ -11,7 +11,8 @@ use std::ffi::{c_char, c_int, c_void};
 
 use pgrx::prelude::*;
 
-use crate::fence;
+use super::syncrep;
+use crate::{commit_wait, fence, guc};
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
 
@@ -34,6 +35,7 @@ unsafe extern "C-unwind" {
 
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_AUTHENTICATION: AuthenticationHook = None;
+static mut PREVIOUS_REPORT: pg_sys::emit_log_hook_type = None;
 
 /// Installs the hooks; once, from `_PG_init`.
 pub fn init() {
@@ -44,6 +46,8 @@ pub fn init() {
         pg_sys::ProcessUtility_hook = Some(at_utility);
         PREVIOUS_AUTHENTICATION = ClientAuthentication_hook;
         ClientAuthentication_hook = Some(at_authentication);
+        PREVIOUS_REPORT = pg_sys::emit_log_hook;
+        pg_sys::emit_log_hook = Some(at_report);
     }
 }
 
@@ -52,8 +56,15 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
             fence::before_commit();
+            syncrep::hear_warnings();
         }
-        pg_sys::XactEvent::XACT_EVENT_ABORT => fence::after_abort(),
+        pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            syncrep::after_transaction();
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT => {
+            syncrep::after_transaction();
+            fence::after_abort();
+        }
         _ => {}
     }
 }
@@ -83,6 +94,7 @@ unsafe extern "C-unwind" fn at_utility(
 #[pg_guard]
 extern "C-unwind" fn before_finish_prepared() {
     fence::before_finish_prepared();
+    syncrep::hear_warnings();
 }
 
 /// # Safety
@@ -116,4 +128,24 @@ unsafe extern "C-unwind" fn at_authentication(port: *mut pg_sys::Port, status: c
 #[pg_guard]
 extern "C-unwind" fn after_authentication() {
     fence::after_authentication();
+}
+
+unsafe extern "C-unwind" fn at_report(report: *mut pg_sys::ErrorData) {
+    // SAFETY: PREVIOUS_REPORT was written once, in `init`; PostgreSQL hands over its own report, in which the two
+    // outputs may be turned off.
+    unsafe {
+        if guc::FENCE.get() && syncrep::gives_up(report) {
+            until_acknowledged((*report).output_to_client);
+            (*report).output_to_server = false;
+            (*report).output_to_client = false;
+        }
+        if let Some(next) = PREVIOUS_REPORT {
+            next(report);
+        }
+    }
+}
+
+#[pg_guard]
+extern "C-unwind" fn until_acknowledged(tell_client: bool) {
+    commit_wait::until_acknowledged(tell_client);
 }

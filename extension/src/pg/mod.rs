@@ -7,10 +7,14 @@ use pgrx::pg_sys;
 
 use crate::error::Refusal;
 
+pub mod client;
 pub mod clock;
 pub mod hooks;
 pub mod process;
 pub mod session;
+mod settings;
+pub mod standby_names;
+pub mod syncrep;
 pub mod wal;
 
 /// Raises 55000 unless the library is being loaded by `shared_preload_libraries`: shared memory and hooks of

@@ -54,10 +54,15 @@ pub fn reload_settings() {
 /// Sends SIGTERM to every client session and returns how many there were. Sessions that bypass the fence are not
 /// spared: they could write. WAL senders stay: a standby may fetch what is left.
 pub fn end_client_sessions() -> usize {
+    signal_client_sessions(|_| true)
+}
+
+/// SIGTERM to the client sessions that are chosen; how many there were.
+pub fn signal_client_sessions(chosen: impl Fn(libc::pid_t) -> bool) -> usize {
     let pids = client_session_pids();
     // SAFETY: signals only; a process that has ended meanwhile is not found. The group is signalled, as
     // pg_terminate_backend does, so that programs started by COPY end too.
-    pids.iter().filter(|pid| unsafe { libc::kill(-**pid, libc::SIGTERM) } == 0).count()
+    pids.iter().filter(|pid| chosen(**pid) && unsafe { libc::kill(-**pid, libc::SIGTERM) } == 0).count()
 }
 
 fn client_session_pids() -> Vec<libc::pid_t> {
@@ -95,4 +100,10 @@ pub fn stop_server_immediately() {
     unsafe {
         libc::kill(pg_sys::PostmasterPid, libc::SIGQUIT);
     }
+}
+
+/// Ends this process without cleaning up anything in shared memory. Only when the postmaster is gone.
+pub fn exit_at_once() -> ! {
+    // SAFETY: ends the process; handlers do not run, which is the purpose.
+    unsafe { libc::_exit(1) }
 }

@@ -8,6 +8,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::settings;
+
 const NAME: &CStr = c"default_transaction_read_only";
 const OUR_SOURCE: pg_sys::GucSource::Type = pg_sys::GucSource::PGC_S_INTERACTIVE;
 
@@ -54,24 +56,7 @@ fn set(value: &'static CStr) {
     }
 }
 
-/// The server's record of the setting. Only for sessions that were made read-only, so a linear search will do.
+/// The server's record of the setting. Only for sessions that were made read-only, so a search will do.
 fn record() -> Option<*mut pg_sys::config_bool> {
-    // SAFETY: the array holds as many valid records as the server says, and lives as long as the process.
-    let records = unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        let (first, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        let (first, count) = {
-            let mut count = 0;
-            (pg_sys::get_guc_variables(&mut count), count)
-        };
-        std::slice::from_raw_parts(first, usize::try_from(count).unwrap_or(0))
-    };
-    let found = records.iter().find(|record| {
-        // SAFETY: as above; names are never null.
-        unsafe {
-            CStr::from_ptr((***record).name) == NAME && (***record).vartype == pg_sys::config_type::PGC_BOOL
-        }
-    });
-    found.map(|record| record.cast())
+    settings::find(NAME, pg_sys::config_type::PGC_BOOL).map(|record| record.cast())
 }

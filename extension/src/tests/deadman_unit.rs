@@ -41,6 +41,9 @@ fn without_an_epoch_nothing_happens() {
 #[test]
 fn a_revocation_gives_ten_seconds() {
     let mut deadman = DeadMan::default();
+    assert_eq!(deadman.step(after(199), REVOKED, GRACE), Step::Nothing);
+    assert_eq!(deadman.step(after(200), REVOKED, GRACE), Step::EndWaiting);
+    assert_eq!(deadman.step(after(300), REVOKED, GRACE), Step::Nothing);
     assert_eq!(deadman.step(after(10_000), REVOKED, GRACE), Step::Nothing);
     assert_eq!(deadman.step(after(10_001), REVOKED, GRACE), Step::EndSessions);
     assert_eq!(deadman.step(after(20_000), REVOKED, GRACE), Step::Nothing);
@@ -53,4 +56,15 @@ fn after_a_pause_of_the_machine_the_sidecar_gets_one_grace() {
     assert_eq!(deadman.step(after(60_000), EXPIRED, GRACE), Step::EndSessions);
     assert_eq!(deadman.step(after(60_500), EXPIRED, GRACE), Step::Nothing);
     assert_eq!(deadman.step(after(60_501), EXPIRED, GRACE), Step::StopServer);
+}
+
+#[test]
+fn a_repeated_revocation_ends_the_waiting_once() {
+    let mut deadman = DeadMan::default();
+    let mut step =
+        |at: u64| deadman.step(after(at), LeaseState::Revoked { epoch: 1, ended_ns: after(at) }, GRACE);
+    assert_eq!(
+        [0, 100, 200, 300].map(&mut step),
+        [Step::Nothing, Step::Nothing, Step::EndWaiting, Step::Nothing]
+    );
 }

@@ -40,10 +40,13 @@ async fn create(config: &PostgresConfig) -> Result<u64> {
     blocking(move || config_files::write_configuration(&own, &Desired::default())).await?;
     // A private server: no TCP, nobody else knows the password, and it waits for no standby.
     let offset = process::log_length(config);
-    let mut child = process::spawn(
-        config,
-        &["-c", "listen_addresses=", "-c", "synchronous_standby_names=", "-c", "synchronous_commit=local"],
-    )?;
+    let rule = format!("{}=", config_files::ACKNOWLEDGEMENT_RULE);
+    let mut options =
+        vec!["-c", "listen_addresses=", "-c", "synchronous_standby_names=", "-c", "synchronous_commit=local"];
+    if config.extension_library.is_some() {
+        options.extend(["-c", &rule]);
+    }
+    let mut child = process::spawn(config, &options)?;
     let pid = child.id().ok_or_else(|| failure("the new server ended at once"))?;
     let prepared = prepare(config, &mut child, offset).await;
     let stopped = stop(pid, &mut child).await;

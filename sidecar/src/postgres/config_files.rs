@@ -17,6 +17,8 @@ const INCLUDE: &str = "include 'pgquorum.conf'";
 const STATE_PREFIX: &str = "# pgquorum-state: ";
 /// A standby that does not exist: commits that wait for it wait until the real names are written.
 const NOBODY: &str = "pgquorum_nobody";
+/// What the extension compares `synchronous_standby_names` with.
+pub const ACKNOWLEDGEMENT_RULE: &str = "pgquorum.acknowledgement_rule";
 
 /// What the files shall say beside the fixed part. Kept in the first line of `pgquorum.conf`, so that a restarted
 /// sidecar goes on from it.
@@ -131,12 +133,15 @@ fn owned_values(config: &PostgresConfig, desired: &Desired) -> Vec<(&'static str
         ("log_destination", "stderr".to_owned()),
         ("primary_conninfo", conninfo),
         ("primary_slot_name", String::new()),
-        ("synchronous_standby_names", synchronous_standby_names(desired.sync.as_ref())),
     ];
+    let rule = synchronous_standby_names(desired.sync.as_ref());
     if config.extension_library.is_some() {
+        // The extension takes no other value of synchronous_standby_names, so this one is read before it.
+        values.push((ACKNOWLEDGEMENT_RULE, rule.clone()));
         values.push(("pgquorum.fence", "on".to_owned()));
         values.push(("pgquorum.node_id", config.node.to_string()));
     }
+    values.push(("synchronous_standby_names", rule));
     values
 }
 

@@ -12,6 +12,8 @@ mod kill_sidecar;
 mod kill_under_load;
 mod membership;
 mod network;
+mod partitioned_standby;
+mod phantom_commits;
 mod rejoin_by_clone;
 mod rejoin_by_rewind;
 mod rest_guards;
