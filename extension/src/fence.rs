@@ -12,6 +12,7 @@ use crate::error::Refusal;
 use crate::guc;
 use crate::pg::{clock, process, session};
 use crate::shmem::{self, LeaseState};
+use crate::weak_commits;
 
 /// How often a waiting writer looks at the lease. The sidecar renews every 100 ms.
 const LEASE_POLL_MS: i64 = 5;
@@ -28,6 +29,7 @@ pub fn before_commit() {
     }
     if guc::FENCE.get() && process::has_transaction_id() {
         require_lease("commit");
+        weak_commits::before_commit();
     }
 }
 
@@ -43,6 +45,7 @@ pub fn after_abort() {
 pub fn before_finish_prepared() {
     if guc::FENCE.get() {
         require_lease("finish a prepared transaction");
+        weak_commits::before_commit();
     }
 }
 

@@ -14,6 +14,8 @@ pub static LEASE_WAIT_MS: GucSetting<i32> = GucSetting::<i32>::new(200);
 pub static FENCE_GRACE_MS: GucSetting<i32> = GucSetting::<i32>::new(500);
 /// `pgquorum.bypass_fence`: this session may commit without a lease.
 pub static BYPASS_FENCE: GucSetting<bool> = GucSetting::<bool>::new(false);
+/// `pgquorum.allow_weak_commits`: commits may return before the cluster's standbys have them.
+pub static ALLOW_WEAK_COMMITS: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `pgquorum.node_id`: 0 is a server outside any cluster.
 pub static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
 
@@ -62,6 +64,14 @@ pub fn init() {
         c"Let this session commit without a lease.",
         c"For the sidecar's own sessions, which open an epoch before there is a lease.",
         &BYPASS_FENCE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pgquorum.allow_weak_commits",
+        c"Allow commits with synchronous_commit below on, which a failover may take back.",
+        c"For a role or a database: ALTER ROLE ... SET, ALTER DATABASE ... SET.",
+        &ALLOW_WEAK_COMMITS,
         GucContext::Suset,
         GucFlags::default(),
     );

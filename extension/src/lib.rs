@@ -4,7 +4,7 @@
 //! whether this server may commit. Where things are:
 //!
 //! * `guc` – settings; `shmem` – the lease; `fence` – who is refused, and when; `commit_wait` – commits that wait
-//!   for standbys cannot be given up; `deadman` – the worker that stops a server whose sidecar is gone; `cluster` –
+//!   for standbys cannot be given up; `weak_commits` – who may commit without waiting; `deadman` – the worker that stops a server whose sidecar is gone; `cluster` –
 //!   SQL functions written in Rust;
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
 //! * `pg/` – all `unsafe` calls into PostgreSQL; only shared-memory declarations have theirs elsewhere.
@@ -24,6 +24,7 @@ mod pg;
 mod shmem;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod weak_commits;
 
 pgrx::pg_module_magic!(name, version);
 
@@ -38,7 +39,9 @@ pub extern "C-unwind" fn _PG_init() {
     pg::require_preload();
     guc::init();
     shmem::init();
+    weak_commits::init();
     pg::standby_names::init();
+    pg::commit_level::init();
     pg::hooks::init();
     deadman::init();
 }

@@ -9,6 +9,7 @@ use crate::error::Refusal;
 
 pub mod client;
 pub mod clock;
+pub mod commit_level;
 pub mod hooks;
 pub mod process;
 pub mod session;

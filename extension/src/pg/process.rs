@@ -29,6 +29,32 @@ pub fn is_fenced_kind() -> bool {
     }
 }
 
+/// Is this a background worker, for example one that applies a subscription?
+pub fn is_background_worker() -> bool {
+    // SAFETY: a global of this process.
+    unsafe { pg_sys::MyBackendType == BackendType::B_BG_WORKER }
+}
+
+/// The session's database and the user it logged in as, in one number; see [`names_of`].
+pub fn database_and_role() -> u64 {
+    // SAFETY: globals of this process.
+    let (database, role) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetSessionUserId()) };
+    u64::from(database.to_u32()) << 32 | u64::from(role.to_u32())
+}
+
+/// What [`database_and_role`] stands for; a name is missing if it was dropped since. In a transaction only.
+pub fn names_of(pair: u64) -> (Option<String>, Option<String>) {
+    let oid = |bits: u64| pg_sys::Oid::from(u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(0));
+    // SAFETY: both return null or a string in the present memory context, which lives longer than the copy takes.
+    let text = |name: *mut std::ffi::c_char| unsafe {
+        (!name.is_null()).then(|| std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
+    };
+    // SAFETY: as above; catalogues are read, which the caller's transaction allows.
+    unsafe {
+        (text(pg_sys::get_database_name(oid(pair >> 32))), text(pg_sys::GetUserNameFromId(oid(pair), true)))
+    }
+}
+
 /// Waits up to `milliseconds`, then raises if the statement was cancelled or the session ended.
 pub fn wait(milliseconds: i64) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;

@@ -30,7 +30,10 @@ mod tests {
 
     #[pg_test]
     fn readers_read() {
-        assert_eq!(executable("quorum_reader"), "applied_index info is_leader leader lease map wal_position");
+        assert_eq!(
+            executable("quorum_reader"),
+            "applied_index info is_leader leader lease map wal_position weak_commits"
+        );
         Spi::run("SET LOCAL ROLE quorum_reader").expect("the role is taken");
         for sql in [
             "SELECT quorum.map()",
@@ -38,6 +41,7 @@ mod tests {
             "SELECT quorum.leader()",
             "SELECT quorum.lease()",
             "SELECT quorum.wal_position()",
+            "SELECT quorum.weak_commits()",
             "SELECT quorum.is_leader(), quorum.applied_index()",
             "SELECT FROM quorum.event, quorum.config, quorum.db_config, quorum.cluster_log, quorum.leadership",
         ] {
@@ -50,7 +54,7 @@ mod tests {
         assert_eq!(
             executable("quorum_admin"),
             "applied_index apply_entry apply_snapshot info is_leader leader lease lease_renew lease_revoke map open_epoch \
-             set_leader_hint wal_position"
+             set_leader_hint wal_position weak_commits"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
                       AND c.relkind = 'r' AND has_table_privilege('quorum_admin', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')";
@@ -68,6 +72,12 @@ mod tests {
     fn only_superusers_bypass_the_fence() {
         Spi::run("SET LOCAL ROLE quorum_admin").expect("the role is taken");
         let _ = Spi::run("SET LOCAL pgquorum.bypass_fence = on");
+    }
+
+    #[pg_test(error = "permission denied to set parameter \"pgquorum.allow_weak_commits\"")]
+    fn only_superusers_allow_weak_commits() {
+        Spi::run("SET LOCAL ROLE quorum_admin").expect("the role is taken");
+        let _ = Spi::run("SET LOCAL pgquorum.allow_weak_commits = on");
     }
 
     #[pg_test]

@@ -22,3 +22,4 @@ mod restart_cluster;
 mod settings_under_load;
 mod stopped_standby;
 mod two_and_a_witness;
+mod weak_commits;
