@@ -28,9 +28,24 @@ pub fn request_to(
     path: &str,
     body: Option<&str>,
 ) -> Result<(u16, Value), Error> {
-    let mut stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    request_within(ANSWER_TIMEOUT, to, token, method, path, body)
+}
+
+/// The same for those who cannot wait that long for the answer.
+///
+/// # Errors
+/// As [`request_to`].
+pub fn request_within(
+    limit: Duration,
+    to: SocketAddr,
+    token: Option<&str>,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<(u16, Value), Error> {
+    let mut stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT.min(limit))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     let body = body.unwrap_or_default();
     let token = token.map(|t| format!("authorization: Bearer {t}\r\n")).unwrap_or_default();
     let head = format!(

@@ -8,16 +8,18 @@ mod net_cluster;
 mod netns;
 mod plain;
 mod probe;
+mod shaper;
 mod stalled_disk;
 mod user;
 
 pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
 pub use command::{pgquorum, pgquorum_program, pgquorum_shown};
-pub use http::{request, request_raw, request_to};
-pub use net_cluster::NetCluster;
+pub use http::{request, request_raw, request_to, request_within};
+pub use net_cluster::{NetCluster, Prepare};
 pub use netns::{CLIENT, Network};
 pub use plain::{Plain, kill_tree, postgres_program};
 pub use probe::{Probe, ProbeOptions, Report, await_rows};
+pub use shaper::Shape;
 pub use stalled_disk::StalledDisk;
 pub use user::{server_command, server_directory, server_directory_below};
 
@@ -26,18 +28,31 @@ use std::time::{Duration, Instant};
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Waits until `look` gives a value, at most this long; the only wait in this crate.
+/// Waits until `look` gives a value, at most this long.
 ///
 /// # Panics
 /// The time is over: the message holds what was awaited and what was seen last.
-pub fn await_until<T>(within: Duration, what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub fn await_until<T>(within: Duration, what: &str, look: impl FnMut() -> Result<T, String>) -> T {
+    match poll_until(within, look) {
+        Ok(value) => value,
+        Err(seen) => panic!("not within {within:?}: {what}; last seen: {seen}"),
+    }
+}
+
+/// The same for those to whom a time that runs out is an answer; the only wait in this crate.
+///
+/// # Errors
+/// The time is over: what was seen last.
+pub fn poll_until<T>(within: Duration, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let deadline = Instant::now() + within;
     loop {
         let seen = match look() {
-            Ok(value) => return value,
+            Ok(value) => return Ok(value),
             Err(seen) => seen,
         };
-        assert!(Instant::now() < deadline, "not within {within:?}: {what}; last seen: {seen}");
+        if Instant::now() >= deadline {
+            return Err(seen);
+        }
         std::thread::sleep(POLL);
     }
 }

@@ -1,8 +1,8 @@
 //! A cluster whose nodes are machines of a [`Network`], made by `init`, `join` and `run` as on several machines.
 
 use crate::command::pgquorum_program;
-use crate::user::server_directory;
-use crate::{CLIENT, Network, PATIENCE, Probe, ProbeOptions, await_until, request_to};
+use crate::user::{give, server_directory};
+use crate::{CLIENT, Network, PATIENCE, Probe, ProbeOptions, await_until, request_to, request_within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use postgres::{Client, Config, NoTls};
@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const API_PORT: u16 = 8008;
@@ -26,7 +27,12 @@ pub struct NetCluster {
     sidecars: Mutex<BTreeMap<u64, Child>>,
     token: String,
     password: String,
+    keep: AtomicBool,
+    prepare: Prepare,
 }
+
+/// What is done to a node between `init` or `join` and its first start.
+pub type Prepare = Box<dyn Fn(&NetCluster, u64) + Send + Sync>;
 
 impl NetCluster {
     /// A cluster of `size` nodes that all stream.
@@ -34,6 +40,14 @@ impl NetCluster {
     /// # Panics
     /// It cannot be made.
     pub fn start(size: u64) -> NetCluster {
+        NetCluster::start_prepared(size, Box::new(|_, _| {}))
+    }
+
+    /// The same with something done to each node before its first start.
+    ///
+    /// # Panics
+    /// As [`NetCluster::start`].
+    pub fn start_prepared(size: u64, prepare: Prepare) -> NetCluster {
         let dir = server_directory("pgquorum-net-");
         // The servers' user may not be able to enter the folder that the program was built in.
         std::fs::copy(pgquorum_program(), dir.join("pgquorum")).expect("a copy of the program");
@@ -44,6 +58,8 @@ impl NetCluster {
             sidecars: Mutex::default(),
             token: String::new(),
             password: String::new(),
+            keep: AtomicBool::new(false),
+            prepare,
         };
         let ip = cluster.network.address(1).to_string();
         let first = cluster.node_dir(1);
@@ -53,22 +69,53 @@ impl NetCluster {
         let password =
             read(&secrets).lines().find_map(|l| l.strip_prefix("superuser-password = ").map(unquoted));
         cluster.password = password.expect("the password in secrets.toml");
+        // Nodes that join later get them from here, as an administrator's would: node 1 may be gone by then.
+        for file in [&token, &secrets] {
+            std::fs::copy(file, cluster.dir.join(file.file_name().expect("a file"))).expect("a copy");
+            give(&cluster.dir.join(file.file_name().expect("a file")));
+        }
+        (cluster.prepare)(&cluster, 1);
         cluster.start_node(1);
         cluster.await_leader(&[1]);
-        let leader = format!("http://{ip}:{API_PORT}");
         for id in 2..=size {
-            let (ip, dir) = (cluster.network.address(id).to_string(), text(&cluster.node_dir(id)));
-            let (token, secrets) = (text(&token), text(&secrets));
-            let given = ["--secrets", &secrets, "--token-file", &token, "--dir", &dir, "--ip", &ip];
-            cluster.program(id, &[["join", "--no-run", "--leader", &leader].as_slice(), &given].concat());
-            cluster.start_node(id);
+            cluster.join(id, 1).expect("join");
             cluster.await_streaming(id as usize - 1);
         }
         cluster
     }
 
-    fn node_dir(&self, id: u64) -> PathBuf {
+    /// Makes a new node at a place that has no files of a node, and starts it. Any node that is up may be asked.
+    ///
+    /// # Errors
+    /// What the program said.
+    pub fn join(&self, place: u64, ask: u64) -> Result<(), String> {
+        let leader = format!("http://{}:{API_PORT}", self.network.address(ask));
+        let (ip, dir) = (self.network.address(place).to_string(), text(&self.node_dir(place)));
+        let (token, secrets) = (text(&self.dir.join("token")), text(&self.dir.join("secrets.toml")));
+        let given = ["--secrets", &secrets, "--token-file", &token, "--dir", &dir, "--ip", &ip];
+        self.try_program(place, &[["join", "--no-run", "--leader", &leader].as_slice(), &given].concat())?;
+        (self.prepare)(self, place);
+        self.start_node(place);
+        Ok(())
+    }
+
+    /// Where everything of this cluster is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn node_dir(&self, id: u64) -> PathBuf {
         self.dir.join(format!("node{id}"))
+    }
+
+    /// The password of the role postgres.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// Logs and data stay when this is dropped.
+    pub fn keep(&self) {
+        self.keep.store(true, Ordering::Relaxed);
     }
 
     pub fn ids(&self) -> Vec<u64> {
@@ -81,10 +128,21 @@ impl NetCluster {
 
     /// Runs the program to its end on a node.
     fn program(&self, id: u64, args: &[&str]) {
+        self.try_program(id, args).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// The same for those to whom a refusal is an answer.
+    ///
+    /// # Errors
+    /// What the program said.
+    pub fn try_program(&self, id: u64, args: &[&str]) -> Result<(), String> {
         let mut command = self.network.server_command(id, &self.dir.join("pgquorum"));
         let out =
             command.args(args).current_dir(&self.dir).stdin(Stdio::null()).output().expect("the program");
-        assert!(out.status.success(), "{}: {}", args[0], String::from_utf8_lossy(&out.stderr));
+        match out.status.success() {
+            true => Ok(()),
+            false => Err(format!("{}: {}", args[0], String::from_utf8_lossy(&out.stderr))),
+        }
     }
 
     /// Starts the sidecar of a node.
@@ -96,6 +154,13 @@ impl NetCluster {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the sidecar");
         self.sidecars.lock().expect("not poisoned").insert(id, child);
+    }
+
+    /// The process of a node's sidecar, if it has not ended.
+    pub fn sidecar(&self, id: u64) -> Option<i32> {
+        let mut sidecars = self.sidecars.lock().expect("not poisoned");
+        let child = sidecars.get_mut(&id)?;
+        matches!(child.try_wait(), Ok(None)).then_some(child.id() as i32)
     }
 
     /// SIGKILL to all that runs on a node.
@@ -120,6 +185,19 @@ impl NetCluster {
     pub fn request(&self, id: u64, method: &str, path: &str) -> Result<(u16, Value), String> {
         let to = SocketAddr::from((self.network.address(id), API_PORT));
         let send = || request_to(to, Some(&self.token), method, path, None);
+        self.network.inside(CLIENT, send).map_err(|e| e.to_string())
+    }
+
+    /// The same with a limit for the answer.
+    pub fn request_within(
+        &self,
+        limit: Duration,
+        id: u64,
+        method: &str,
+        path: &str,
+    ) -> Result<(u16, Value), String> {
+        let to = SocketAddr::from((self.network.address(id), API_PORT));
+        let send = || request_within(limit, to, Some(&self.token), method, path, None);
         self.network.inside(CLIENT, send).map_err(|e| e.to_string())
     }
 
@@ -252,7 +330,7 @@ impl Drop for NetCluster {
         for id in self.ids() {
             self.kill(id);
         }
-        if std::thread::panicking() {
+        if std::thread::panicking() || self.keep.load(Ordering::Relaxed) {
             eprintln!("logs and data of the failed test are kept in {}", self.dir.display());
         } else if let Err(e) = std::fs::remove_dir_all(&self.dir) {
             eprintln!("{} could not be removed: {e}", self.dir.display());

@@ -2,6 +2,7 @@
 //! from one to another without a sound, in one direction or in both. Neither side sees a closed connection or an error,
 //! as when a switch dies. Needs root and `ip`; addresses are used inside these namespaces only.
 
+use crate::shaper::{DEVICE, Shape, Shaper};
 use crate::user::{SERVER_USER, is_root};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
@@ -26,7 +27,13 @@ pub struct Network {
     tag: String,
     places: Vec<u64>,
     dropped: Mutex<Vec<(u64, u64)>>,
+    shaped: Mutex<Vec<(u64, u64)>>,
+    shaper: Mutex<Option<Shaper>>,
+    environment: Mutex<Vec<(u64, String, String)>>,
 }
+
+/// Its only route leads to the shaper.
+const SHAPED_TABLE: &str = "77";
 
 impl Network {
     /// Why there can be no namespaces here, if so.
@@ -48,8 +55,15 @@ impl Network {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         remove_left_overs();
         let tag = format!("{PREFIX}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let network =
-            Network { tag, places: (1..=nodes).chain([CLIENT]).collect(), dropped: Mutex::new(Vec::new()) };
+        let places = (1..=nodes).chain([CLIENT]).collect();
+        let network = Network {
+            tag,
+            places,
+            dropped: Mutex::default(),
+            shaped: Mutex::default(),
+            shaper: Mutex::default(),
+            environment: Mutex::default(),
+        };
         let router = network.router();
         must(&["netns", "add", &router]);
         must(&["-n", &router, "link", "set", "lo", "up"]);
@@ -96,8 +110,57 @@ impl Network {
 
     /// From now on nothing that `from` sends reaches `to`.
     pub fn drop_packets(&self, from: u64, to: u64) {
-        self.rule("add", from, to);
-        self.dropped.lock().expect("not poisoned").push((from, to));
+        let mut dropped = self.dropped.lock().expect("not poisoned");
+        if !dropped.contains(&(from, to)) {
+            self.rule("add", from, to);
+            dropped.push((from, to));
+        }
+    }
+
+    /// From now on packets of `from` reach `to` late or not at all.
+    ///
+    /// # Errors
+    /// There is no TUN device here.
+    pub fn shape(&self, from: u64, to: u64, shape: Shape) -> Result<(), String> {
+        let mut shaper = self.shaper.lock().expect("not poisoned");
+        if shaper.is_none() {
+            *shaper = Some(self.start_shaper()?);
+        }
+        if let Some(shaper) = shaper.as_ref() {
+            shaper.set(self.address(from), self.address(to), shape);
+        }
+        let mut shaped = self.shaped.lock().expect("not poisoned");
+        if !shaped.contains(&(from, to)) {
+            self.shaped_rule("add", from, to);
+            shaped.push((from, to));
+        }
+        Ok(())
+    }
+
+    fn start_shaper(&self) -> Result<Shaper, String> {
+        let router = self.router();
+        let space = File::open(file_of(&router)).map_err(|e| e.to_string())?;
+        let enter = move || setns(space, CloneFlags::CLONE_NEWNET).expect("entering the namespace");
+        let shaper = Shaper::start(enter)?;
+        // What comes back from the device has a sender that does not live there.
+        let trust = || {
+            ["all", DEVICE].iter().try_for_each(|name| {
+                std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "0")
+            })
+        };
+        self.inside_of(&router, trust).map_err(|e| e.to_string())?;
+        ip(&["-n", &router, "route", "add", "default", "dev", DEVICE, "table", SHAPED_TABLE])?;
+        Ok(shaper)
+    }
+
+    fn shaped_rule(&self, change: &str, from: u64, to: u64) {
+        let (port, router) = (format!("to{from}"), self.router());
+        let (from, to) = (self.address(from).to_string(), self.address(to).to_string());
+        // Those that come back from the device take the way of all others.
+        must(&[
+            "-n", &router, "rule", change, "pref", "20000", "iif", &port, "from", &from, "to", &to, "lookup",
+            SHAPED_TABLE,
+        ]);
     }
 
     /// Neither hears the other any more.
@@ -110,6 +173,9 @@ impl Network {
     pub fn heal(&self) {
         for (from, to) in self.dropped.lock().expect("not poisoned").drain(..) {
             self.rule("del", from, to);
+        }
+        for (from, to) in self.shaped.lock().expect("not poisoned").drain(..) {
+            self.shaped_rule("del", from, to);
         }
     }
 
@@ -147,7 +213,24 @@ impl Network {
         let mut command = self.command(place, Path::new("setpriv"));
         command.args(["--reuid", SERVER_USER, "--regid", SERVER_USER, "--clear-groups", "--"]).arg(program);
         command.env("HOME", "/var/lib/postgresql").env("USER", SERVER_USER);
+        for (_, name, value) in
+            self.environment.lock().expect("not poisoned").iter().filter(|(at, ..)| *at == place)
+        {
+            command.env(name, value);
+        }
         command
+    }
+
+    /// What commands that start from now on at a place find in their environment.
+    pub fn set_environment(&self, place: u64, name: &str, value: &str) {
+        let mut all = self.environment.lock().expect("not poisoned");
+        all.retain(|(at, known, _)| (*at, known.as_str()) != (place, name));
+        all.push((place, name.to_owned(), value.to_owned()));
+    }
+
+    /// All processes at a place.
+    pub fn processes(&self, place: u64) -> Vec<i32> {
+        processes(&self.namespace(place))
     }
 
     /// SIGKILL to everything that runs at a place.
@@ -173,8 +256,7 @@ fn file_of(space: &str) -> PathBuf {
 fn kill_all(space: &str) {
     // What forks while it is being killed is found the next time.
     for _ in 0..20 {
-        let listed = ip(&["netns", "pids", space]).unwrap_or_default();
-        let pids: Vec<i32> = listed.lines().filter_map(|l| l.trim().parse().ok()).collect();
+        let pids = processes(space);
         if pids.is_empty() {
             return;
         }
@@ -182,6 +264,11 @@ fn kill_all(space: &str) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
+}
+
+fn processes(space: &str) -> Vec<i32> {
+    let listed = ip(&["netns", "pids", space]).unwrap_or_default();
+    listed.lines().filter_map(|l| l.trim().parse().ok()).collect()
 }
 
 fn remove(space: &str) {
@@ -249,5 +336,34 @@ mod tests {
         assert!(!passes(&one, &two) && !passes(&two, &one));
         network.heal();
         assert!(passes(&one, &two) && passes(&two, &one));
+    }
+
+    #[test]
+    fn packets_are_late_or_lost_in_the_direction_that_was_named() {
+        if let Some(why) = Network::refused() {
+            eprintln!("skipped: {why}");
+            return;
+        }
+        let network = Network::new(2);
+        let socket = |place| {
+            let address = (network.address(place), 999);
+            let socket = network.inside(place, || UdpSocket::bind(address)).expect("a socket");
+            socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+            socket
+        };
+        let (one, two) = (socket(1), socket(2));
+        let takes = |from: &UdpSocket, to: &UdpSocket| {
+            let begin = std::time::Instant::now();
+            from.send_to(b"x", to.local_addr().expect("bound")).expect("who sends notices nothing");
+            to.recv(&mut [0; 8]).ok().map(|_| begin.elapsed())
+        };
+        let late = Shape { delay: Duration::from_millis(200), ..Shape::default() };
+        network.shape(1, 2, late).expect("a TUN device");
+        assert!(takes(&one, &two).expect("late, not lost") >= late.delay);
+        assert!(takes(&two, &one).expect("untouched") < late.delay);
+        network.shape(1, 2, Shape { loss: 1000, ..Shape::default() }).expect("a TUN device");
+        assert!(takes(&one, &two).is_none() && takes(&two, &one).is_some());
+        network.heal();
+        assert!(takes(&one, &two).expect("healed") < late.delay);
     }
 }

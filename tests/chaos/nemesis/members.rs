@@ -1,0 +1,103 @@
+//! What an administrator asks for while things go wrong.
+
+use super::Nemesis;
+use crate::disks;
+use crate::notes::Notes;
+use crate::plan::Who;
+use pgquorum_tests::NetCluster;
+use std::time::Duration;
+
+/// Longer than the cluster takes at most to answer.
+const ANSWER: Duration = Duration::from_secs(30);
+const QUICK: Duration = Duration::from_secs(2);
+
+/// The number that a machine's node has in the cluster; another one after it has joined again.
+fn node_id(cluster: &NetCluster, place: u64) -> Option<u64> {
+    let text = std::fs::read_to_string(cluster.node_dir(place).join("node.toml")).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("node = "))?;
+    line.trim().parse().ok()
+}
+
+fn known(cluster: &NetCluster, place: u64) -> Result<u64, String> {
+    node_id(cluster, place).ok_or_else(|| "it is no member now".to_owned())
+}
+
+impl Nemesis {
+    pub(super) fn change_leader(&mut self, who: Who) -> Result<(), String> {
+        let (leader, place) = (self.leader(), self.place(who));
+        let id = known(&self.cluster, place)?;
+        self.ask(move |cluster| {
+            let answer = cluster.request_within(ANSWER, leader, "POST", &format!("/leader?node={id}"));
+            format!("node {place} as leader: {answer:?}")
+        });
+        Ok(())
+    }
+
+    /// The machine is emptied only when the cluster has said that the node is gone. It joins again when all is healed.
+    pub(super) fn replace(&mut self, who: Who) -> Result<(), String> {
+        let (leader, place) = (self.leader(), self.place(who));
+        let id = known(&self.cluster, place)?;
+        self.ask(move |cluster| {
+            let answer = cluster.request_within(ANSWER, leader, "DELETE", &format!("/node/{id}"));
+            if matches!(answer, Ok((200, _))) {
+                cluster.kill(place);
+                disks::remove(cluster, place);
+            }
+            format!("node {place} (number {id}) out: {answer:?}")
+        });
+        Ok(())
+    }
+
+    pub(super) fn mark_down(&mut self, who: Who) -> Result<(), String> {
+        let (leader, place) = (self.leader(), self.place(who));
+        let id = known(&self.cluster, place)?;
+        self.power_cut(&[place])?;
+        self.ask(move |cluster| {
+            let answer = cluster.request_within(ANSWER, leader, "POST", &format!("/node-down/{id}"));
+            format!("node {place} marked down: {answer:?}")
+        });
+        Ok(())
+    }
+}
+
+/// Lets machines join again whose node is no member any more.
+pub fn mend_members(cluster: &NetCluster, leader: u64, notes: &Notes) {
+    for place in cluster.ids() {
+        if is_member(cluster, leader, place) != Some(false) {
+            continue;
+        }
+        cluster.kill(place);
+        disks::remove(cluster, place);
+        match cluster.join(place, leader) {
+            Ok(()) => notes.say(&format!("  node {place} has joined as number {:?}", node_id(cluster, place))),
+            Err(e) => notes.say(&format!("  node {place} could not join: {}", e.trim())),
+        }
+    }
+}
+
+/// `None`: the leader does not say.
+fn is_member(cluster: &NetCluster, leader: u64, place: u64) -> Option<bool> {
+    let (200, map) = cluster.request_within(QUICK, leader, "GET", "/map").ok()? else { return None };
+    let id = node_id(cluster, place);
+    let nodes = map["nodes"].as_array()?;
+    Some(nodes.iter().any(|n| n["id"].as_u64().is_some_and(|listed| Some(listed) == id)))
+}
+
+/// What keeps the cluster from being whole: all machines are full nodes that stream and lack little.
+///
+/// # Errors
+/// What was seen.
+pub fn member_trouble(cluster: &NetCluster, leader: u64) -> Result<(), String> {
+    let (code, map) = cluster.request_within(QUICK, leader, "GET", "/map")?;
+    let nodes = map["nodes"].as_array().into_iter().flatten();
+    let full = nodes.filter(|n| n["role"] == "node" && n["down"] == false).count();
+    let sql = "SELECT count(*)::text FROM pg_stat_replication WHERE state = 'streaming' AND application_name LIKE \
+               'pgquorum_%' AND flush_lsn >= pg_current_wal_flush_lsn() - 1000000";
+    let streams = cluster.ask(leader, sql)?;
+    let all = cluster.ids().len();
+    if full == all && streams == (all - 1).to_string() {
+        Ok(())
+    } else {
+        Err(format!("node {leader}: {streams} stream; {code} {map}"))
+    }
+}
