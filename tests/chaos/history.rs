@@ -9,12 +9,26 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Op {
-    Insert { id: u64 },
-    Transfer { id: u64, from: i32, to: i32, amount: i64 },
-    Append { id: u64, key: i64 },
+    Insert {
+        id: u64,
+    },
+    Transfer {
+        id: u64,
+        from: i32,
+        to: i32,
+        amount: i64,
+    },
+    Append {
+        id: u64,
+        key: i64,
+    },
     /// All balances in one snapshot of the leader, or of any node.
-    Balances { anywhere: bool },
-    Read { key: i64 },
+    Balances {
+        anywhere: bool,
+    },
+    Read {
+        key: i64,
+    },
 }
 
 impl Op {

@@ -37,7 +37,8 @@ pub struct Options {
     clock: bool,
 }
 
-const USAGE: &str = "usage: chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock]";
+const USAGE: &str =
+    "usage: chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock]";
 
 fn main() -> ExitCode {
     let options = match arguments(std::env::args().skip(1)) {
@@ -87,7 +88,8 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Options, String>
         clock: true,
     };
     while let Some(argument) = given.next() {
-        let mut number = || given.next().and_then(|n| n.parse::<u64>().ok()).ok_or(format!("{argument} needs a number"));
+        let mut number =
+            || given.next().and_then(|n| n.parse::<u64>().ok()).ok_or(format!("{argument} needs a number"));
         match argument.as_str() {
             "--minutes" => options.length = Duration::from_secs(number()?.max(1) * 60),
             "--seed" => options.seed = number()?,

@@ -59,8 +59,10 @@ fn operations(text: &mut String, result: &Result) {
         counts.entry(call.op.kind()).or_default()[column] += 1;
         if let Some((outcome, why)) = why {
             // Addresses and numbers differ from call to call.
-            let same: String = why.chars().take(70).map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
-            let code = why.get(..5).filter(|c| c.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase()));
+            let same: String =
+                why.chars().take(70).map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
+            let code =
+                why.get(..5).filter(|c| c.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase()));
             *reasons.entry(format!("{outcome}: {} {same}", code.unwrap_or("-"))).or_default() += 1;
         }
     }
@@ -129,7 +131,8 @@ fn longest_gap(acks: &[u64], from: u64, to: u64) -> (f64, bool) {
     let first = acks.partition_point(|end| *end < from).saturating_sub(1);
     let inside = acks[first.min(acks.len())..].iter().take_while(|end| **end < to).copied();
     let points: Vec<u64> = inside.chain([to]).collect();
-    let gap = points.windows(2).map(|pair| pair[1] - pair[0].max(from.min(pair[1]))).max().unwrap_or(to - from);
+    let gap =
+        points.windows(2).map(|pair| pair[1] - pair[0].max(from.min(pair[1]))).max().unwrap_or(to - from);
     let last = points.iter().rev().nth(1).copied().unwrap_or(from).max(from);
     (gap as f64 / 1e6, to.saturating_sub(last) > 1_000_000)
 }

@@ -1,5 +1,6 @@
 //! One run: a cluster, clients, faults, and what came of it.
 
+use crate::Options;
 use crate::checker::{Evidence, Stale, Violation, check};
 use crate::disks;
 use crate::history::{Call, Recorder};
@@ -9,7 +10,6 @@ use crate::plan::Plan;
 use crate::session::Hosts;
 use crate::state::State;
 use crate::workload::{ACCOUNTS, START_BALANCE, Workload, schema};
-use crate::Options;
 use pgquorum_tests::{NetCluster, poll_until};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,8 +80,7 @@ struct Run {
 impl Run {
     fn go(self, options: &Options) -> Result {
         let hosts = self.set_up();
-        let workload =
-            Workload::start(&self.cluster, &hosts, &self.recorder, options.seed, options.cancels);
+        let workload = Workload::start(&self.cluster, &hosts, &self.recorder, options.seed, options.cancels);
         let first = poll_until(WRITABLE, || self.recorder.first_after(0).ok_or("no write yet".to_owned()));
         first.expect("a healthy cluster takes writes");
         self.pause(WARM_UP);
@@ -178,8 +177,9 @@ impl Run {
                 return result;
             };
             self.notes.say(&format!("  writable after {seconds:.2} s"));
-            if round.mend {
-                result.mended.extend(self.mend(nemesis, MENDED));
+            let left = Duration::from_micros(until.saturating_sub(self.recorder.now()));
+            if round.mend && !left.is_zero() {
+                result.mended.extend(self.mend(nemesis, MENDED.min(left)));
             } else {
                 nemesis.revive();
                 mend_members(&self.cluster, self.leader(), &self.notes);
@@ -234,15 +234,18 @@ impl Run {
         let mut states = Vec::new();
         let Ok(lsn) = self.cluster.ask(leader, position) else { return states };
         for node in [vec![leader], self.cluster.others(leader)].concat() {
-            let sql = format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{lsn}', true)::text");
+            let sql =
+                format!("SELECT (NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() >= '{lsn}')::text");
             let read = poll_until(Duration::from_secs(30), || match self.cluster.ask(node, &sql)?.as_str() {
                 "true" => State::read(&self.cluster, node),
                 other => Err(format!("has not replayed up to {lsn}: {other}")),
             });
             match read {
                 Ok(state) => states.push((node, state)),
-                Err(why) => violations
-                    .push(Violation { rule: "all nodes can be read at the end", text: format!("node {node}: {why}") }),
+                Err(why) => violations.push(Violation {
+                    rule: "all nodes can be read at the end",
+                    text: format!("node {node}: {why}"),
+                }),
             }
         }
         states

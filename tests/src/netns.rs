@@ -144,9 +144,9 @@ impl Network {
         let shaper = Shaper::start(enter)?;
         // What comes back from the device has a sender that does not live there.
         let trust = || {
-            ["all", DEVICE].iter().try_for_each(|name| {
-                std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "0")
-            })
+            ["all", DEVICE]
+                .iter()
+                .try_for_each(|name| std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "0"))
         };
         self.inside_of(&router, trust).map_err(|e| e.to_string())?;
         ip(&["-n", &router, "route", "add", "default", "dev", DEVICE, "table", SHAPED_TABLE])?;
@@ -158,7 +158,19 @@ impl Network {
         let (from, to) = (self.address(from).to_string(), self.address(to).to_string());
         // Those that come back from the device take the way of all others.
         must(&[
-            "-n", &router, "rule", change, "pref", "20000", "iif", &port, "from", &from, "to", &to, "lookup",
+            "-n",
+            &router,
+            "rule",
+            change,
+            "pref",
+            "20000",
+            "iif",
+            &port,
+            "from",
+            &from,
+            "to",
+            &to,
+            "lookup",
             SHAPED_TABLE,
         ]);
     }
@@ -211,13 +223,14 @@ impl Network {
     /// The same as the user that servers run as.
     pub fn server_command(&self, place: u64, program: &Path) -> Command {
         let mut command = self.command(place, Path::new("setpriv"));
-        command.args(["--reuid", SERVER_USER, "--regid", SERVER_USER, "--clear-groups", "--"]).arg(program);
-        command.env("HOME", "/var/lib/postgresql").env("USER", SERVER_USER);
-        for (_, name, value) in
-            self.environment.lock().expect("not poisoned").iter().filter(|(at, ..)| *at == place)
-        {
-            command.env(name, value);
-        }
+        command.args(["--reuid", SERVER_USER, "--regid", SERVER_USER, "--clear-groups", "--"]);
+        // By `env`, so that only the program itself sees it.
+        command.arg("env");
+        let all = self.environment.lock().expect("not poisoned");
+        command.args(
+            all.iter().filter(|(at, ..)| *at == place).map(|(_, name, value)| format!("{name}={value}")),
+        );
+        command.arg(program).env("HOME", "/var/lib/postgresql").env("USER", SERVER_USER);
         command
     }
 

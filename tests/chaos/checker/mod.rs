@@ -100,8 +100,12 @@ fn refused_is_not_there(calls: &[Call], last: &State) -> Vec<Violation> {
         _ => None,
     });
     told(refused.map(|(c, why)| {
-        let text =
-            format!("{:?} was refused by node {} at {:.3} s ({why}), and is there", c.op, c.node, seconds(c.end));
+        let text = format!(
+            "{:?} was refused by node {} at {:.3} s ({why}), and is there",
+            c.op,
+            c.node,
+            seconds(c.end)
+        );
         violation("refused is not there", text)
     }))
 }
@@ -170,7 +174,10 @@ fn writable_again(evidence: &Evidence) -> Vec<Violation> {
     let late = |within: &Option<f64>| within.is_none_or(|s| s > WRITABLE_WITHIN_S);
     told(evidence.recoveries.iter().filter(|(_, within)| late(within)).map(|(faults, within)| {
         let when = within.map_or("not at all".to_owned(), |s| format!("after {s:.1} s"));
-        violation("writable within 15 s", format!("after {faults} were healed, a write was acknowledged {when}"))
+        violation(
+            "writable within 15 s",
+            format!("after {faults} were healed, a write was acknowledged {when}"),
+        )
     }))
 }
 

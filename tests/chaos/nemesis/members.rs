@@ -69,7 +69,9 @@ pub fn mend_members(cluster: &NetCluster, leader: u64, notes: &Notes) {
         cluster.kill(place);
         disks::remove(cluster, place);
         match cluster.join(place, leader) {
-            Ok(()) => notes.say(&format!("  node {place} has joined as number {:?}", node_id(cluster, place))),
+            Ok(()) => {
+                notes.say(&format!("  node {place} has joined as number {:?}", node_id(cluster, place)))
+            }
             Err(e) => notes.say(&format!("  node {place} could not join: {}", e.trim())),
         }
     }
@@ -98,6 +100,8 @@ pub fn member_trouble(cluster: &NetCluster, leader: u64) -> Result<(), String> {
     if full == all && streams == (all - 1).to_string() {
         Ok(())
     } else {
-        Err(format!("node {leader}: {streams} stream; {code} {map}"))
+        let nodes = map["nodes"].as_array().into_iter().flatten();
+        let each = nodes.map(|n| format!("{}: {} {} {}", n["id"], n["role"], n["state"], n["trouble"]));
+        Err(format!("{code} from node {leader}, {streams} stream; {}", each.collect::<Vec<_>>().join(", ")))
     }
 }

@@ -103,7 +103,8 @@ impl Nemesis {
             let leader = self.leader();
             let sql = "SELECT pg_logical_emit_message(false, 'chaos', repeat('x', 100)), pg_switch_wal()";
             self.ask(move |cluster| {
-                let done = (0..6).take_while(|_| cluster.ask(leader, &format!("{sql}::text")).is_ok()).count();
+                let done =
+                    (0..6).take_while(|_| cluster.ask(leader, &format!("{sql}::text")).is_ok()).count();
                 format!("{done} segments of WAL were switched")
             });
         }
@@ -113,7 +114,8 @@ impl Nemesis {
     fn end_sessions(&mut self) -> Result<(), String> {
         let leader = self.leader();
         self.ask(move |cluster| {
-            let sql = "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity WHERE usename = 'chaos'";
+            let sql =
+                "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity WHERE usename = 'chaos'";
             format!("sessions ended: {:?}", cluster.ask(leader, sql))
         });
         Ok(())
@@ -141,7 +143,9 @@ impl Nemesis {
     /// Starts sidecars that have ended, as a service manager does.
     pub fn revive(&self) {
         for place in self.cluster.ids() {
-            if self.cluster.sidecar(place).is_none() && self.cluster.node_dir(place).join("node.toml").exists() {
+            if self.cluster.sidecar(place).is_none()
+                && self.cluster.node_dir(place).join("node.toml").exists()
+            {
                 self.cluster.start_node(place);
             }
         }

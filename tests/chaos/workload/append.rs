@@ -25,7 +25,8 @@ pub async fn run(client: &Client, key: i64, id: u64) -> Result<Seen, Failure> {
 }
 
 pub async fn read(client: &Client, key: i64) -> Result<Seen, Failure> {
-    let row = client.query_opt("SELECT list FROM chaos_list WHERE key = $1", &[&key]).await.map_err(before)?;
+    let row =
+        client.query_opt("SELECT list FROM chaos_list WHERE key = $1", &[&key]).await.map_err(before)?;
     Ok(Seen::List(row.map(|r| numbers(r.get(0))).unwrap_or_default()))
 }
 

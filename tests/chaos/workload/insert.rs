@@ -8,7 +8,7 @@ const INSERT: &str = "INSERT INTO chaos_insert (id) VALUES ($1)";
 
 pub async fn run(client: &Client, id: u64, way: u64) -> Result<Seen, Failure> {
     let id = id as i64;
-    if way % 3 == 0 {
+    if way.is_multiple_of(3) {
         client.batch_execute("BEGIN").await.map_err(before)?;
         client.execute(INSERT, &[&id]).await.map_err(before)?;
         client.batch_execute("COMMIT").await.map_err(at_commit)?;

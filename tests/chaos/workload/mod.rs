@@ -202,7 +202,7 @@ impl Client {
         if answer.is_none() {
             answer = timeout(self.patience.call, &mut work).await.ok();
         }
-        if answer.is_none() && self.cancels && way % 2 == 0 && !matches!(self.kind, Kind::Prober) {
+        if answer.is_none() && self.cancels && way.is_multiple_of(2) && !matches!(self.kind, Kind::Prober) {
             // What many drivers do when their time is over.
             let _ = timeout(Duration::from_secs(1), cancel.cancel_query(NoTls)).await;
             answer = timeout(Duration::from_secs(1), &mut work).await.ok();

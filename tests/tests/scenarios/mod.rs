@@ -3,6 +3,7 @@
 mod bad_input;
 mod bootstrap;
 mod change_leader;
+mod chaos;
 mod cli;
 mod db_config;
 mod freeze_sidecar;
