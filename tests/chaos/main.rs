@@ -1,7 +1,7 @@
 //! `make chaos`: a cluster whose machines, networks and disks fail all the time, clients that write all the time, and a
 //! checker that knows what each of them was told. docs/testing.md describes it.
 //!
-//! `chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock]`; the exit code is 1 when a promise
+//! `chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--weak]`; the exit code is 1 when a promise
 //! was broken, 2 when it cannot run.
 
 mod checker;
@@ -35,10 +35,12 @@ pub struct Options {
     cancels: bool,
     /// Clocks jump, where there is a library for it.
     clock: bool,
+    /// Commits wait for no standby: promises will be broken, and the checker must see it.
+    weak: bool,
 }
 
 const USAGE: &str =
-    "usage: chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock]";
+    "usage: chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--weak]";
 
 fn main() -> ExitCode {
     let options = match arguments(std::env::args().skip(1)) {
@@ -86,6 +88,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Options, String>
         keep: false,
         cancels: true,
         clock: true,
+        weak: false,
     };
     while let Some(argument) = given.next() {
         let mut number =
@@ -96,6 +99,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Options, String>
             "--nodes" => options.nodes = number()?,
             "--keep" => options.keep = true,
             "--no-cancels" => options.cancels = false,
+            "--weak" => options.weak = true,
             "--no-clock" => options.clock = false,
             other => return Err(format!("there is no option {other}")),
         }

@@ -79,7 +79,7 @@ struct Run {
 
 impl Run {
     fn go(self, options: &Options) -> Result {
-        let hosts = self.set_up();
+        let hosts = self.set_up(options.weak);
         let workload = Workload::start(&self.cluster, &hosts, &self.recorder, options.seed, options.cancels);
         let first = poll_until(WRITABLE, || self.recorder.first_after(0).ok_or("no write yet".to_owned()));
         first.expect("a healthy cluster takes writes");
@@ -112,7 +112,7 @@ impl Run {
         result
     }
 
-    fn set_up(&self) -> Hosts {
+    fn set_up(&self, weak: bool) -> Hosts {
         let (leader, _) = self.cluster.leader();
         let password = self.cluster.password().to_owned();
         let mut client = self.cluster.connect(leader).expect("a session on the leader");
@@ -121,6 +121,11 @@ impl Run {
         let node = self.cluster.node_dir(leader).join("node.toml").display().to_string();
         let set = ["db-config", "set", "--config", &node, "max_wal_size=128MB", "min_wal_size=32MB"];
         self.cluster.try_program(leader, &set).expect("the parameters of the run");
+        if weak {
+            let set =
+                ["config", "set", "--config", &node, "quorum-replication=false", "replication-factor=0"];
+            self.cluster.try_program(leader, &set).expect("the settings of the run");
+        }
         let nodes = self.cluster.ids().into_iter().map(|id| (id, self.cluster.network.address(id)));
         Hosts { nodes: nodes.collect(), password }
     }

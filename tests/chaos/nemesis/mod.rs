@@ -124,7 +124,10 @@ impl Nemesis {
     /// Does something that may take its time, beside the rest, and notes what it returns.
     fn ask(&mut self, work: impl FnOnce(&NetCluster) -> String + Send + 'static) {
         let (cluster, notes) = (self.cluster.clone(), self.notes.clone());
-        self.asking.push(std::thread::spawn(move || notes.say(&format!("  answer: {}", work(&cluster)))));
+        self.asking.push(std::thread::spawn(move || {
+            let answer = work(&cluster);
+            notes.say(&format!("  answer: {}", answer.chars().take(200).collect::<String>()));
+        }));
     }
 
     /// Undoes everything; at its return nothing stands in the way of the cluster any more.

@@ -184,9 +184,10 @@ impl Client {
     async fn call(&mut self, op: Op, session: &mut Session) -> bool {
         let way = self.random.next();
         let cancel = session.client.cancel_token();
-        // As a user who is in a hurry: at once, and not only when the call takes long.
-        let hasty = self.cancels && self.random.percent(2);
-        let hurry = Duration::from_micros(self.random.below(6000));
+        // As a user who is in a hurry: at once, or when a call takes a little long, and not only when its time is over.
+        let hasty = self.cancels && self.random.percent(4);
+        let hurry = if self.random.percent(50) { 6_000 } else { 800_000 };
+        let hurry = Duration::from_micros(self.random.below(hurry));
         session.was_warned();
         let start = self.recorder.now();
         let asked = op.clone();
