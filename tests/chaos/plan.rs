@@ -60,6 +60,8 @@ pub enum Fault {
     MarkDown(u64),
     /// An administrator ends all sessions of clients.
     EndSessions,
+    /// Another number of standbys that commits wait for; the usual one when all is healed.
+    Durability(u64),
     /// The time of day jumps by seconds.
     Clock(Who, i64),
 }
@@ -109,6 +111,7 @@ const WEIGHTS: &[(u64, Draw)] = &[
     (4, |p| Fault::Replace(p.other())),
     (2, |p| Fault::MarkDown(p.other())),
     (2, |_| Fault::EndSessions),
+    (3, |p| Fault::Durability(if p.nodes == 3 { 2 } else { 1 })),
     (4, Plan::clock),
 ];
 
@@ -204,6 +207,7 @@ impl Fault {
             Fault::Replace(_) => "member leaves, a new one joins".to_owned(),
             Fault::MarkDown(_) => "power cut of a follower, marked down".to_owned(),
             Fault::EndSessions => "all sessions ended".to_owned(),
+            Fault::Durability(k) => format!("commits wait for {k} standbys"),
             Fault::Clock(who, _) => format!("{}'s time of day jumps", of(who)),
         }
     }
@@ -237,7 +241,7 @@ mod tests {
             let all = rounds(1, nodes, 1000);
             let faults: Vec<Fault> = all.iter().flat_map(|r| &r.faults).map(|(_, f)| *f).collect();
             let kinds: BTreeSet<String> = faults.iter().map(Fault::kind).collect();
-            assert!(kinds.len() >= 39, "{}: {kinds:?}", kinds.len());
+            assert!(kinds.len() >= 40, "{}: {kinds:?}", kinds.len());
             let there = |who: &Who| !matches!(who, Who::Other(n) if *n >= nodes - 1);
             for fault in faults {
                 let fine = match fault {

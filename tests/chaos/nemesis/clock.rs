@@ -4,8 +4,9 @@
 
 use super::Nemesis;
 use crate::plan::Who;
-use pgquorum_tests::NetCluster;
+use pgquorum_tests::{NetCluster, poll_until};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const LIBRARIES: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -60,6 +61,18 @@ impl Nemesis {
         if !self.clocks {
             return Err("libfaketime is not installed".to_owned());
         }
-        Clocks::set(&self.cluster, place, seconds)
+        Clocks::set(&self.cluster, place, seconds)?;
+        // The library looks at most once a second.
+        self.ask(move |cluster| {
+            let off = poll_until(Duration::from_secs(3), || {
+                let sql = "SELECT extract(epoch FROM clock_timestamp())::bigint::text";
+                let theirs = cluster.ask(place, sql)?.parse::<i64>().map_err(|e| e.to_string())?;
+                let ours = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|e| e.to_string())?;
+                let off = theirs - ours.as_secs() as i64;
+                if off == 0 { Err("its clock has not jumped yet".to_owned()) } else { Ok(off) }
+            });
+            format!("node {place} is off by {off:?} s")
+        });
+        Ok(())
     }
 }

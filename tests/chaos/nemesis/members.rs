@@ -4,11 +4,14 @@ use super::Nemesis;
 use crate::disks;
 use crate::notes::Notes;
 use crate::plan::Who;
-use pgquorum_tests::NetCluster;
+use pgquorum_tests::{NetCluster, poll_until};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Longer than the cluster takes at most to answer.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long the usual durability is asked for.
+const USUAL: Duration = Duration::from_secs(60);
 const QUICK: Duration = Duration::from_secs(2);
 
 /// The number that a machine's node has in the cluster; another one after it has joined again.
@@ -48,6 +51,31 @@ impl Nemesis {
         Ok(())
     }
 
+    pub(super) fn change_durability(&mut self, k: u64) -> Result<(), String> {
+        let leader = self.leader();
+        if self.durability.is_some() {
+            return Err("it is changed already".to_owned());
+        }
+        self.ask(move |cluster| {
+            let factor = format!("replication-factor={k}");
+            format!("{factor}: {:?}", set(cluster, leader, &["quorum-replication=false", &factor]))
+        });
+        self.durability = self.asking.pop();
+        Ok(())
+    }
+
+    /// Asked for until it is done: whoever leads takes it.
+    pub(super) fn usual_durability(&mut self, change: JoinHandle<()>) {
+        let recorder = self.recorder.clone();
+        self.ask(move |cluster| {
+            // A change that is still on its way would come after this.
+            change.join().expect("a request does not panic");
+            let done =
+                poll_until(USUAL, || set(cluster, recorder.newest().1.max(1), &["quorum-replication=true"]));
+            format!("quorum-replication=true: {done:?}")
+        });
+    }
+
     pub(super) fn mark_down(&mut self, who: Who) -> Result<(), String> {
         let (leader, place) = (self.leader(), self.place(who));
         let id = known(&self.cluster, place)?;
@@ -58,6 +86,11 @@ impl Nemesis {
         });
         Ok(())
     }
+}
+
+fn set(cluster: &NetCluster, node: u64, settings: &[&str]) -> Result<(), String> {
+    let config = cluster.node_dir(node).join("node.toml").display().to_string();
+    cluster.try_program(node, &[["config", "set", "--config", &config].as_slice(), settings].concat())
 }
 
 /// Lets machines join again whose node is no member any more.

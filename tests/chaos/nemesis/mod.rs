@@ -24,6 +24,8 @@ pub struct Nemesis {
     clocks: bool,
     fillers: Vec<PathBuf>,
     frozen: Vec<u64>,
+    /// The change of durability, until the usual one is asked for.
+    durability: Option<JoinHandle<()>>,
     /// Requests that are on their way; their answers are noted and decide nothing.
     asking: Vec<JoinHandle<()>>,
 }
@@ -42,6 +44,7 @@ impl Nemesis {
             clocks,
             fillers: Vec::new(),
             frozen: Vec::new(),
+            durability: None,
             asking: Vec::new(),
         }
     }
@@ -86,6 +89,7 @@ impl Nemesis {
             Fault::Replace(n) => self.replace(Who::Other(n)),
             Fault::MarkDown(n) => self.mark_down(Who::Other(n)),
             Fault::EndSessions => self.end_sessions(),
+            Fault::Durability(k) => self.change_durability(k),
             Fault::Clock(who, seconds) => self.step_clock(who, seconds),
         }
     }
@@ -141,6 +145,9 @@ impl Nemesis {
         }
         self.thaw();
         self.revive();
+        if let Some(change) = self.durability.take() {
+            self.usual_durability(change);
+        }
     }
 
     /// Starts sidecars that have ended, as a service manager does.
@@ -156,7 +163,7 @@ impl Nemesis {
 
     /// Waits for requests that are on their way.
     pub fn finish(&mut self) {
-        for asked in self.asking.drain(..) {
+        for asked in self.asking.drain(..).chain(self.durability.take()) {
             asked.join().expect("a request does not panic");
         }
     }
