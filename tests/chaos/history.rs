@@ -141,7 +141,9 @@ impl Recorder {
     /// The end of the first acknowledged write that began after this moment.
     pub fn first_after(&self, moment: u64) -> Option<u64> {
         let calls = self.calls.lock().expect("not poisoned");
-        calls.iter().filter(|c| c.acknowledged() && c.start >= moment).map(|c| c.end).min()
+        // They are in order of their ends, but for what happens between a client's look at the clock and its turn here.
+        let recent = calls.iter().rev().take_while(|c| c.end + 1_000_000 >= moment);
+        recent.filter(|c| c.acknowledged() && c.start >= moment).map(|c| c.end).min()
     }
 
     pub fn calls(&self) -> Vec<Call> {

@@ -1,8 +1,8 @@
 //! `make chaos`: a cluster whose machines, networks and disks fail all the time, clients that write all the time, and a
 //! checker that knows what each of them was told. docs/testing.md describes it.
 //!
-//! `chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--weak]`; the exit code is 1 when a promise
-//! was broken, 2 when it cannot run.
+//! `chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--only KIND] [--weak]`; the
+//! exit code is 1 when a promise was broken, 2 when it cannot run.
 
 mod checker;
 mod disks;
@@ -37,10 +37,11 @@ pub struct Options {
     clock: bool,
     /// Commits wait for no standby: promises will be broken, and the checker must see it.
     weak: bool,
+    /// Only faults whose kind contains this, one at a time.
+    only: Option<String>,
 }
 
-const USAGE: &str =
-    "usage: chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--weak]";
+const USAGE: &str = "usage: chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--only KIND] [--weak]";
 
 fn main() -> ExitCode {
     let options = match arguments(std::env::args().skip(1)) {
@@ -89,8 +90,13 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Options, String>
         cancels: true,
         clock: true,
         weak: false,
+        only: None,
     };
     while let Some(argument) = given.next() {
+        if argument == "--only" {
+            options.only = Some(given.next().ok_or("--only needs a part of a fault's name")?);
+            continue;
+        }
         let mut number =
             || given.next().and_then(|n| n.parse::<u64>().ok()).ok_or(format!("{argument} needs a number"));
         match argument.as_str() {

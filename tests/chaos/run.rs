@@ -131,7 +131,7 @@ impl Run {
     }
 
     fn rounds(&self, options: &Options, nemesis: &mut Nemesis, begin: u64) -> Result {
-        let mut plan = Plan::new(options.seed, options.nodes, self.clock);
+        let mut plan = Plan::new(options.seed, options.nodes, self.clock, options.only.clone());
         let mut result = Result {
             seed: options.seed,
             nodes: options.nodes,
