@@ -2,7 +2,7 @@
 
 use crate::history::Outcome;
 use crate::run::Result;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// How many kinds of refusals and doubts are listed.
@@ -42,6 +42,8 @@ pub fn render(result: &Result) -> String {
         result.stale.reads,
         result.stale.oldest as f64 / 1e6
     );
+    let epochs: BTreeSet<u64> = result.calls.iter().filter(|c| c.acknowledged()).map(|c| c.epoch).collect();
+    let _ = writeln!(text, "Epochs that acknowledged writes: {}.", epochs.len());
     let warned = result.calls.iter().filter(|c| c.acknowledged() && c.warned).count();
     let _ = writeln!(text, "Acknowledged with a warning that standbys were not waited for: {warned}.");
     text

@@ -237,6 +237,15 @@ impl Run {
         let leader = self.leader();
         let position = "SELECT pg_current_wal_flush_lsn()::text";
         let mut states = Vec::new();
+        // Servers may still work for clients that are gone; what they do belongs to the end.
+        let busy = "SELECT count(*)::text FROM pg_stat_activity WHERE usename = 'chaos'";
+        let idle = poll_until(Duration::from_secs(30), || match self.cluster.ask(leader, busy)?.as_str() {
+            "0" => Ok(()),
+            n => Err(format!("{n} sessions of the workload are left on node {leader}")),
+        });
+        if let Err(seen) = idle {
+            violations.push(Violation { rule: "sessions end", text: seen });
+        }
         let Ok(lsn) = self.cluster.ask(leader, position) else { return states };
         for node in [vec![leader], self.cluster.others(leader)].concat() {
             let sql =
