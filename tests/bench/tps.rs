@@ -15,7 +15,7 @@ pub const NAME: &str = "tps-extension-loaded";
 const MUST: f64 = 0.99;
 const CLIENTS: [u32; 2] = [1, 8];
 /// Many short pairs: what else goes on in the machine then weighs on both sides of a pair alike.
-const PAIRS: usize = 60;
+const PAIRS: usize = 100;
 const SLICE_SECONDS: u32 = 1;
 
 /// What belongs to the one server, or is what shall be measured.
@@ -103,7 +103,14 @@ impl Trio {
         let [one, two, three] = free_ports();
         let primary = Plain::init(&trio.root.join("primary"), one, &conf);
         let standbys = [("one", two), ("two", three)];
-        let standbys = standbys.map(|(name, port)| primary.standby(&trio.root.join(name), port, name));
+        let standbys = standbys.map(|(name, port)| {
+            let standby = primary.standby(&trio.root.join(name), port, name);
+            // The cluster's standbys have slots, which the primary writes to with each of their answers.
+            primary.sql(&format!("SELECT pg_create_physical_replication_slot('{name}', true)"));
+            standby.sql(&format!("ALTER SYSTEM SET primary_slot_name = '{name}'"));
+            standby.sql("SELECT pg_reload_conf()");
+            standby
+        });
         primary.await_standbys(2);
         primary.sql("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (one, two)'");
         primary.sql("SELECT pg_reload_conf()");

@@ -109,8 +109,10 @@ impl Plain {
 
     /// Waits until `n` standbys stream and are as far as this server.
     pub fn await_standbys(&self, n: i64) {
+        // Slots that were made are in use.
         let sql = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND \
-                   flush_lsn >= pg_current_wal_flush_lsn()";
+                   flush_lsn >= pg_current_wal_flush_lsn() AND NOT EXISTS (SELECT FROM pg_replication_slots \
+                   WHERE NOT active)";
         await_until(PATIENCE, &format!("{n} standbys that stream"), || {
             let mut client = self.connect().map_err(|e| e.to_string())?;
             let count: i64 = client.query_one(sql, &[]).map_err(|e| e.to_string())?.get(0);
