@@ -64,8 +64,9 @@ fn numbered(data_dir: &Path, infix: &str) -> Vec<PathBuf> {
 /// Ends and removes what copies left that were broken off. A copy whose sidecar was killed goes on by itself, and
 /// would write into, or clean up, whatever lies at its place: so every copy has a place of its own.
 fn remove_unfinished(data_dir: &Path) {
-    process::end_left_over("pg_basebackup", &beside(data_dir, CLONE));
-    process::end_left_over("pg_rewind", data_dir);
+    let side = beside(data_dir, CLONE);
+    process::end_left_over("pg_basebackup", |word| word.starts_with(side.as_os_str().as_encoded_bytes()));
+    process::end_left_over("pg_rewind", |word| word == data_dir.as_os_str().as_encoded_bytes());
     for directory in numbered(data_dir, CLONE) {
         if let Err(error) = std::fs::remove_dir_all(&directory) {
             tracing::warn!(%error, directory = %directory.display(), "an unfinished copy could not be removed");

@@ -67,7 +67,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data.rewinding");
         assert_eq!(load_from(&path), RewindMark::None);
-        for text in ["", "writing\n", "replaying", "replaying 3", "replaying x 0/1", "A rewind is under way."] {
+        for text in ["", "writing\n", "replaying", "replaying 3", "replaying x 0/1", "A rewind is under way."]
+        {
             std::fs::write(&path, text).unwrap();
             assert_eq!(load_from(&path), RewindMark::Writing, "{text:?}");
         }

@@ -21,7 +21,9 @@ impl Node {
         match op {
             PgOp::Follow(_) if must_cut && obs.is_running() => Some(PgOp::CutReception),
             PgOp::Rewind(_) if must_cut && whole => Some(show()),
-            PgOp::Clone(_) if must_cut && whole && !self.local.damaged && self.pledge_overdue() => Some(show()),
+            PgOp::Clone(_) if must_cut && whole && !self.local.damaged && self.pledge_overdue() => {
+                Some(show())
+            }
             PgOp::Start | PgOp::CutReception | PgOp::Rewind(_)
                 if !must_cut && obs.rewound && obs.process == PgProcess::Starting =>
             {
@@ -76,7 +78,8 @@ impl Node {
                 self.trace("clone", text);
             }
             PgOp::Start | PgOp::CutReception if self.local.repair.is_some() => {
-                let text = format!("a repair is put off: term {} waits for this node's position", self.pledged);
+                let text =
+                    format!("a repair is put off: term {} waits for this node's position", self.pledged);
                 self.trace("repair", text);
             }
             _ => {}

@@ -145,7 +145,8 @@ impl World {
                     return failure(PgFailureKind::Other, "it is a primary");
                 }
                 if s.process == PgProcess::Starting && s.whole_at.is_some() {
-                    self.machines.get_mut(&node).expect("machines stay").server.conninfo = Some(upstream.node);
+                    self.machines.get_mut(&node).expect("machines stay").server.conninfo =
+                        Some(upstream.node);
                     self.after(2, Event::Upkeep { again: false });
                     return done();
                 }
