@@ -4,6 +4,7 @@ use super::config::{PostgresConfig, REPLICATION_ROLE, SUPERUSER};
 use super::config_files::{self, Desired};
 use super::control;
 use super::error::{PostgresError, Result, blocking, failure, io, sql, timed_out};
+use super::lifecycle;
 use super::parameters::quote;
 use super::process::{self, Postmaster, Status};
 use super::session::{Manner, Session};
@@ -120,7 +121,8 @@ async fn prepare(config: &PostgresConfig, child: &mut tokio::process::Child, off
         status = child.wait() => {
             let status = status.map(|s| s.to_string()).unwrap_or_default();
             let tail = process::log_tail(config, offset);
-            return Err(failure(format!("the new server ended ({status}); its log says: {tail}")));
+            let advice = lifecycle::advice(&tail, config.port).map(|a| format!(": {a}")).unwrap_or_default();
+            return Err(failure(format!("the new server ended ({status}){advice}; its log says: {tail}")));
         }
         ready = tokio::time::timeout(START_LIMIT, ready) => {
             ready.map_err(|_| timed_out(format!("the new server was not ready within {START_LIMIT:?}")))?;

@@ -130,9 +130,32 @@ fn died(inner: &Inner, offset: u64) -> pgquorum_agent::postgres::PgFailure {
     } else {
         format!("its log says: {tail}")
     };
-    let message =
-        format!("PostgreSQL ended while it was starting; {said} (see {})", inner.config.log_file.display());
+    let advice = advice(&tail, inner.config.port).map(|a| format!(": {a}")).unwrap_or_default();
+    let message = format!(
+        "PostgreSQL ended while it was starting{advice}; {said} (see {})",
+        inner.config.log_file.display()
+    );
     if DAMAGE.iter().any(|sign| tail.contains(sign)) { no_data(message) } else { failure(message) }
+}
+
+/// What to do about the usual causes, by what PostgreSQL says of them.
+pub(super) fn advice(tail: &str, port: u16) -> Option<String> {
+    if tail.contains("could not create any TCP/IP sockets") {
+        Some(format!(
+            "port {port} is in use by another program (find it with: ss -ltnp 'sport = :{port}'), or the address is not \
+             this machine's"
+        ))
+    } else if tail.contains("could not access file") {
+        Some(
+            "a library of shared_preload_libraries is not installed for this PostgreSQL; pgquorum comes with `make \
+             install`, or is copied from another node"
+                .to_owned(),
+        )
+    } else if tail.contains("No space left on device") {
+        Some("the disk is full; make room or enlarge it".to_owned())
+    } else {
+        None
+    }
 }
 
 /// What PostgreSQL says when its data cannot be used any more: no later start can succeed. Anything else (a port in

@@ -21,6 +21,7 @@ mod rest_guards;
 mod rest_statuses;
 mod restart_cluster;
 mod settings_under_load;
+mod sick_machine;
 mod stopped_standby;
 mod two_and_a_witness;
 mod weak_commits;
