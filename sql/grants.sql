@@ -9,6 +9,10 @@ COMMENT ON FUNCTION quorum.set_leader_hint(text) IS
     'Where the leader is, in words (at most 200 bytes), for the hint that a refused writer gets; NULL: unknown.';
 COMMENT ON FUNCTION quorum.lease() IS
     'The lease of this server: epoch (0: none since the start), valid now, milliseconds that remain, fenced: ordinary writers are being refused now, highest revoked epoch.';
+COMMENT ON FUNCTION quorum.admit_clients() IS
+    'Lets clients log in on a server that was a primary when it stopped, until it is started again. The sidecar calls it when the server has replayed the beginning of a later epoch that is open.';
+COMMENT ON FUNCTION quorum.admits_clients() IS
+    'May clients log in on this server? False while it is held after a restart because it was the primary.';
 COMMENT ON FUNCTION quorum.weak_commits() IS
     'Commits, since this server started, that pgquorum.allow_weak_commits let return before the cluster''s standbys had them: by database and role (NULL: dropped since; in the last row all that there was no room for).';
 COMMENT ON FUNCTION quorum.is_leader() IS
@@ -39,7 +43,8 @@ GRANT USAGE ON SCHEMA quorum TO quorum_reader, quorum_admin;
 GRANT SELECT ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
     quorum.leadership TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.applied_index(), quorum.leader(), quorum.map(), quorum.info(), quorum.lease(),
-    quorum.is_leader(), quorum.wal_position(), quorum.weak_commits() TO quorum_reader, quorum_admin;
+    quorum.is_leader(), quorum.wal_position(), quorum.weak_commits(),
+    quorum.admits_clients() TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.lease_renew(bigint, integer, bigint), quorum.lease_revoke(bigint, text),
-    quorum.set_leader_hint(text), quorum.open_epoch(bigint, bigint, integer, pg_lsn, integer, bigint[]),
+    quorum.admit_clients(), quorum.set_leader_hint(text), quorum.open_epoch(bigint, bigint, integer, pg_lsn, integer, bigint[]),
     quorum.apply_entry(bigint, bigint, jsonb), quorum.apply_snapshot(bigint, bigint, jsonb) TO quorum_admin;

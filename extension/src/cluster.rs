@@ -12,7 +12,7 @@ use crate::error::Refusal;
 use crate::pg::wal::{self, Lsn};
 use crate::pg::{clock, process};
 use crate::shmem::{self, LeaseState, RenewRefusal};
-use crate::{fence, guc};
+use crate::{barrier, fence, guc};
 
 /// Longest lease that can be asked for: an hour.
 const LEASE_MS_MAX: i32 = 3_600_000;
@@ -60,7 +60,11 @@ fn lease_renew(
     }
     // The check is repeated under the lock: a revocation may have come in between.
     match shmem::grant(epoch, deadline_ns) {
-        Ok(deadline_ns) => milliseconds_until(deadline_ns, now_ns),
+        Ok(deadline_ns) => {
+            // Its epoch's first row is on enough nodes, and with it everything before.
+            barrier::admit();
+            milliseconds_until(deadline_ns, now_ns)
+        }
         Err(reason) => refuse_renewal(epoch, reason),
     }
 }

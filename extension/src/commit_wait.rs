@@ -19,8 +19,11 @@ use crate::shmem::{self, LeaseState};
 
 /// How often a session that was told to end looks at the lease.
 const POLL_MS: i64 = 50;
-/// How long after a revocation the standbys' word may still come: a planned change of leader waits for it.
-pub const REVOKED_WAIT_NS: u64 = 200 * clock::NS_PER_MS;
+/// How long after a revocation the standbys' word may still come: a planned change of leader waits for it, and a leader
+/// that stumbled may be elected again. After 500 ms the sidecar stops the server.
+const REVOKED_WAIT_NS: u64 = 350 * clock::NS_PER_MS;
+/// When the dead-man makes waiting sessions look.
+pub const REVOKED_LOOK_NS: u64 = 300 * clock::NS_PER_MS;
 /// How long after its last word the connection stays open.
 const HANG_UP_NS: u64 = 100 * clock::NS_PER_MS;
 /// A shutdown waits for this session. Without a lease nobody will release it, so the server is stopped at once.
@@ -68,10 +71,10 @@ impl Hold {
                 return Step::Nothing;
             }
             LeaseState::Expired { ended_ns, .. } => (ended_ns, grace_ns),
-            // A repeated revocation moves its moment on, and a new epoch's "none" has none.
-            LeaseState::Revoked { .. } => (self.fenced_since_ns.unwrap_or(now_ns), REVOKED_WAIT_NS),
-            LeaseState::None => (self.fenced_since_ns.unwrap_or(now_ns), grace_ns),
+            LeaseState::Revoked { ended_ns, .. } => (ended_ns, REVOKED_WAIT_NS),
+            LeaseState::None => (now_ns, grace_ns),
         };
+        // A repeated revocation moves its moment on; what was seen first counts.
         let since_ns = *self.fenced_since_ns.get_or_insert(since_ns);
         if !self.said_unknown && now_ns >= since_ns + patience_ns {
             self.said_unknown = true;
@@ -112,6 +115,8 @@ pub fn until_acknowledged(tell_client: bool) {
         }
         match hold.step(now_ns, shmem::lease().state(now_ns), grace_ns, syncrep::told_to_end()) {
             Step::Nothing => {}
+            // The sidecar's own sessions: it knows better than this server, and asks again.
+            Step::SayUnknown if guc::BYPASS_FENCE.get() => {}
             Step::SayUnknown => {
                 log(
                     "pgquorum: the lease ended while a commit waited for its standbys; the client was told that its outcome is unknown",
@@ -129,7 +134,7 @@ pub fn until_acknowledged(tell_client: bool) {
             }
         }
     }
-    if hold.said_unknown {
+    if hold.said_unknown && !guc::BYPASS_FENCE.get() {
         syncrep::end_session_after();
     } else {
         syncrep::acknowledged();

@@ -10,7 +10,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
 use pgrx::prelude::*;
 
-use crate::commit_wait::REVOKED_WAIT_NS;
+use crate::commit_wait::REVOKED_LOOK_NS;
 use crate::error::Refusal;
 use crate::guc;
 use crate::pg::{clock, process, syncrep};
@@ -71,7 +71,7 @@ impl DeadMan {
             // The sidecar repeats a revocation, which moves its moment on; this one stays.
             let since_ns = *self.revoked_since_ns.get_or_insert(ended_ns);
             revoked_since_ns = Some(since_ns);
-            if !self.waiting_ended && now_ns >= since_ns + REVOKED_WAIT_NS {
+            if !self.waiting_ended && now_ns >= since_ns + REVOKED_LOOK_NS {
                 self.waiting_ended = true;
                 return Step::EndWaiting;
             }

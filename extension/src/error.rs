@@ -45,6 +45,12 @@ impl Refusal {
         unreachable!("an ERROR report does not return")
     }
 
+    /// Ends a session that has not begun yet.
+    pub fn refuse_login(self) -> ! {
+        self.report_at(PgLogLevel::FATAL);
+        unreachable!("a FATAL report does not return")
+    }
+
     /// Writes it to the server's log and goes on.
     pub fn log(self) {
         self.report_at(PgLogLevel::LOG);

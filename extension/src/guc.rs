@@ -16,6 +16,8 @@ pub static FENCE_GRACE_MS: GucSetting<i32> = GucSetting::<i32>::new(500);
 pub static BYPASS_FENCE: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `pgquorum.allow_weak_commits`: commits may return before the cluster's standbys have them.
 pub static ALLOW_WEAK_COMMITS: GucSetting<bool> = GucSetting::<bool>::new(false);
+/// `pgquorum.last_primary_timeline`: this server was a primary on it; 0: its clients need not wait after a start.
+pub static LAST_PRIMARY_TIMELINE: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// `pgquorum.node_id`: 0 is a server outside any cluster.
 pub static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
 
@@ -74,6 +76,17 @@ pub fn init() {
         &ALLOW_WEAK_COMMITS,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgquorum.last_primary_timeline",
+        c"The timeline on which this server was a primary, while it is not settled what became of its last commits.",
+        c"Set by the sidecar. Not 0 when the server starts: clients are refused until the sidecar admits them.",
+        &LAST_PRIMARY_TIMELINE,
+        0,
+        i32::MAX,
+        // Looked at when the server starts; what the file says later is for the next start.
+        GucContext::Sighup,
+        GucFlags::DISALLOW_IN_AUTO_FILE,
     );
     GucRegistry::define_int_guc(
         c"pgquorum.node_id",

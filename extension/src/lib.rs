@@ -3,9 +3,10 @@
 //! A lease in shared memory, renewed by the sidecar with every heartbeat that a quorum confirmed, says
 //! whether this server may commit. Where things are:
 //!
-//! * `guc` – settings; `shmem` – the lease; `fence` – who is refused, and when; `commit_wait` – commits that wait
-//!   for standbys cannot be given up; `weak_commits` – who may commit without waiting; `deadman` – the worker that stops a server whose sidecar is gone; `cluster` –
-//!   SQL functions written in Rust;
+//! * `guc` – settings; `shmem` – the lease; `cluster` – SQL functions written in Rust;
+//! * `fence` – who may not commit, and when; `commit_wait` – commits that wait for standbys cannot be given up;
+//!   `weak_commits` – who may commit without waiting; `barrier` – when clients may log in after a restart;
+//! * `deadman` – the worker that stops a server whose sidecar is gone;
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
 //! * `pg/` – all `unsafe` calls into PostgreSQL; only shared-memory declarations have theirs elsewhere.
 //!
@@ -14,6 +15,7 @@
 
 use pgrx::prelude::*;
 
+mod barrier;
 mod cluster;
 mod commit_wait;
 mod deadman;
@@ -40,6 +42,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::init();
     shmem::init();
     weak_commits::init();
+    barrier::init();
     pg::standby_names::init();
     pg::commit_level::init();
     pg::hooks::init();

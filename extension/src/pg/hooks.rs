@@ -12,7 +12,7 @@ use std::ffi::{c_char, c_int, c_void};
 use pgrx::prelude::*;
 
 use super::syncrep;
-use crate::{commit_wait, fence, guc};
+use crate::{barrier, commit_wait, fence, guc};
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
 
@@ -55,6 +55,7 @@ pub fn init() {
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            barrier::before_commit();
             fence::before_commit();
             syncrep::hear_warnings();
         }
@@ -127,6 +128,7 @@ unsafe extern "C-unwind" fn at_authentication(port: *mut pg_sys::Port, status: c
 
 #[pg_guard]
 extern "C-unwind" fn after_authentication() {
+    barrier::after_authentication();
     fence::after_authentication();
 }
 

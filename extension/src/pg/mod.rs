@@ -11,6 +11,7 @@ pub mod client;
 pub mod clock;
 pub mod commit_level;
 pub mod hooks;
+pub mod login;
 pub mod process;
 pub mod session;
 mod settings;

@@ -33,10 +33,11 @@ fn after_a_revocation_the_standbys_have_a_moment() {
     // The sidecar repeats it, which moves its moment on.
     let mut step =
         |at: u64| hold.step(ms(at), LeaseState::Revoked { epoch: 3, ended_ns: ms(at) }, GRACE_NS, true);
-    assert_eq!(
-        [1_000, 1_100, 1_199, 1_200].map(&mut step),
-        [Step::Nothing, Step::Nothing, Step::Nothing, Step::SayUnknown]
-    );
+    use Step::{Nothing, SayUnknown};
+    assert_eq!([1_000, 1_200, 1_349, 1_350].map(&mut step), [Nothing, Nothing, Nothing, SayUnknown]);
+    // A session that is made to look late says it at once.
+    let lease = LeaseState::Revoked { epoch: 3, ended_ns: ms(1_000) };
+    assert_eq!(steps(lease, true, &[1_300, 1_350]), [Nothing, SayUnknown]);
 }
 
 #[test]

@@ -41,9 +41,9 @@ fn without_an_epoch_nothing_happens() {
 #[test]
 fn a_revocation_gives_ten_seconds() {
     let mut deadman = DeadMan::default();
-    assert_eq!(deadman.step(after(199), REVOKED, GRACE), Step::Nothing);
-    assert_eq!(deadman.step(after(200), REVOKED, GRACE), Step::EndWaiting);
-    assert_eq!(deadman.step(after(300), REVOKED, GRACE), Step::Nothing);
+    assert_eq!(deadman.step(after(299), REVOKED, GRACE), Step::Nothing);
+    assert_eq!(deadman.step(after(300), REVOKED, GRACE), Step::EndWaiting);
+    assert_eq!(deadman.step(after(400), REVOKED, GRACE), Step::Nothing);
     assert_eq!(deadman.step(after(10_000), REVOKED, GRACE), Step::Nothing);
     assert_eq!(deadman.step(after(10_001), REVOKED, GRACE), Step::EndSessions);
     assert_eq!(deadman.step(after(20_000), REVOKED, GRACE), Step::Nothing);
@@ -64,7 +64,7 @@ fn a_repeated_revocation_ends_the_waiting_once() {
     let mut step =
         |at: u64| deadman.step(after(at), LeaseState::Revoked { epoch: 1, ended_ns: after(at) }, GRACE);
     assert_eq!(
-        [0, 100, 200, 300].map(&mut step),
+        [0, 150, 300, 450].map(&mut step),
         [Step::Nothing, Step::Nothing, Step::EndWaiting, Step::Nothing]
     );
 }

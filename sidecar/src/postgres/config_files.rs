@@ -7,6 +7,7 @@ use super::durable;
 use super::error::{Result, io};
 use super::parameters::{DEFAULTS, is_owned, is_valid_name, quote};
 use pgquorum_agent::postgres::{SyncSet, Upstream};
+use pgquorum_agent::types::Timeline;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,6 +32,10 @@ pub struct Desired {
     pub sync: Option<SyncSet>,
     /// The cluster's PostgreSQL parameters.
     pub parameters: BTreeMap<String, String>,
+    /// The server was promoted on this timeline, and it is not settled yet what became of its last commits: the next
+    /// start holds clients. Written before every promotion, removed when a later epoch was replayed.
+    #[serde(default)]
+    pub primary_on: Option<Timeline>,
     /// The least that a standby may set, or recovery stops: what the primary had when the WAL was written.
     #[serde(default)]
     pub floors: BTreeMap<String, u64>,
@@ -139,6 +144,7 @@ fn owned_values(config: &PostgresConfig, desired: &Desired) -> Vec<(&'static str
         // The extension takes no other value of synchronous_standby_names, so this one is read before it.
         values.push((ACKNOWLEDGEMENT_RULE, rule.clone()));
         values.push(("pgquorum.fence", "on".to_owned()));
+        values.push(("pgquorum.last_primary_timeline", desired.primary_on.unwrap_or(0).to_string()));
         values.push(("pgquorum.node_id", config.node.to_string()));
     }
     values.push(("synchronous_standby_names", rule));

@@ -37,7 +37,8 @@ fn the_state_is_read_back_and_ours_wins() {
         ("fsync".to_owned(), "off".to_owned()),
         ("shared_preload_libraries".to_owned(), "pg_stat_statements, pgquorum".to_owned()),
     ]);
-    let desired = Desired { upstream: Some(upstream()), sync: None, parameters, floors: BTreeMap::new() };
+    let desired =
+        Desired { upstream: Some(upstream()), parameters, primary_on: Some(7), ..Desired::default() };
     write_configuration(&config, &desired).unwrap();
     write_configuration(&config, &desired).unwrap();
     assert_eq!(load(&config), desired);

@@ -7,6 +7,7 @@
 //!
 //! [`PgOp::Promote`]: pgquorum_agent::postgres::PgOp::Promote
 
+mod barrier;
 mod basebackup;
 pub mod bootstrap;
 mod config;

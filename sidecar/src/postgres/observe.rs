@@ -7,7 +7,7 @@ use super::process::{self, Postmaster, Status};
 use super::rewind_mark::RewindMark;
 use super::session::{Manner, POSITION_FUNCTION, Session, WalPosition, position_query};
 use super::state::Inner;
-use super::{config_files, control, lifecycle, ops, slots, sync, timeline};
+use super::{barrier, config_files, control, lifecycle, ops, slots, sync, timeline};
 use futures_util::future::{OptionFuture, try_join3};
 use pgquorum_agent::postgres::{PgObservation, PgProcess, StandbyState};
 use pgquorum_agent::types::{Lsn, Timeline};
@@ -214,6 +214,11 @@ impl Observer {
             }
         }
         observation.pending_restart.clone_from(&self.pending_restart);
+        if position.in_recovery
+            && let Err(error) = barrier::admit_if_settled(&self.inner, &eye.session).await
+        {
+            tracing::debug!(%error, "clients stay outside");
+        }
         self.eye = Some((postmaster, eye));
         self.inner.note(|n| n.answered = true);
         self.inner.is_consistent().await?;

@@ -29,7 +29,7 @@ pub async fn promote(inner: &Arc<Inner>, wanted: Timeline, sync: SyncSet) -> Res
     }
     // The server must receive nothing from now on, and must judge its first commit by the new rule. Until the
     // checkpointer has read it, commits wait for a standby that does not exist: never the other way round.
-    set_rule(inner, sync).await?;
+    set_rule(inner, wanted, sync).await?;
     let mut position = cut::settle(inner, SETTLE_LIMIT).await?;
     for attempt in 0.. {
         let (wal_dir, present) = (inner.config.wal_dir(), position.replayed_timeline);
@@ -46,7 +46,7 @@ pub async fn promote(inner: &Arc<Inner>, wanted: Timeline, sync: SyncSet) -> Res
                 );
                 let rule = inner.desired().await.sync;
                 lifecycle::restart_standby(inner).await?;
-                set_rule(inner, rule.unwrap_or_default()).await?;
+                set_rule(inner, wanted, rule.unwrap_or_default()).await?;
                 position = cut::settle(inner, SETTLE_LIMIT).await?;
             }
             Some(Obstacle::Foreign(other) | Obstacle::Used(other)) => {
@@ -85,7 +85,7 @@ fn wrong_timeline(reached: Timeline, wanted: Timeline) -> pgquorum_agent::postgr
     )
 }
 
-async fn set_rule(inner: &Arc<Inner>, sync: SyncSet) -> Result<()> {
+async fn set_rule(inner: &Arc<Inner>, wanted: Timeline, sync: SyncSet) -> Result<()> {
     if sync.k == 0 {
         inner.commits_wait.store(false, Ordering::SeqCst);
     }
@@ -93,6 +93,7 @@ async fn set_rule(inner: &Arc<Inner>, sync: SyncSet) -> Result<()> {
         .change_settings(move |desired| {
             desired.upstream = None;
             desired.sync = Some(sync);
+            desired.primary_on = Some(wanted);
         })
         .await?;
     inner.reload(inner.require_postmaster("promotion")?)
@@ -111,6 +112,7 @@ async fn already_primary(
     }
     let config = inner.config.clone();
     blocking(move || config_files::ensure_standby_signal(&config)).await?;
+    inner.change_settings(move |desired| desired.primary_on = Some(wanted)).await?;
     super::sync::put_in_force(inner, sync).await?;
     promoted(inner, wanted).await
 }

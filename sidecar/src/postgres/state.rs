@@ -8,6 +8,7 @@ use super::process::Postmaster;
 use super::rewind_mark::RewindMark;
 use super::session::{Manner, Session};
 use nix::sys::signal::Signal;
+use pgquorum_agent::types::Timeline;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -156,6 +157,11 @@ impl Inner {
 
     pub async fn desired(&self) -> Desired {
         self.desired.lock().await.clone()
+    }
+
+    /// The timeline on which this server was a primary, while clients have to wait for what becomes of it.
+    pub async fn primary_on(&self) -> Option<Timeline> {
+        self.desired.lock().await.primary_on
     }
 
     /// Changes `pgquorum.conf` durably. Whether the file changed. A change that has begun completes even if the caller

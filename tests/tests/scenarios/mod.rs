@@ -19,6 +19,7 @@ mod rejoin_by_clone;
 mod rejoin_by_rewind;
 mod rest_guards;
 mod rest_statuses;
+mod restart_barrier;
 mod restart_cluster;
 mod settings_under_load;
 mod sick_machine;

@@ -302,3 +302,36 @@ fn when_the_lease_is_revoked_the_outcome_is_unknown() {
     cluster.await_replicas(2);
     cluster.assert_one_writable();
 }
+
+/// A fast shutdown waits for every session, and this one for standbys that do not come.
+#[test]
+fn a_shutdown_does_not_hang_on_a_waiting_commit() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    cluster.sql("CREATE TABLE t (n int)");
+    freeze_standbys(&cluster, leader);
+    let writer = Writer::start(&cluster, leader, "", "INSERT INTO t VALUES (1)");
+    let began = std::time::Instant::now();
+    cluster.stop(leader);
+    // The sidecar's own patience with a fast shutdown is 30 s.
+    assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+    assert!(writer.end().0.is_err(), "a commit that no standby has was called a success");
+    thaw_standbys(&cluster, leader);
+    cluster.start_node(leader);
+    cluster.await_replicas(2);
+}
+
+#[test]
+fn a_server_with_a_rule_of_somebody_else_does_not_start() {
+    let cluster = Cluster::start(3);
+    let node = cluster.node(cluster.follower());
+    let conf = node.data_dir.join("postgresql.conf");
+    let before = std::fs::read_to_string(&conf).expect("postgresql.conf");
+    std::fs::write(&conf, format!("{before}synchronous_standby_names = ''\n"))
+        .expect("writing postgresql.conf");
+    cluster.kill(node.id, Some("postgres"));
+    await_in_log(&node, "synchronous_standby_names is \"\", which is not what the sidecar set", 1);
+    assert!(cluster.connect(node.id).is_err(), "the server runs");
+    std::fs::write(&conf, before).expect("writing postgresql.conf");
+    cluster.await_replicas(2);
+}
