@@ -1,37 +1,6 @@
 //! What is known of a session while it logs in.
 
-use std::ffi::{CStr, c_char, c_int};
-
 use pgrx::pg_sys;
-
-/// How a session asks, in its start-up options, not to be fenced.
-const BYPASS: &[u8] = b"pgquorum.bypass_fence=on";
-
-/// The beginning of `Port` (libpq/libpq-be.h), which pgrx's bindings leave out.
-#[repr(C)]
-struct Port {
-    sock: c_int,
-    noblock: bool,
-    proto: u32,
-    laddr: SockAddr,
-    raddr: SockAddr,
-    remote_host: *mut c_char,
-    remote_hostname: *mut c_char,
-    remote_hostname_resolv: c_int,
-    remote_hostname_errcode: c_int,
-    remote_port: *mut c_char,
-    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-    can_accept_connections: c_int,
-    database_name: *mut c_char,
-    user_name: *mut c_char,
-    cmdline_options: *mut c_char,
-}
-
-#[repr(C)]
-struct SockAddr {
-    addr: libc::sockaddr_storage,
-    salen: libc::socklen_t,
-}
 
 /// Is it a standby or a copy, i.e. physical replication?
 pub fn is_replication() -> bool {
@@ -40,7 +9,37 @@ pub fn is_replication() -> bool {
 }
 
 /// Does the session seem to ask to bypass the fence? Only when PostgreSQL has taken the options it is known for sure.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
 pub fn asks_to_bypass_fence() -> bool {
+    use std::ffi::{CStr, c_char, c_int};
+
+    const BYPASS: &[u8] = b"pgquorum.bypass_fence=on";
+
+    /// The beginning of `Port` (libpq/libpq-be.h), which pgrx's bindings leave out.
+    #[repr(C)]
+    struct Port {
+        sock: c_int,
+        noblock: bool,
+        proto: u32,
+        laddr: SockAddr,
+        raddr: SockAddr,
+        remote_host: *mut c_char,
+        remote_hostname: *mut c_char,
+        remote_hostname_resolv: c_int,
+        remote_hostname_errcode: c_int,
+        remote_port: *mut c_char,
+        can_accept_connections: c_int,
+        database_name: *mut c_char,
+        user_name: *mut c_char,
+        cmdline_options: *mut c_char,
+    }
+
+    #[repr(C)]
+    struct SockAddr {
+        addr: libc::sockaddr_storage,
+        salen: libc::socklen_t,
+    }
+
     // SAFETY: the port is set before a client is authenticated and lives as long as the session; the options are null
     // or a string.
     let options = unsafe {
@@ -54,4 +53,10 @@ pub fn asks_to_bypass_fence() -> bool {
         CStr::from_ptr(options)
     };
     options.to_bytes().windows(BYPASS.len()).any(|window| window == BYPASS)
+}
+
+/// The options are elsewhere in later versions; the check that counts comes later.
+#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+pub fn asks_to_bypass_fence() -> bool {
+    true
 }
