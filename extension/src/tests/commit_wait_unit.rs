@@ -44,7 +44,7 @@ fn after_a_revocation_the_standbys_have_a_moment() {
 fn a_session_that_was_only_cancelled_stops_no_server() {
     let lease = LeaseState::Revoked { epoch: 3, ended_ns: ms(1_000) };
     assert_eq!(
-        steps(lease, false, &[1_000, 1_200, 60_000]),
+        steps(lease, false, &[1_000, 1_350, 60_000]),
         [Step::Nothing, Step::SayUnknown, Step::Nothing]
     );
 }
