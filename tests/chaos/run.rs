@@ -84,7 +84,7 @@ impl Run {
         let first = poll_until(WRITABLE, || self.recorder.first_after(0).ok_or("no write yet".to_owned()));
         first.expect("a healthy cluster takes writes");
         self.pause(WARM_UP);
-        let mut nemesis = Nemesis::new(&self.cluster, &self.recorder, &self.notes, self.clock);
+        let mut nemesis = Nemesis::new(&self.cluster, &self.recorder, &self.notes, self.clock, options.weak);
         let begin = self.recorder.now();
         let mut result = self.rounds(options, &mut nemesis, begin);
         result.end = self.recorder.now();

@@ -53,6 +53,9 @@ impl Nemesis {
 
     pub(super) fn change_durability(&mut self, k: u64) -> Result<(), String> {
         let leader = self.leader();
+        if self.weak {
+            return Err("commits are to wait for nobody".to_owned());
+        }
         if self.durability.is_some() {
             return Err("it is changed already".to_owned());
         }

@@ -26,6 +26,8 @@ pub struct Nemesis {
     frozen: Vec<u64>,
     /// The change of durability, until the usual one is asked for.
     durability: Option<JoinHandle<()>>,
+    /// Commits wait for nobody, and that stays so.
+    weak: bool,
     /// Requests that are on their way; their answers are noted and decide nothing.
     asking: Vec<JoinHandle<()>>,
 }
@@ -36,6 +38,7 @@ impl Nemesis {
         recorder: &Arc<Recorder>,
         notes: &Arc<Notes>,
         clocks: bool,
+        weak: bool,
     ) -> Nemesis {
         Nemesis {
             cluster: cluster.clone(),
@@ -45,6 +48,7 @@ impl Nemesis {
             fillers: Vec::new(),
             frozen: Vec::new(),
             durability: None,
+            weak,
             asking: Vec::new(),
         }
     }
@@ -105,10 +109,10 @@ impl Nemesis {
         if disk == Disk::Wal {
             // There is room in the segments that exist; only a new one meets the full disk.
             let leader = self.leader();
-            let sql = "SELECT pg_logical_emit_message(false, 'chaos', repeat('x', 100)), pg_switch_wal()";
+            let sql =
+                "SELECT concat(pg_logical_emit_message(false, 'chaos', repeat('x', 100)), pg_switch_wal())";
             self.ask(move |cluster| {
-                let done =
-                    (0..6).take_while(|_| cluster.ask(leader, &format!("{sql}::text")).is_ok()).count();
+                let done = (0..6).take_while(|_| cluster.ask(leader, sql).is_ok()).count();
                 format!("{done} segments of WAL were switched")
             });
         }
