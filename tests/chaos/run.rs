@@ -4,7 +4,7 @@ use crate::Options;
 use crate::checker::{Evidence, Stale, Violation, check};
 use crate::disks;
 use crate::history::{Call, Recorder};
-use crate::nemesis::{Clocks, Nemesis, member_trouble, mend_members};
+use crate::nemesis::{Clocks, Nemesis, member_trouble, mend_members, unmark};
 use crate::notes::Notes;
 use crate::plan::Plan;
 use crate::session::Hosts;
@@ -20,6 +20,8 @@ const WRITABLE: Duration = Duration::from_secs(60);
 /// How long all nodes may take to stream again before the next round begins anyway.
 const MENDED: Duration = Duration::from_secs(30);
 const MENDED_AT_LAST: Duration = Duration::from_secs(90);
+/// How long a node that is well may stay marked as down before the administrator takes the mark away.
+const UNMARK: Duration = Duration::from_secs(5);
 /// How long clients are alone with a healthy cluster at the beginning.
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -213,6 +215,9 @@ impl Run {
         let mended = poll_until(limit, || {
             nemesis.revive();
             mend_members(&self.cluster, self.leader(), &self.notes);
+            if self.recorder.now() > begin + UNMARK.as_micros() as u64 {
+                unmark(&self.cluster, self.leader(), &self.notes);
+            }
             member_trouble(&self.cluster, self.leader())
         });
         match mended {

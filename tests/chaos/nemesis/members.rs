@@ -113,6 +113,20 @@ pub fn mend_members(cluster: &NetCluster, leader: u64, notes: &Notes) {
     }
 }
 
+/// Takes away marks that nobody takes away by himself: a leader does so only where it saw the node unwell itself
+/// (docs/operations.md), and leaders change.
+pub fn unmark(cluster: &NetCluster, leader: u64, notes: &Notes) {
+    let Ok((200, map)) = cluster.request_within(QUICK, leader, "GET", "/map") else { return };
+    let config = cluster.node_dir(leader).join("node.toml").display().to_string();
+    for node in map["nodes"].as_array().into_iter().flatten() {
+        if node["down"] == true && node["state"] == "replica" && node["streaming"] == true {
+            let done = cluster
+                .try_program(leader, &["node", "upgrade", "--config", &config, &node["id"].to_string()]);
+            notes.say(&format!("  number {} is well and still marked down; upgraded: {done:?}", node["id"]));
+        }
+    }
+}
+
 /// `None`: the leader does not say.
 fn is_member(cluster: &NetCluster, leader: u64, place: u64) -> Option<bool> {
     let (200, map) = cluster.request_within(QUICK, leader, "GET", "/map").ok()? else { return None };
@@ -137,7 +151,9 @@ pub fn member_trouble(cluster: &NetCluster, leader: u64) -> Result<(), String> {
         Ok(())
     } else {
         let nodes = map["nodes"].as_array().into_iter().flatten();
-        let each = nodes.map(|n| format!("{}: {} {} {}", n["id"], n["role"], n["state"], n["trouble"]));
+        let each = nodes.map(|n| {
+            format!("{}: {} {} down {} {}", n["id"], n["role"], n["state"], n["down"], n["trouble"])
+        });
         Err(format!("{code} from node {leader}, {streams} stream; {}", each.collect::<Vec<_>>().join(", ")))
     }
 }

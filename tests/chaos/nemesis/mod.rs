@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 pub use clock::Clocks;
-pub use members::{member_trouble, mend_members};
+pub use members::{member_trouble, mend_members, unmark};
 
 pub struct Nemesis {
     cluster: Arc<NetCluster>,
