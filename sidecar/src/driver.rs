@@ -3,7 +3,7 @@
 
 use crate::clock;
 use crate::handle::{Asked, Traces};
-use crate::peer::Peers;
+use crate::peer::{Peers, Roll};
 use crate::postgres::{PgEvent, Postgres};
 use crate::store::{Store, StoreError};
 use pgquorum_agent::logstore::Restored;
@@ -164,7 +164,8 @@ impl Driver {
         self.members_index = cluster.applied_index;
         let members: BTreeMap<NodeId, SocketAddr> =
             cluster.members.values().map(|m| (m.id, m.api_address())).collect();
-        self.peers.set_members(&members, &cluster.removed);
+        let identities = cluster.members.values().filter_map(|m| Some((m.id, m.identity?))).collect();
+        self.peers.set_members(&members, Roll { removed: cluster.removed.clone(), identities });
     }
 
     fn check_identity(&self, found: u64) -> Result<(), DriverError> {

@@ -8,6 +8,7 @@ use crate::postgres::{Postgres, PostgresConfig, PostgresError};
 use crate::rest::{self, RestConfig, RestError, TlsFiles};
 use crate::store::{Store, StoreError};
 use pgquorum_agent::node::Input;
+use pgquorum_agent::standing::Outcast;
 use std::net::SocketAddr;
 use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +40,8 @@ pub enum RunError {
     Token(String),
     #[error("{0}")]
     Tls(String),
+    #[error("this node must not run: {0}")]
+    Superseded(String),
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
 }
@@ -51,6 +54,9 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     start_logging(&config);
     let secrets = Secrets::load(&config.secrets_file())?;
     let (store, identity, restored) = Store::open(&config.store_file(), config.node)?;
+    if restored.superseded {
+        return Err(RunError::Superseded(Outcast::Superseded.explain(config.node)));
+    }
     let tls = PeerTls::load(&config).map_err(RunError::Tls)?;
     let bound = rest::bind(&rest_config(&config)?).await?;
     let (postgres, postgres_events) = Postgres::supervise(postgres_config(&config, &secrets)).await?;
@@ -61,6 +67,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let (incoming, incoming_receiver) = mpsc::channel(INCOMING);
     let me = Identity {
         cluster: identity.cluster_id,
+        identity: restored.identity,
         node: config.node,
         address: SocketAddr::new(config.ip, config.api_port),
         secret: secrets.cluster_secret,

@@ -7,6 +7,7 @@ use crate::node::Node;
 use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, is_reserved_parameter};
 use crate::request::{LeaderAddress, RejectionKind, Reply, Request};
 use crate::settings::Settings;
+use crate::standing::Outcast;
 use crate::types::{Millis, NodeId};
 use raft::eraftpb::ConfChangeType;
 use std::collections::BTreeMap;
@@ -65,9 +66,13 @@ impl Node {
     }
 
     pub(crate) fn requested(&mut self, id: u64, request: Request) {
-        if self.removed {
-            let text = format!("node {} was removed from the cluster; ask another node", self.id);
-            return self.reject(id, RejectionKind::Gone, "node_removed", text);
+        if let Some(why) = self.outcast {
+            let code = match why {
+                Outcast::Removed => "node_removed",
+                Outcast::Forgotten => "node_forgotten",
+                Outcast::Superseded => "node_superseded",
+            };
+            return self.reject(id, RejectionKind::Gone, code, why.explain(self.id));
         }
         if self.cluster.member(self.id).is_none() {
             let text = "this node is not a member of a cluster yet; run `pgquorum join`, or ask another node";
@@ -88,8 +93,13 @@ impl Node {
         if !(open || says_lost && self.lead.as_ref().is_some_and(Lead::is_on_its_way)) {
             return self.reject_no_leader(id);
         }
-        let busy = self.pending.is_some() || self.checking.is_some() || self.waiting.is_some();
-        if !busy && open && !self.at_rest() {
+        if says_lost && !self.consensus.has_pending_change() {
+            // What waits for a lost node would keep it from ever being said that it is lost.
+            self.overtake();
+        }
+        let busy =
+            !says_lost && (self.checking.is_some() || self.waiting.is_some()) || self.pending.is_some();
+        if !busy && !says_lost && !self.at_rest() {
             // What the leader does by itself takes moments; nobody should have to ask twice because of it.
             self.waiting = Some(Waiting { id, request, until: self.now + PATIENCE_MS });
             return;
@@ -111,6 +121,15 @@ impl Node {
             }
             Request::RemoveNode { node } => self.remove_node(id, node),
             Request::NodeDown { node, reason } => self.node_down(id, node, reason),
+        }
+    }
+
+    /// The request on its way is answered as it stands, so that a more urgent one can begin.
+    fn overtake(&mut self) {
+        if let Some(pending) = self.pending.take_if(|p| !matches!(p.goal, Goal::Leads(_))) {
+            let text = "the change waited for nodes, and another request said that one of them is lost. It may be \
+                        complete soon; look at GET /map and GET /events";
+            self.reject(pending.id, RejectionKind::Unavailable, "overtaken", text.to_owned());
         }
     }
 
@@ -324,10 +343,10 @@ impl Node {
             Role::Node => (Role::Listener, true),
             other => (other, auto_upgrade && other == Role::Listener),
         };
-        let member = Member { id: node, ip, db_port, api_port, role, down: false, auto_upgrade };
-        let kind =
-            if role == Role::Witness { ConfChangeType::AddNode } else { ConfChangeType::AddLearnerNode };
-        let proposed = self.consensus.propose_change(node, kind, Entry::AddNode { member }.encode());
+        let member =
+            Member { id: node, ip, db_port, api_port, role, down: false, auto_upgrade, identity: None };
+        let entry = Entry::AddNode { member }.encode();
+        let proposed = self.consensus.propose_change(node, ConfChangeType::AddLearnerNode, entry);
         self.wait_for(id, proposed, Goal::Added(node));
     }
 
@@ -347,6 +366,10 @@ impl Node {
         if member.role == Role::Node && !member.down {
             let text = format!("node {node} is a proper node already");
             return self.precondition(id, "already_a_node", text);
+        }
+        if member.identity.is_none() {
+            let text = format!("node {node} was never heard of; start its sidecar, then try again");
+            return self.precondition(id, "not_caught_up", text);
         }
         if let Err(lacks) = self.catching_up(node) {
             let text = format!("node {node} has not caught up: {lacks}. Try again when it has");
@@ -378,7 +401,9 @@ impl Node {
                 format!("node {node} leads; change the leader first (POST /leader?node=…), then remove it");
             return self.precondition(id, "is_leader", text);
         }
-        let proposed = self.propose_removal(node, REMOVAL.to_owned());
+        // As long as its pledge may be asked for it stays, marked as down; `drive_pending` takes it out afterwards.
+        let waits = self.cluster.member(node).is_some_and(|m| m.down) && !self.durability_settled();
+        let proposed = waits || self.propose_removal(node, REMOVAL.to_owned());
         self.wait_for(id, proposed, Goal::Removed(node));
     }
 

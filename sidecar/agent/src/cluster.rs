@@ -153,6 +153,11 @@ impl Cluster {
                     member.down = false;
                 }
             }
+            Entry::Identified { node, identity } => {
+                if let Some(member) = self.members.get_mut(node) {
+                    member.identity.get_or_insert(*identity);
+                }
+            }
             Entry::Durability(durability) => self.durability = durability.clone(),
             Entry::Settings { settings } => self.settings = settings.clone(),
             Entry::DbConfig { set } => {
@@ -259,6 +264,7 @@ pub fn describe(entry: &Entry) -> Option<(String, Option<NodeId>, String)> {
             format!("node {node} takes no part in votes and acknowledgements: {reason}"),
         ),
         Entry::NodeUp { node } => event("node-up", Some(*node), format!("node {node} takes part again")),
+        Entry::Identified { .. } => None,
         Entry::Durability(d) => event(
             "durability",
             None,

@@ -436,6 +436,18 @@ impl Consensus {
     }
 }
 
+/// Our own entry in one of Raft's, empty if there is none.
+pub(crate) fn entry_data(entry: &Entry) -> Vec<u8> {
+    match entry.get_entry_type() {
+        EntryType::EntryNormal => entry.data.clone(),
+        EntryType::EntryConfChangeV2 => {
+            let change = <ConfChangeV2 as prost::Message>::decode(entry.data.as_slice());
+            change.map(|c| c.context).unwrap_or_default()
+        }
+        EntryType::EntryConfChange => Vec::new(),
+    }
+}
+
 /// Appends `new`, which may replace the end of what is already there.
 fn merge_entries(entries: &mut Vec<Entry>, new: Vec<Entry>) {
     if let Some(first) = new.first() {

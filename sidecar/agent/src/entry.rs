@@ -50,6 +50,11 @@ pub enum Entry {
     NodeUp {
         node: NodeId,
     },
+    /// The node was heard of for the first time, with this store; from now on no other speaks for it.
+    Identified {
+        node: NodeId,
+        identity: u64,
+    },
     Durability(Durability),
     Settings {
         settings: Settings,

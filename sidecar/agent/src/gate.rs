@@ -131,6 +131,7 @@ mod tests {
             role: Role::Node,
             down: false,
             auto_upgrade: false,
+            identity: None,
         };
         let mut cluster = Cluster::new("test".into(), 1, member(1), Settings::default());
         let durability = Durability { voters: (1..=n).collect(), k, witnesses: 0 };

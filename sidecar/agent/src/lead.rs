@@ -82,6 +82,9 @@ pub struct Lead {
     retry_open_at: Millis,
     pub down_unwell: BTreeSet<NodeId>,
     unseen_since: BTreeMap<NodeId, Millis>,
+    /// The stores that members speak with.
+    pub identities: BTreeMap<NodeId, u64>,
+    retry_identify_at: Millis,
 }
 
 impl Lead {
@@ -111,6 +114,8 @@ impl Lead {
             retry_open_at: 0,
             down_unwell: BTreeSet::new(),
             unseen_since: BTreeMap::new(),
+            identities: BTreeMap::new(),
+            retry_identify_at: 0,
         }
     }
 
@@ -158,7 +163,7 @@ impl Node {
                 self.fence("this node no longer leads".to_owned());
             }
         }
-        if self.lead.is_none() && leads && self.consensus.is_settled_leader() && !self.removed {
+        if self.lead.is_none() && leads && self.consensus.is_settled_leader() && self.outcast.is_none() {
             self.trace("elected", format!("this node leads term {term}"));
             // What others said to an earlier leader may be long past.
             self.statuses.clear();
@@ -487,6 +492,7 @@ impl Node {
         self.keep_durability();
         self.keep_slots();
         self.record_entries();
+        self.identify_nodes();
         self.upgrade_listeners();
         self.raise_recovered_nodes();
         self.remove_unseen_nodes();

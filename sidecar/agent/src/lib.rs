@@ -4,12 +4,14 @@
 //! go out. So the same code runs in the sidecar and in the simulator.
 //!
 //! [`node::Node`] is the whole of it. Inside: `consensus` (Raft and its timers), `cluster` (the replicated state),
-//! `gate` (pledges), `lead` (a leader's work), `local` (this node's server), `admin` (requests).
+//! `gate` (pledges), `lead` (a leader's work), `local` (this node's server), `admin` (requests), `standing` (who may
+//! speak for a number).
 
 mod admin;
 pub mod cluster;
 mod consensus;
 pub mod entry;
+pub mod force;
 pub mod gate;
 mod lead;
 mod local;
@@ -25,6 +27,7 @@ pub mod rules;
 #[cfg(not(feature = "mutants"))]
 mod rules;
 pub mod settings;
+pub mod standing;
 mod status;
 pub mod types;
 pub mod view;
@@ -35,7 +38,8 @@ pub mod view;
 pub fn first_state(cluster: &cluster::Cluster, node: types::NodeId) -> logstore::Restored {
     let mut cluster = cluster.clone();
     cluster.passed(1, 1);
-    let mut restored = logstore::Restored::default();
+    let identity = cluster.identity_of(node).unwrap_or(0);
+    let mut restored = logstore::Restored { identity, ..logstore::Restored::default() };
     let meta = restored.snapshot.mut_metadata();
     meta.index = 1;
     meta.term = 1;

@@ -211,7 +211,7 @@ impl Node {
         if !self.local.observed {
             return;
         }
-        if self.removed || self.leaving.is_some() {
+        if self.outcast.is_some() || self.leaving.is_some() {
             self.stop_for_good();
             return;
         }
@@ -243,7 +243,7 @@ impl Node {
     fn stop_for_good(&mut self) {
         let handing_over = self.lead.as_ref().is_some_and(|l| l.is_handing_over());
         let leads = self.lead.as_ref().is_some_and(|l| l.is_open()) && self.successor().is_some();
-        if handing_over || (leads && !self.removed) {
+        if handing_over || (leads && self.outcast.is_none()) {
             return;
         }
         let stopping = matches!(&self.local.op, Some((_, PgOp::Stop(_))));

@@ -17,6 +17,8 @@ pub struct Persist {
     pub compact: Option<(Snapshot, u64)>,
     /// The term of the newest pledge.
     pub pledge: Option<u64>,
+    /// The cluster goes on without this node; it must never take part again.
+    pub superseded: bool,
     /// Must survive a crash of the machine (false: only the commit index moved).
     pub sync: bool,
 }
@@ -34,6 +36,9 @@ pub struct Restored {
     pub snapshot: Snapshot,
     pub entries: Vec<Entry>,
     pub pledge: u64,
+    /// Tells this store from any other that was ever made for this node; 0 if it is not known.
+    pub identity: u64,
+    pub superseded: bool,
 }
 
 impl Restored {
@@ -57,6 +62,7 @@ impl Restored {
         if let Some(pledge) = change.pledge {
             self.pledge = pledge;
         }
+        self.superseded |= change.superseded;
     }
 }
 

@@ -60,6 +60,9 @@ pub struct Member {
     /// A listener that the leader makes a node by itself as soon as it has caught up.
     #[serde(default)]
     pub auto_upgrade: bool,
+    /// The store that speaks for this number; not known before the node was heard of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<u64>,
 }
 
 impl Member {
@@ -68,9 +71,10 @@ impl Member {
         self.role == Role::Node && !self.down
     }
 
-    /// Whether the node votes in Raft.
+    /// Whether the node votes in Raft. A new witness does as soon as it was heard of: one that does not run yet would
+    /// only make the majority larger.
     pub fn is_voter(&self) -> bool {
-        self.role != Role::Listener && !self.down
+        self.is_data_voter() || (self.role == Role::Witness && self.identity.is_some())
     }
 
     pub fn holds_data(&self) -> bool {

@@ -24,7 +24,12 @@ pub enum PeerMessage {
     /// The promise: durable, reception cut, and the position is the true end.
     Pledged { term: u64, end: WalEnd },
     /// From every node to the leader: how it is.
-    Status { status: NodeStatus },
+    Status {
+        status: NodeStatus,
+        /// Of its store.
+        #[serde(default)]
+        identity: u64,
+    },
     /// From the leader to every node with each heartbeat.
     Beat(Beat),
 }

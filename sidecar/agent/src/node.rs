@@ -16,6 +16,7 @@ use crate::postgres::{PgFailure, PgObservation, PgOp, PgOutcome};
 use crate::request::{Rejection, RejectionKind, Reply, Request};
 use crate::rules::{Rule, holds};
 use crate::settings::Settings;
+use crate::standing::Outcast;
 use crate::types::{Epoch, Millis, NodeId};
 use crate::view::NodeStatus;
 use std::collections::BTreeMap;
@@ -45,8 +46,8 @@ pub enum Input {
         id: u64,
         request: Request,
     },
-    /// Another node says that this one was removed from the cluster.
-    Removed,
+    /// Another node says that this one has no part in the cluster any more.
+    Outcast(Outcast),
     /// This node is told to stop: hand over, stop the server, then [`Action::Exit`].
     Leave,
 }
@@ -121,7 +122,10 @@ pub struct Node {
     pub(crate) sent_status: Option<NodeStatus>,
     pub(crate) leaving: Option<Millis>,
     pub(crate) exited: bool,
-    pub(crate) removed: bool,
+    pub(crate) identity: u64,
+    pub(crate) outcast: Option<Outcast>,
+    /// When a node of a cluster that was forced was last heard of, while this one has a primary.
+    pub(crate) rival_seen: Option<Millis>,
     pub(crate) out: Output,
 }
 
@@ -154,7 +158,9 @@ impl Node {
             sent_status: None,
             leaving: None,
             exited: false,
-            removed: false,
+            identity: restored.identity,
+            outcast: restored.superseded.then_some(Outcast::Superseded),
+            rival_seen: None,
             out: Output::default(),
         }
     }
@@ -197,6 +203,7 @@ impl Node {
     fn take(&mut self, input: Input) {
         let settings = self.settings();
         match input {
+            Input::Tick | Input::Message { .. } if self.is_silenced() => {}
             Input::Tick => self.consensus.tick(self.now, &settings),
             Input::Message { from, wire: Wire::Raft(message) } => {
                 if message.from == from {
@@ -208,12 +215,7 @@ impl Node {
             Input::Postgres(observation) => self.observe(*observation),
             Input::PostgresDone { id, result } => self.operation_done(id, result),
             Input::Request { id, request } => self.requested(id, request),
-            Input::Removed => {
-                if !self.removed {
-                    self.trace("removed", "this node was removed from the cluster".to_owned());
-                    self.removed = true;
-                }
-            }
+            Input::Outcast(why) => self.cast_out(why),
             Input::Leave => {
                 self.leaving.get_or_insert(self.now);
             }
@@ -224,7 +226,12 @@ impl Node {
         match message {
             PeerMessage::Pledge { term } => self.asked_to_pledge(from, term),
             PeerMessage::Pledged { term, end } => self.pledge_received(from, term, end),
-            PeerMessage::Status { status } => {
+            PeerMessage::Status { status, identity } => {
+                if let Some(lead) = &mut self.lead
+                    && identity != 0
+                {
+                    lead.identities.insert(from, identity);
+                }
                 self.statuses.insert(from, (status, self.now));
             }
             PeerMessage::Beat(beat) => {

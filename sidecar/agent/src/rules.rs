@@ -29,6 +29,8 @@ pub enum Rule {
     OpeningWaits,
     /// Before fewer must pledge, what was acknowledged to earlier leaders is on as many as the rule in force asks for.
     SpreadBeforeShrink,
+    /// A node that lost its store does not vote or pledge under its old number.
+    ForgottenNeverVotes,
     /// A witness is never among the k that have a transaction.
     WitnessNeverCounts,
 }

@@ -4,6 +4,7 @@ use crate::lead::{Lead, Phase};
 use crate::message::{Beat, OpenPrimary, PeerMessage};
 use crate::node::{Link, Node};
 use crate::postgres::{PgOp, PgProcess};
+use crate::standing::TWO_CLUSTERS;
 use crate::types::{Millis, NodeId, Position};
 use crate::view::{NodeStatus, State, View};
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use std::sync::Arc;
 
 /// A leader that has no open primary by then says whom it waits for.
 const SLOW_START_MS: Millis = 3_000;
+/// How long a node that says that this cluster is of the past is spoken of.
+const RIVAL_MS: Millis = 30_000;
 
 impl Node {
     /// What this node does at this moment.
@@ -51,9 +54,13 @@ impl Node {
             pid: if obs.is_running() { obs.pid } else { 0 },
             sees: self.links.iter().filter(|(_, l)| **l == Link::Up).map(|(&n, _)| n).collect(),
             pending_restart: obs.pending_restart.clone(),
-            trouble: obs.trouble.clone().or_else(|| self.waits_for()),
+            trouble: self.rival().or_else(|| obs.trouble.clone()).or_else(|| self.waits_for()),
             copy_progress: obs.copy_progress,
         }
+    }
+
+    fn rival(&self) -> Option<String> {
+        self.rival_seen.filter(|at| self.now < at + RIVAL_MS).map(|_| TWO_CLUSTERS.to_owned())
     }
 
     /// Whom a leader waits for that has not got its primary open for a while.
@@ -92,7 +99,9 @@ impl Node {
 
     /// Tells the leader how this node is: with each heartbeat, and at once when something matters.
     pub(crate) fn report_status(&mut self) {
-        let Some(leader) = self.consensus.leader().filter(|&l| l != self.id) else { return };
+        let Some(leader) = self.consensus.leader().filter(|&l| l != self.id && !self.is_silenced()) else {
+            return;
+        };
         let status = self.status();
         let matters = self.sent_status.as_ref().is_none_or(|sent| {
             (sent.state, sent.streaming, sent.pid, &sent.trouble)
@@ -101,7 +110,8 @@ impl Node {
         if matters || self.now >= self.next_status {
             self.next_status = self.now + self.cluster.settings.heartbeat_interval.ms();
             self.sent_status = Some(status.clone());
-            self.send(leader, PeerMessage::Status { status });
+            let identity = self.identity;
+            self.send(leader, PeerMessage::Status { status, identity });
         }
     }
 
@@ -164,7 +174,8 @@ impl Node {
         View {
             id: self.id,
             member: self.cluster.member(self.id).is_some(),
-            removed: self.removed,
+            removed: self.outcast.is_some(),
+            outcast: self.outcast,
             term: self.consensus.term(),
             raft_leader: self.consensus.leader(),
             state: self.state(),

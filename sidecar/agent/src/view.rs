@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 use crate::postgres::PgObservation;
 use crate::request::LeaderAddress;
+use crate::standing::Outcast;
 use crate::types::{Epoch, Lsn, Millis, NodeId, Position};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -73,8 +74,10 @@ pub struct View {
     pub id: NodeId,
     /// The node is a member of a cluster and has heard of it.
     pub member: bool,
-    /// The node was a member and has been removed.
+    /// The node was a member and has no part in the cluster any more.
     pub removed: bool,
+    /// Why.
+    pub outcast: Option<Outcast>,
     /// Raft's present term.
     pub term: u64,
     /// The Raft leader, if one is known.

@@ -4,9 +4,13 @@ use super::failure::{Context, Failure};
 use crate::config::{NodeConfig, Secrets};
 use crate::postgres::PostgresError;
 use crate::run::{RunError, postgres_config};
-use crate::store::{Store, StoreError};
+use crate::store::{Identity, Store, StoreError};
+use pgquorum_agent::force::Forced;
+use pgquorum_agent::logstore::Restored;
 use pgquorum_agent::postgres::Upstream;
 use pgquorum_agent::settings::Settings;
+use pgquorum_agent::types::{Lsn, Timeline};
+use std::path::PathBuf;
 
 /// Is told how many bytes were copied, and of how many.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
@@ -31,6 +35,33 @@ pub async fn clone_from(
 ) -> Result<(), Failure> {
     let copied = crate::postgres::clone_from(&postgres_config(config, secrets), upstream, progress).await;
     copied.map(drop).or_fail("cannot copy the database")
+}
+
+/// What a stopped sidecar's store holds.
+pub fn read_store(config: &NodeConfig) -> Result<(Identity, Restored), Failure> {
+    let opened = Store::open(&config.store_file(), config.node);
+    opened.map(|(_, identity, restored)| (identity, restored)).map_err(store_failure)
+}
+
+/// Puts a forced state in the place of a stopped sidecar's store; returns where the former one is kept.
+pub fn replace_store(config: &NodeConfig, identity: &Identity, forced: &Forced) -> Result<PathBuf, Failure> {
+    let new = Identity { cluster_id: forced.cluster.cluster_id.clone(), node: identity.node };
+    Store::replace(&config.store_file(), &new, &forced.restored).map_err(store_failure)
+}
+
+fn store_failure(error: StoreError) -> Failure {
+    let code = match error {
+        StoreError::InUse { .. } => "sidecar_runs",
+        StoreError::Lost { .. } | StoreError::Damaged { .. } => "store_lost",
+        _ => "store",
+    };
+    Failure::failed(code, error.to_string())
+}
+
+/// Where the WAL of a stopped server ends, as far as can be told without starting it.
+pub async fn stopped_at(config: &NodeConfig) -> Option<(Timeline, Lsn)> {
+    let secrets = Secrets::load(&config.secrets_file()).ok()?;
+    crate::postgres::stopped_at(&postgres_config(config, &secrets)).await
 }
 
 /// Writes the log of a new cluster with this node as its only member; returns the cluster's id.

@@ -8,6 +8,7 @@ mod doctor;
 mod engine;
 mod events;
 mod failure;
+mod force_leader;
 mod init;
 mod join;
 mod leader;
@@ -60,6 +61,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Show or change PostgreSQL's parameters on all nodes.
     DbConfig(db_config::DbConfigArgs),
+    /// Last resort: go on with this node alone when the majority is lost for good.
+    ForceLeader(force_leader::ForceLeaderArgs),
     /// Show what happened in the cluster.
     Events(events::EventsArgs),
     /// Look for what is wrong on this node and say what to do.
@@ -95,6 +98,7 @@ async fn dispatch(command: Command, out: Out) -> Result<(), Failure> {
         Command::Node(args) => node::run(args, out).await,
         Command::Config(args) => config::run(args, out).await,
         Command::DbConfig(args) => db_config::run(args, out).await,
+        Command::ForceLeader(args) => force_leader::run(args, out).await,
         Command::Events(args) => events::run(args, out).await,
         Command::Doctor(args) => doctor::run(args, out).await,
         Command::Local(args) => local::run(args, out).await,

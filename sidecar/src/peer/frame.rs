@@ -6,6 +6,7 @@
 
 use hmac::{Hmac, Mac};
 use pgquorum_agent::message::{PeerMessage, Wire};
+use pgquorum_agent::standing::Standing;
 use pgquorum_agent::types::NodeId;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The first bytes of every connection between sidecars; HTTP never starts so.
-pub const MAGIC: &[u8; 4] = b"PGQ1";
+pub const MAGIC: &[u8; 4] = b"PGQ2";
 /// No frame is longer; a state of the cluster's log is far below.
 const FRAME_MAX: usize = 64 << 20;
 const HELLO_MAX: usize = 4096;
@@ -41,6 +42,10 @@ pub struct Hello {
     pub to: NodeId,
     /// Where the caller itself listens: a node that has just joined knows nobody and learns it from here.
     pub address: SocketAddr,
+    /// Of the caller's store.
+    pub identity: u64,
+    /// The store that the called node must have, as far as the caller's log says.
+    pub expects: Option<u64>,
     pub nonce: String,
 }
 
@@ -49,8 +54,8 @@ pub struct Hello {
 pub struct Welcome {
     pub nonce: String,
     pub proof: String,
-    /// The caller was removed from the cluster.
-    pub removed: bool,
+    /// What the caller is to the called node's cluster.
+    pub standing: Standing,
 }
 
 pub fn nonce() -> String {
@@ -58,14 +63,17 @@ pub fn nonce() -> String {
 }
 
 /// The proof of `side` for this exchange.
-pub fn proof(secret: &str, side: &str, hello: &Hello, answer: &str, removed: bool) -> String {
+pub fn proof(secret: &str, side: &str, hello: &Hello, answer: &str, standing: Standing) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
     let (from, to, address) = (hello.from.to_string(), hello.to.to_string(), hello.address.to_string());
-    for part in [side, &hello.cluster, &from, &to, &address, &hello.nonce, answer] {
+    let (identity, expects) = (hello.identity.to_string(), format!("{:?}", hello.expects));
+    let standing = serde_json::to_string(&standing).expect("a standing is plain data");
+    let parts =
+        [side, &hello.cluster, &from, &to, &address, &identity, &expects, &hello.nonce, answer, &standing];
+    for part in parts {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part.as_bytes());
     }
-    mac.update(&[u8::from(removed)]);
     mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -138,6 +146,7 @@ pub async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> 
 mod tests {
     use super::*;
     use pgquorum_agent::message::Beat;
+    use pgquorum_agent::standing::Outcast;
     use pgquorum_agent::types::{Lsn, Position};
     use pgquorum_agent::view::{NodeStatus, State};
     use std::collections::BTreeMap;
@@ -158,7 +167,7 @@ mod tests {
         let beat = Beat { term: 4, open: None, nodes: BTreeMap::from([(2, status.clone())]) };
         let frames = [
             Frame::Message(Wire::Peer(PeerMessage::Pledge { term: 9 })),
-            Frame::Message(Wire::Peer(PeerMessage::Status { status })),
+            Frame::Message(Wire::Peer(PeerMessage::Status { status, identity: 7 })),
             Frame::Message(Wire::Peer(PeerMessage::Beat(beat))),
             Frame::Message(Wire::Raft(Box::new(raft::eraftpb::Message {
                 from: 1,
@@ -185,16 +194,20 @@ mod tests {
             from: 1,
             to: 2,
             address: "127.0.0.1:8001".parse().unwrap(),
+            identity: 5,
+            expects: Some(6),
             nonce: "n".into(),
         };
-        let good = proof("secret", "server", &hello, "m", false);
-        assert!(same_proof(&good, &proof("secret", "server", &hello, "m", false)));
+        let good = proof("secret", "server", &hello, "m", Standing::Accepted);
+        assert!(same_proof(&good, &proof("secret", "server", &hello, "m", Standing::Accepted)));
         for other in [
-            proof("other", "server", &hello, "m", false),
-            proof("secret", "client", &hello, "m", false),
-            proof("secret", "server", &hello, "k", false),
-            proof("secret", "server", &hello, "m", true),
-            proof("secret", "server", &Hello { from: 3, ..hello.clone() }, "m", false),
+            proof("other", "server", &hello, "m", Standing::Accepted),
+            proof("secret", "client", &hello, "m", Standing::Accepted),
+            proof("secret", "server", &hello, "k", Standing::Accepted),
+            proof("secret", "server", &hello, "m", Standing::Out(Outcast::Removed)),
+            proof("secret", "server", &Hello { identity: 6, ..hello.clone() }, "m", Standing::Accepted),
+            proof("secret", "server", &Hello { expects: None, ..hello.clone() }, "m", Standing::Accepted),
+            proof("secret", "server", &Hello { from: 3, ..hello.clone() }, "m", Standing::Accepted),
         ] {
             assert!(!same_proof(&good, &other));
         }

@@ -8,6 +8,7 @@ use crate::rest::{PeerConnection, PeerIo};
 use frame::{Frame, Hello, MAGIC, Welcome};
 use pgquorum_agent::message::Wire;
 use pgquorum_agent::node::{Input, Link};
+use pgquorum_agent::standing::{self, Outcast, Standing};
 use pgquorum_agent::types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -42,8 +43,23 @@ pub struct Identity {
     pub node: NodeId,
     /// Where other nodes reach this one.
     pub address: SocketAddr,
+    /// Of this node's store.
+    pub identity: u64,
     pub secret: String,
     pub tls: Option<PeerTls>,
+}
+
+/// What the cluster's log says of numbers: who was taken out, and which store speaks for whom.
+#[derive(Clone, Debug, Default)]
+pub struct Roll {
+    pub removed: BTreeSet<NodeId>,
+    pub identities: BTreeMap<NodeId, u64>,
+}
+
+type SharedRoll = Arc<Mutex<Roll>>;
+
+fn read(roll: &Mutex<Roll>) -> std::sync::MutexGuard<'_, Roll> {
+    roll.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The connections to all peers.
@@ -51,7 +67,7 @@ pub struct Peers {
     identity: Arc<Identity>,
     inputs: mpsc::Sender<Input>,
     links: BTreeMap<NodeId, (SocketAddr, mpsc::Sender<Wire>, JoinHandle<()>)>,
-    removed: Arc<Mutex<BTreeSet<NodeId>>>,
+    roll: SharedRoll,
     callers: mpsc::Receiver<(NodeId, SocketAddr)>,
 }
 
@@ -63,15 +79,16 @@ impl Peers {
         mut incoming: mpsc::Receiver<PeerConnection>,
     ) -> Peers {
         let identity = Arc::new(identity);
-        let removed = Arc::new(Mutex::new(BTreeSet::new()));
+        let roll = SharedRoll::default();
         let (called, callers) = mpsc::channel(CALLERS);
-        let (me, to, gone) = (Arc::clone(&identity), inputs.clone(), Arc::clone(&removed));
+        let (me, to, shared) = (Arc::clone(&identity), inputs.clone(), Arc::clone(&roll));
         tokio::spawn(async move {
             while let Some(connection) = incoming.recv().await {
-                let (me, to, gone, called) = (Arc::clone(&me), to.clone(), Arc::clone(&gone), called.clone());
+                let (me, to, roll, called) =
+                    (Arc::clone(&me), to.clone(), Arc::clone(&shared), called.clone());
                 tokio::spawn(async move {
                     let remote = connection.remote;
-                    if let Err(error) = listen(connection, &me, &to, &gone, &called).await {
+                    if let Err(error) = listen(connection, &me, &to, &roll, &called).await {
                         if error.kind() == io::ErrorKind::PermissionDenied {
                             tracing::warn!(%remote, %error, "a connection to this node's peer protocol was refused");
                         } else {
@@ -81,7 +98,7 @@ impl Peers {
                 });
             }
         });
-        Peers { identity, inputs, links: BTreeMap::new(), removed, callers }
+        Peers { identity, inputs, links: BTreeMap::new(), roll, callers }
     }
 
     /// The next node that called and proved itself, and where it listens.
@@ -98,14 +115,14 @@ impl Peers {
 
     fn link(&mut self, id: NodeId, address: SocketAddr) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let (me, inputs) = (Arc::clone(&self.identity), self.inputs.clone());
-        let task = tokio::spawn(async move { keep_connected(id, address, &me, queue, &inputs).await });
+        let (me, inputs, roll) = (Arc::clone(&self.identity), self.inputs.clone(), Arc::clone(&self.roll));
+        let task = tokio::spawn(async move { keep_connected(id, address, &me, &roll, queue, &inputs).await });
         self.links.insert(id, (address, sender, task));
     }
 
-    /// Connects with exactly these nodes, and tells the ones in `removed` that they are no members any more.
-    pub fn set_members(&mut self, members: &BTreeMap<NodeId, SocketAddr>, removed: &BTreeSet<NodeId>) {
-        *self.removed.lock().unwrap_or_else(PoisonError::into_inner) = removed.clone();
+    /// Connects with exactly these nodes, and tells callers that have no part in the cluster so, by `roll`.
+    pub fn set_members(&mut self, members: &BTreeMap<NodeId, SocketAddr>, roll: Roll) {
+        *read(&self.roll) = roll;
         self.links.retain(|id, (address, _, task)| {
             let keep = members.get(id) == Some(address);
             if !keep {
@@ -142,17 +159,27 @@ async fn keep_connected(
     peer: NodeId,
     address: SocketAddr,
     me: &Identity,
+    roll: &Mutex<Roll>,
     mut queue: mpsc::Receiver<Wire>,
     inputs: &mpsc::Sender<Input>,
 ) {
     let mut complained = false;
     loop {
-        let link = match connect(peer, address, me).await {
-            Ok((io, removed)) => {
-                complained = false;
-                if removed {
-                    let _ = inputs.send(Input::Removed).await;
+        let expects = read(roll).identities.get(&peer).copied();
+        let link = match connect(peer, address, me, expects).await {
+            Ok((_, Standing::Out(why))) => {
+                let _ = inputs.send(Input::Outcast(why)).await;
+                Link::Down
+            }
+            Ok((_, Standing::Stranger)) => {
+                if !complained {
+                    tracing::warn!(peer, %address, "another cluster's node, or another node, has the peer's address");
+                    complained = true;
                 }
+                Link::Down
+            }
+            Ok((io, Standing::Accepted)) => {
+                complained = false;
                 // What waited for a dead connection is old news.
                 while queue.try_recv().is_ok() {}
                 let _ = inputs.send(Input::Link { peer, link: Link::Up }).await;
@@ -200,8 +227,13 @@ async fn connect_probe(address: SocketAddr) -> io::Result<()> {
     timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)?.map(drop)
 }
 
-/// Opens a connection and proves who this node is. The flag says that the peer calls this node removed.
-async fn connect(peer: NodeId, address: SocketAddr, me: &Identity) -> io::Result<(Box<dyn PeerIo>, bool)> {
+/// Opens a connection and proves who this node is. Tells what this node is to the peer.
+async fn connect(
+    peer: NodeId,
+    address: SocketAddr,
+    me: &Identity,
+    expects: Option<u64>,
+) -> io::Result<(Box<dyn PeerIo>, Standing)> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| io::ErrorKind::TimedOut)??;
@@ -217,20 +249,22 @@ async fn connect(peer: NodeId, address: SocketAddr, me: &Identity) -> io::Result
             from: me.node,
             to: peer,
             address: me.address,
+            identity: me.identity,
+            expects,
             nonce: frame::nonce(),
         };
         frame::write_json(&mut io, &hello).await?;
         let welcome: Welcome = frame::read_json(&mut io).await?;
-        let expected = frame::proof(&me.secret, "server", &hello, &welcome.nonce, welcome.removed);
+        let expected = frame::proof(&me.secret, "server", &hello, &welcome.nonce, welcome.standing);
         if !frame::same_proof(&expected, &welcome.proof) {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "the peer does not know the cluster's secret",
             ));
         }
-        let proof = frame::proof(&me.secret, "client", &hello, &welcome.nonce, welcome.removed);
+        let proof = frame::proof(&me.secret, "client", &hello, &welcome.nonce, welcome.standing);
         frame::write_json(&mut io, &proof).await?;
-        Ok((io, welcome.removed))
+        Ok((io, welcome.standing))
     };
     timeout(HANDSHAKE_TIMEOUT, greet).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
@@ -291,13 +325,20 @@ async fn listen(
     connection: PeerConnection,
     me: &Identity,
     inputs: &mpsc::Sender<Input>,
-    removed: &Mutex<BTreeSet<NodeId>>,
+    roll: &Mutex<Roll>,
     called: &mpsc::Sender<(NodeId, SocketAddr)>,
 ) -> io::Result<()> {
     let mut io = connection.io;
-    let (from, address) = timeout(HANDSHAKE_TIMEOUT, welcome(&mut io, me, removed))
+    let caller = timeout(HANDSHAKE_TIMEOUT, welcome(&mut io, me, roll))
         .await
         .map_err(|_| io::ErrorKind::TimedOut)??;
+    if let Caller::ThinksOfAnother = caller {
+        let _ = inputs.send(Input::Outcast(Outcast::Forgotten)).await;
+        return Err(refusal("the caller knows this node's number with another store"));
+    }
+    let Caller::Peer(from, address) = caller else {
+        return Err(refusal("the caller has no part in the cluster"));
+    };
     let _ = called.send((from, address)).await;
     let (mut read, mut write) = tokio::io::split(io);
     loop {
@@ -326,33 +367,52 @@ async fn listen(
     }
 }
 
-async fn welcome(
-    io: &mut Box<dyn PeerIo>,
-    me: &Identity,
-    removed: &Mutex<BTreeSet<NodeId>>,
-) -> io::Result<(NodeId, SocketAddr)> {
-    let refuse = |text: &str| io::Error::new(io::ErrorKind::PermissionDenied, text.to_owned());
+/// Who called.
+enum Caller {
+    Peer(NodeId, SocketAddr),
+    /// It was told why it is none.
+    Outcast,
+    /// Its log says that this node's number belongs to another store than this node has.
+    ThinksOfAnother,
+}
+
+fn refusal(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, text.to_owned())
+}
+
+async fn welcome(io: &mut Box<dyn PeerIo>, me: &Identity, roll: &Mutex<Roll>) -> io::Result<Caller> {
     let mut magic = [0; 4];
     io.read_exact(&mut magic).await?;
     if magic != *MAGIC {
-        return Err(refuse("not a peer of this version"));
+        return Err(refusal("not a peer of this version"));
     }
     let hello: Hello = frame::read_json(io).await?;
-    let is_removed = removed.lock().unwrap_or_else(PoisonError::into_inner).contains(&hello.from);
+    let standing = {
+        let roll = read(roll);
+        let (known, removed) =
+            (roll.identities.get(&hello.from).copied(), roll.removed.contains(&hello.from));
+        let caller = standing::Caller { cluster: &hello.cluster, node: hello.from, identity: hello.identity };
+        match standing::standing(&me.cluster, known, removed, &caller) {
+            Standing::Accepted if hello.to != me.node || hello.from == me.node => Standing::Stranger,
+            standing => standing,
+        }
+    };
     let nonce = frame::nonce();
-    let proof = frame::proof(&me.secret, "server", &hello, &nonce, is_removed);
-    frame::write_json(io, &Welcome { nonce: nonce.clone(), proof, removed: is_removed }).await?;
+    let proof = frame::proof(&me.secret, "server", &hello, &nonce, standing);
+    frame::write_json(io, &Welcome { nonce: nonce.clone(), proof, standing }).await?;
     let answer: String = frame::read_json(io).await?;
-    if !frame::same_proof(&answer, &frame::proof(&me.secret, "client", &hello, &nonce, is_removed)) {
-        return Err(refuse("the caller does not know the cluster's secret"));
+    if !frame::same_proof(&answer, &frame::proof(&me.secret, "client", &hello, &nonce, standing)) {
+        return Err(refusal("the caller does not know the cluster's secret"));
     }
-    if hello.cluster != me.cluster || hello.to != me.node || hello.from == me.node {
-        return Err(refuse("the caller wants another cluster or another node"));
+    match standing {
+        Standing::Stranger => Err(refusal("the caller wants another cluster or another node")),
+        Standing::Out(why) => {
+            tracing::warn!(node = hello.from, address = %hello.address, "refused: {}", why.explain(hello.from));
+            Ok(Caller::Outcast)
+        }
+        Standing::Accepted if standing::is_other(hello.expects, me.identity) => Ok(Caller::ThinksOfAnother),
+        Standing::Accepted => Ok(Caller::Peer(hello.from, hello.address)),
     }
-    if is_removed {
-        return Err(refuse("the caller was removed from the cluster"));
-    }
-    Ok((hello.from, hello.address))
 }
 
 #[cfg(test)]

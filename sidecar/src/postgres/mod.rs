@@ -36,6 +36,14 @@ pub use basebackup::clone_from;
 pub use config::{PostgresConfig, Secrets};
 pub use error::PostgresError;
 
+/// Where the WAL of a stopped server ends, as far as can be told without starting it.
+pub async fn stopped_at(
+    config: &PostgresConfig,
+) -> Option<(pgquorum_agent::types::Timeline, pgquorum_agent::types::Lsn)> {
+    let control = control::read(config).await.ok()?;
+    Some(control::wal_end(config, &control).await)
+}
+
 use error::Result;
 use lease::Lease;
 use pgquorum_agent::postgres::{PgFailure, PgObservation, PgOp, PgOutcome, StopMode};

@@ -6,6 +6,7 @@ use super::sse;
 use crate::clock;
 use crate::handle::Handle;
 use pgquorum_agent::request::{Reply, Request};
+use pgquorum_agent::standing::Outcast;
 use pgquorum_agent::types::Millis;
 use pgquorum_agent::view::View;
 use std::sync::Arc;
@@ -125,8 +126,13 @@ pub(super) fn driver_stalled() -> Refusal {
 
 fn not_a_member(view: &View) -> Refusal {
     if view.removed {
-        let message = format!("node {} was removed from its cluster; join it again as a new node", view.id);
-        return Refusal::new(412, "removed", message);
+        let why = view.outcast.unwrap_or(Outcast::Removed);
+        let code = match why {
+            Outcast::Removed => "removed",
+            Outcast::Forgotten => "forgotten",
+            Outcast::Superseded => "superseded",
+        };
+        return Refusal::new(412, code, why.explain(view.id));
     }
     let message = "this node has not heard of its cluster yet; it does as soon as another node reaches it. A new one \
                    is made with `pgquorum init` or `pgquorum join`";

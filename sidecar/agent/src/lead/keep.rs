@@ -3,11 +3,13 @@
 
 use super::{Phase, RECORD_BATCH};
 use crate::entry::Entry;
+use crate::member::Role;
 use crate::node::Node;
 use crate::postgres::PgOp;
 use crate::quorum::{Step, next_step};
 use crate::rules::{Rule, holds};
 use crate::types::NodeId;
+use raft::eraftpb::ConfChangeType;
 use std::collections::BTreeSet;
 
 impl Node {
@@ -137,11 +139,44 @@ impl Node {
         }
     }
 
+    /// Writes into the log which store speaks for a number, when a node is heard of for the first time. A witness votes
+    /// from then on.
+    pub(super) fn identify_nodes(&mut self) {
+        let (now, me) = (self.now, (self.id, self.identity));
+        if self.consensus.has_pending_change() {
+            return;
+        }
+        let Some(lead) = &mut self.lead else { return };
+        if now < lead.retry_identify_at {
+            return;
+        }
+        lead.identities.insert(me.0, me.1);
+        let unknown = self.cluster.members.values().filter(|m| m.identity.is_none());
+        let Some((member, identity)) = unknown
+            .filter_map(|m| Some((m, *lead.identities.get(&m.id)?)))
+            .find(|(_, identity)| *identity != 0)
+        else {
+            return;
+        };
+        lead.retry_identify_at = now + 200;
+        let (node, votes) = (member.id, member.role == Role::Witness);
+        let entry = Entry::Identified { node, identity };
+        if votes {
+            self.consensus.propose_change(node, ConfChangeType::AddNode, entry.encode());
+        } else {
+            self.propose(&entry);
+        }
+    }
+
     pub(super) fn upgrade_listeners(&mut self) {
         if self.pending.is_some() || !self.durability_settled() || self.consensus.has_pending_change() {
             return;
         }
-        let ready = self.cluster.members.values().find(|m| m.auto_upgrade && self.catching_up(m.id).is_ok());
+        let ready = self
+            .cluster
+            .members
+            .values()
+            .find(|m| m.auto_upgrade && m.identity.is_some() && self.catching_up(m.id).is_ok());
         if let Some(member) = ready {
             let (node, db_port, api_port) = (member.id, member.db_port, member.api_port);
             self.propose_upgrade(node, db_port, api_port);

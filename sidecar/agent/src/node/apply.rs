@@ -4,6 +4,7 @@ use super::Node;
 use crate::cluster::describe;
 use crate::entry::Entry;
 use crate::message::Wire;
+use crate::standing::Outcast;
 use std::sync::Arc;
 
 impl Node {
@@ -55,7 +56,7 @@ impl Node {
                         let name = if kind == "appointed" { "appointed" } else { "committed" };
                         self.out.traces.push((name, message));
                         if kind == "node-removed" && node == Some(self.id) {
-                            self.removed = true;
+                            self.outcast.get_or_insert(Outcast::Removed);
                         }
                     }
                 }

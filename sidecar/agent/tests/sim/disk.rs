@@ -1,19 +1,26 @@
 //! The disk of a sidecar: what an output wants to be durable, before and after a crash.
 
-use pgquorum_agent::logstore::Restored;
+use pgquorum_agent::logstore::{Persist, Restored};
 use pgquorum_agent::node::Output;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
 /// A disk, and the write that is on its way together with everything that waits for it.
 pub struct Disk {
+    /// What the process would read back.
     pub state: Restored,
+    /// What is left after a crash at the worst moment, and the writes since then that were not made durable.
+    durable: Restored,
+    unsynced: Vec<Persist>,
     pub writing: Option<Box<Output>>,
+    /// The file is gone or torn: a sidecar refuses to start with it.
+    pub lost: bool,
 }
 
 impl Disk {
     pub fn new(state: Restored) -> Disk {
-        Disk { state, writing: None }
+        let durable = state.clone();
+        Disk { state, durable, unsynced: Vec::new(), writing: None, lost: false }
     }
 
     /// How long this write takes; most are quick, some meet a checkpoint of the server.
@@ -25,10 +32,23 @@ impl Disk {
         }
     }
 
+    pub fn write(&mut self, change: &Persist) {
+        if change.is_empty() {
+            return;
+        }
+        self.state.absorb(change);
+        if change.sync {
+            self.unsynced.drain(..).for_each(|earlier| self.durable.absorb(&earlier));
+            self.durable.absorb(change);
+        } else {
+            self.unsynced.push(change.clone());
+        }
+    }
+
     /// The write has ended: what waited for it may go out.
     pub fn written(&mut self) -> Option<Box<Output>> {
         let output = self.writing.take()?;
-        self.state.absorb(&output.persist);
+        self.write(&output.persist);
         Some(output)
     }
 
@@ -37,7 +57,11 @@ impl Disk {
         if let Some(output) = self.writing.take()
             && rng.random_bool(0.5)
         {
-            self.state.absorb(&output.persist);
+            self.write(&output.persist);
         }
+        // Of what was not synced a part may be there, in the order in which it was written.
+        let left = rng.random_range(0..=self.unsynced.len());
+        self.unsynced.drain(..).take(left).for_each(|change| self.durable.absorb(&change));
+        self.state = self.durable.clone();
     }
 }

@@ -3,6 +3,8 @@
 use crate::disk::Disk;
 use crate::postgres::Server;
 use crate::world::{Event, Time, World};
+use pgquorum_agent::force::force;
+use pgquorum_agent::logstore::Restored;
 use pgquorum_agent::node::{Input, Link, Node};
 use pgquorum_agent::postgres::PgOp;
 use pgquorum_agent::types::{Millis, NodeId};
@@ -21,6 +23,10 @@ pub struct RunningOp {
 
 pub struct Machine {
     pub id: NodeId,
+    /// The id of its cluster, as its store has it.
+    pub cluster: String,
+    /// Its store was lost; it has an empty one, and the old number.
+    pub reborn: bool,
     /// The sidecar, if its process lives.
     pub agent: Option<Node>,
     /// Counts the lives of the sidecar.
@@ -51,6 +57,8 @@ impl Machine {
     pub fn new(id: NodeId, disk: Disk, server: Server, rate: u64, offset: u64) -> Machine {
         Machine {
             id,
+            cluster: "sim".to_owned(),
+            reborn: false,
             agent: None,
             life: 0,
             frozen: false,
@@ -80,8 +88,46 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// It can never take part again as what it was.
+    pub fn needs_replacement(&self) -> bool {
+        !self.retired && (self.disk.lost || self.reborn || self.disk.state.superseded)
+    }
+}
+
 /// What scripts do to nodes.
 impl World {
+    /// The sidecar's store is lost or torn, with a power cut.
+    pub fn lose_store(&mut self, id: NodeId) {
+        self.kill_node(id);
+        self.note(id, "its store is lost");
+        self.machines.get_mut(&id).expect("machines stay").disk.lost = true;
+    }
+
+    /// Somebody makes an empty store for a number that was in use.
+    pub fn rebear(&mut self, id: NodeId) {
+        let identity = 1_000 + self.token();
+        let m = self.machines.get_mut(&id).expect("machines stay");
+        m.disk = Disk::new(Restored { identity, ..Restored::default() });
+        m.reborn = true;
+        self.note(id, "starts with an empty store");
+        self.start(id);
+    }
+
+    /// `pgquorum force-leader` on a stopped node.
+    pub fn force(&mut self, id: NodeId) {
+        let random = self.rng.random();
+        let m = self.machines.get_mut(&id).expect("machines stay");
+        let forced = force(&m.disk.state, id, random).expect("it can be forced");
+        m.cluster.clone_from(&forced.cluster.cluster_id);
+        m.disk = Disk::new(forced.restored);
+        m.checked = 0;
+        self.note(id, format!("is forced to lead: {}", forced.cluster.cluster_id));
+        // What it does not have was given up.
+        let server = &self.machines[&id].server;
+        self.check.acks.retain(|a| server.has(a.index, a.uid));
+    }
+
     pub fn kill_sidecar(&mut self, id: NodeId) {
         let Some(m) = self.machines.get_mut(&id) else { return };
         if m.agent.take().is_none() {

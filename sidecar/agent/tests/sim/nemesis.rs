@@ -27,6 +27,13 @@ impl World {
         self.machines.values().filter(open).max_by_key(|m| m.server.lease.epoch).map(|m| m.id)
     }
 
+    /// The node that leads in the highest term, whether its primary is open or not.
+    pub fn elected_leader(&self) -> Option<NodeId> {
+        let views = self.machines.values().filter_map(|m| m.agent.as_ref()).map(|a| a.view());
+        let leads = views.filter(|v| v.raft_leader == Some(v.id) && v.outcast.is_none());
+        leads.max_by_key(|v| v.term).map(|v| v.id)
+    }
+
     /// Sends a request to a node's sidecar. Returns its number.
     pub fn request(&mut self, node: NodeId, request: Request) -> u64 {
         let id = self.next_request;
@@ -48,7 +55,10 @@ impl World {
         let id = agent.cluster().next_node;
         let (db_port, api_port) = (Some(5000 + id as u16), Some(8000 + id as u16));
         if !self.machines.contains_key(&id) {
-            self.add_machine(id, Restored::default(), Server::absent());
+            let identity = 1_000 + self.token();
+            self.add_machine(id, Restored { identity, ..Restored::default() }, Server::absent());
+            let cluster = self.machines[&leader].cluster.clone();
+            self.machines.get_mut(&id).expect("it was just added").cluster = cluster;
             self.start(id);
         }
         let ip = [127, 0, 0, 1].into();
@@ -61,7 +71,16 @@ impl World {
         let node = self.some_node();
         let lasts: Time = self.rng.random_range(50..4000);
         let leader = self.open_leader().filter(|_| self.rng.random_bool(0.5)).unwrap_or(node);
-        match self.rng.random_range(0..14) {
+        match self.rng.random_range(0..16) {
+            14 | 15 => {
+                if self.can_lose_a_store(leader) {
+                    self.lose_store(leader);
+                    if self.rng.random_bool(0.4) {
+                        self.rebear(leader);
+                    }
+                    self.script(lasts, World::replace_lost);
+                }
+            }
             12 | 13 => {
                 // Told to stop; after a while it is killed, as a service manager would.
                 if self.machines[&leader].alive() {
@@ -155,6 +174,36 @@ impl World {
         }
     }
 
+    /// The cluster goes on without this node's word for good: three vote, and nobody else is lost.
+    fn can_lose_a_store(&self, node: NodeId) -> bool {
+        let nobody = !self.machines.values().any(Machine::needs_replacement);
+        let clusters = self.machines.values().filter_map(|m| m.agent.as_ref()).map(|a| a.cluster());
+        let newest = clusters.max_by_key(|c| c.applied_index);
+        let enough = newest.is_some_and(|c| {
+            let wanted = c.wanted_durability();
+            let counts = c.durability.voters == wanted.voters && c.members.values().all(|m| !m.down);
+            counts && wanted.voters.len() >= 3 && wanted.voters.contains(&node)
+        });
+        nobody && enough
+    }
+
+    /// What an administrator does about a node that lost its store: take it out. Repeated until it is out.
+    pub fn replace_lost(&mut self) {
+        let lost: Vec<NodeId> =
+            self.machines.values().filter(|m| m.needs_replacement()).map(|m| m.id).collect();
+        for node in lost {
+            // An epoch may wait for the lost node to open; then whoever leads is told before.
+            let Some(leader) = self.open_leader().or_else(|| self.elected_leader()) else { continue };
+            let cluster = self.machines[&leader].agent.as_ref().expect("it leads").cluster();
+            if cluster.members.contains_key(&node) {
+                self.request(leader, Request::RemoveNode { node });
+            } else {
+                self.kill_node(node);
+                self.machines.get_mut(&node).expect("machines stay").retired = true;
+            }
+        }
+    }
+
     pub fn heal_network(&mut self) {
         self.net.heal();
         self.note(0, "network healed");
@@ -162,8 +211,17 @@ impl World {
 
     /// Something an administrator might ask for.
     pub fn administrate(&mut self) {
-        let Some(leader) = self.open_leader() else { return };
+        if self.machines.values().any(Machine::needs_replacement) {
+            return self.replace_lost();
+        }
         let node = self.some_node();
+        let Some(leader) = self.open_leader() else {
+            // Nobody is open: whom the next primary shall not wait for can be said all the same.
+            if let Some(elected) = self.elected_leader() {
+                self.request(elected, Request::NodeDown { node, reason: "it seems lost".to_owned() });
+            }
+            return;
+        };
         let request = match self.rng.random_range(0..8) {
             0 | 1 => Request::ChangeLeader { node },
             2 => {

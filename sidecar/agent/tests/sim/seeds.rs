@@ -1,6 +1,12 @@
 //! Random runs: faults and requests for a while, then everything heals and the cluster must be whole again.
 
+use crate::machine::Machine;
 use crate::world::{Setup, World};
+use pgquorum_agent::force::whole_log;
+use pgquorum_agent::member::{Member, Role};
+use pgquorum_agent::node::Node;
+use pgquorum_agent::postgres::PgProcess;
+use pgquorum_agent::types::NodeId;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -20,6 +26,7 @@ pub fn run_seed(seed: u64) -> World {
     }
     setup.op_failures = if rng.random_bool(0.3) { 0.03 } else { 0.0 };
     let administrate = rng.random_bool(0.5);
+    setup.settings.autoremove_minimum = rng.random_range(1..5);
     let mut world = World::new(setup);
     world.run(2500);
     let faults = rng.random_range(3..12);
@@ -34,13 +41,65 @@ pub fn run_seed(seed: u64) -> World {
         world.fault();
     }
     world.run(500);
+    if nodes > 1 && rng.random_bool(0.1) {
+        disaster(&mut world);
+    }
     finish(&mut world);
     world
+}
+
+/// All but one are lost, and an administrator forces that one to go on. Then the others turn up again.
+fn disaster(world: &mut World) {
+    world.heal_network();
+    let ids: Vec<NodeId> = world.machines.keys().copied().collect();
+    ids.iter().for_each(|&id| world.kill_node(id));
+    let can = |m: &&Machine| {
+        let member = whole_log(&m.disk.state).is_ok_and(|c| c.member(m.id).is_some_and(Member::holds_data));
+        member && !m.retired && !m.disk.lost && m.server.process == PgProcess::Stopped
+    };
+    let Some(survivor) = world.machines.values().filter(can).max_by_key(|m| m.server.end()).map(|m| m.id)
+    else {
+        return;
+    };
+    world.force(survivor);
+    world.start(survivor);
+    let now = world.now;
+    if !world.run_until(now + OPEN_MS, |w| w.open_leader() == Some(survivor)) {
+        let text =
+            format!("node {survivor} was forced and is not open after {OPEN_MS} ms: {}", world.describe());
+        world.check.fail(world.now, text);
+    }
+    ids.iter().for_each(|&id| world.start(id));
+    world.run(5000);
+    for id in ids.into_iter().filter(|&id| id != survivor) {
+        // Who does not know the survivor's address cannot be told by it.
+        let told = |a: &Node| a.view().outcast.is_some() || !a.cluster().members.contains_key(&survivor);
+        let m = &world.machines[&id];
+        if m.agent.as_ref().is_some_and(|a| !told(a)) && !m.retired {
+            let text = format!("node {id} was left behind and does not know: {}", world.describe());
+            world.check.fail(world.now, text);
+        }
+        world.kill_node(id);
+        world.machines.get_mut(&id).expect("machines stay").retired = true;
+    }
+    for _ in 0..2 {
+        world.join(survivor, Role::Node);
+        world.run(4000);
+    }
 }
 
 /// Heals, waits, and checks that everything is there.
 pub fn finish(world: &mut World) {
     world.heal_everything();
+    let now = world.now;
+    // Who can never come back is taken out, as an administrator would.
+    while world.machines.values().any(Machine::needs_replacement)
+        && world.now < now + OPEN_MS
+        && world.check.broken.is_none()
+    {
+        world.run(500);
+        world.replace_lost();
+    }
     let now = world.now;
     if !world.run_until(now + OPEN_MS, |w| w.open_leader().is_some()) {
         let text = format!("no primary is open {OPEN_MS} ms after everything healed: {}", world.describe());

@@ -193,6 +193,16 @@ impl World {
         if !me.alive() || me.frozen {
             return;
         }
+        let calls = self.machines[&peer].alive()
+            && me.agent.as_ref().is_some_and(|a| a.cluster().members.contains_key(&peer))
+            && !self.net.is_blocked(id, peer);
+        if calls && self.machines[&id].links.get(&peer) != Some(&Link::Up) && !self.handshake(id, peer) {
+            return;
+        }
+        let me = &self.machines[&id];
+        if !me.alive() || me.frozen {
+            return;
+        }
         let other = &self.machines[&peer];
         let blocked = self.net.is_blocked(id, peer) || self.net.is_blocked(peer, id);
         let link = match (blocked, other.alive(), other.reachable) {

@@ -14,6 +14,7 @@ use pgquorum_agent::node::{Action, Input, Node, Output};
 use pgquorum_agent::postgres::{PgFailure, PgObservation, PgOutcome};
 use pgquorum_agent::request::{Rejection, Reply};
 use pgquorum_agent::settings::Settings;
+use pgquorum_agent::standing::{Caller, Outcast, Standing, is_other};
 use pgquorum_agent::types::{Lsn, NodeId};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -108,7 +109,16 @@ pub struct World {
 
 pub fn member(id: NodeId, role: Role) -> Member {
     let (db_port, api_port) = (5000 + id as u16, 8000 + id as u16);
-    Member { id, ip: [127, 0, 0, 1].into(), db_port, api_port, role, down: false, auto_upgrade: false }
+    Member {
+        id,
+        ip: [127, 0, 0, 1].into(),
+        db_port,
+        api_port,
+        role,
+        down: false,
+        auto_upgrade: false,
+        identity: Some(id),
+    }
 }
 
 impl World {
@@ -148,6 +158,7 @@ impl World {
         let mut restored = pgquorum_agent::first_state(&cluster, 1);
         restored.snapshot.mut_metadata().mut_conf_state().voters = (1..=voters).collect();
         for id in 1..=voters {
+            restored.identity = id;
             let server = if id > setup.nodes { Server::absent() } else { Server::initial() };
             world.add_machine(id, restored.clone(), server);
             world.start(id);
@@ -170,7 +181,7 @@ impl World {
         let seed = self.rng.random();
         let now = self.now;
         let Some(m) = self.machines.get_mut(&id) else { return };
-        if m.agent.is_some() || m.retired {
+        if m.agent.is_some() || m.retired || m.disk.lost || m.disk.state.superseded {
             return;
         }
         m.life += 1;
@@ -304,19 +315,35 @@ impl World {
     }
 
     fn deliver(&mut self, from: NodeId, to: NodeId, wire: Wire) {
-        let Some(m) = self.machines.get_mut(&to) else { return };
-        let Some(agent) = &m.agent else { return };
-        if agent.cluster().removed.contains(&from) {
-            if let Some(sender) = self.machines.get_mut(&from)
-                && !sender.retired
-                && sender.alive()
-                && !self.net.is_blocked(to, from)
-            {
-                self.input(from, Input::Removed);
-            }
-            return;
+        if self.handshake(from, to) {
+            self.input(to, Input::Message { from, wire });
         }
-        self.input(to, Input::Message { from, wire });
+    }
+
+    /// Whether two sidecars accept each other. Who has no part in the cluster any more is told.
+    pub fn handshake(&mut self, from: NodeId, to: NodeId) -> bool {
+        let (Some(m), Some(sender)) = (self.machines.get(&to), self.machines.get(&from)) else {
+            return false;
+        };
+        let Some(agent) = &m.agent else { return false };
+        let identity = sender.disk.state.identity;
+        let caller = Caller { cluster: &sender.cluster, node: from, identity };
+        let standing = agent.cluster().standing(&m.cluster, &caller);
+        let expected = sender.agent.as_ref().and_then(|a| a.cluster().identity_of(to));
+        match standing {
+            Standing::Out(why) => {
+                if !sender.retired && sender.alive() && !self.net.is_blocked(to, from) {
+                    self.input(from, Input::Outcast(why));
+                }
+                false
+            }
+            Standing::Stranger => false,
+            Standing::Accepted if is_other(expected, m.disk.state.identity) => {
+                self.input(to, Input::Outcast(Outcast::Forgotten));
+                false
+            }
+            Standing::Accepted => true,
+        }
     }
 
     /// Puts an input before a node's sidecar and lets it work.
@@ -343,7 +370,7 @@ impl World {
             let delay = Disk::delay(&mut self.rng, &output);
             let (id, life) = (node, m.life);
             if delay == 0 {
-                m.disk.state.absorb(&output.persist);
+                m.disk.write(&output.persist);
                 self.carry_out(node, output);
             } else {
                 m.disk.writing = Some(Box::new(output));

@@ -194,6 +194,7 @@ fn member(id: NodeId, role: Role) -> Member {
         role,
         down: false,
         auto_upgrade: false,
+        identity: None,
     }
 }
 
@@ -256,6 +257,7 @@ fn view(id: NodeId) -> View {
         id,
         member: true,
         removed: false,
+        outcast: None,
         term: 8,
         raft_leader: Some(1),
         state: own.state,

@@ -2,6 +2,7 @@
 
 mod failover;
 mod members;
+mod memory;
 mod mutants;
 mod pledges;
 mod regressions;

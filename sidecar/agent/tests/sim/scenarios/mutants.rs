@@ -2,7 +2,7 @@
 //! passes. Only with `--features mutants`.
 #![cfg(feature = "mutants")]
 
-use super::{members, pledges, sizes};
+use super::{members, memory, pledges, sizes};
 use crate::seeds::run_seed;
 use pgquorum_agent::cluster::Cluster;
 use pgquorum_agent::gate::{Gate, Verdict};
@@ -64,6 +64,12 @@ fn grow_first_shrink_last() {
 fn spread_before_shrink() {
     let by = "what_was_acknowledged_is_spread_before_fewer_must_pledge";
     caught(Rule::SpreadBeforeShrink, by, 10, sizes::marked_down_before_the_rest_has_everything);
+}
+
+#[test]
+fn forgotten_never_votes() {
+    let by = "a_node_that_lost_its_memory_is_not_heard_under_its_old_number";
+    caught(Rule::ForgottenNeverVotes, by, 20, memory::amnesia);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{at_work, heals, next_primary, others};
 use crate::world::Setup;
 use pgquorum_agent::member::Role;
 use pgquorum_agent::request::Request;
+use pgquorum_agent::settings::SettingsPatch;
 
 /// The epoch could not open without a standby that could not be rewound before the epoch was open.
 #[test]
@@ -111,6 +112,44 @@ fn a_planned_change_goes_to_a_node_with_a_slow_server() {
         w.request(leader, Request::ChangeLeader { node });
         assert_eq!(next_primary(&mut w, epoch, 4000), node, "seed {seed}");
         w.slow_server = None;
+        heals(w);
+    }
+}
+
+/// A change that waits for a lost node kept anybody from saying that the node is lost, for ever.
+#[test]
+fn a_node_is_marked_down_though_a_change_waits_for_it() {
+    for (seed, remove) in (0..5).flat_map(|s| [(s, false), (s, true)]) {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let node = others(&w, leader)[0];
+        w.kill_node(node);
+        let patch = SettingsPatch {
+            quorum_replication: Some(false),
+            replication_factor: Some(2),
+            ..SettingsPatch::default()
+        };
+        let grows = w.request(leader, Request::SetSettings { patch });
+        w.run(1000);
+        assert!(w.reply(grows).is_none(), "seed {seed}: two standbys cannot acknowledge, one is dead");
+        let lost = match remove {
+            false => Request::NodeDown { node, reason: "it burns".to_owned() },
+            true => Request::RemoveNode { node },
+        };
+        let lost = w.request(leader, lost);
+        w.run(2000);
+        assert!(
+            w.reply(lost).is_some_and(Result::is_ok),
+            "seed {seed}: {:?}: {}",
+            w.reply(lost),
+            w.describe()
+        );
+        assert_eq!(w.reply(grows).unwrap().as_ref().unwrap_err().code, "overtaken");
+        let acks = w.check.acks.len();
+        w.run(1000);
+        assert!(w.check.acks.len() > acks, "seed {seed}: commits wait for it still");
+        if remove {
+            w.machines.get_mut(&node).unwrap().retired = true;
+        }
         heals(w);
     }
 }
