@@ -103,7 +103,7 @@ pub enum Step {
 /// The next step from the committed durability and the rule in force towards `target`: grow first, shrink last.
 ///
 /// Every state on the way satisfies [`Durability::meets`]. When neither side can move directly, the primary is first
-/// made to wait for all standbys of old and new, which meets anything.
+/// made to wait for as many of the standbys of old and new as meet both; all of them meet anything.
 pub fn next_step(leader: NodeId, committed: &Durability, in_force: &SyncSet, target: &Durability) -> Step {
     let wanted = target.sync_set(leader);
     if committed == target {
@@ -120,7 +120,13 @@ pub fn next_step(leader: NodeId, committed: &Durability, in_force: &SyncSet, tar
     }
     let standbys: BTreeSet<NodeId> =
         committed.sync_set(leader).standbys.union(&wanted.standbys).copied().collect();
-    Step::Sync(SyncSet { k: standbys.len(), standbys })
+    // As few as will do: one of them may be the reason for the change.
+    let meets = |k: &usize| {
+        let sync = SyncSet { k: *k, standbys: standbys.clone() };
+        committed.meets(leader, &sync) && target.meets(leader, &sync)
+    };
+    let k = (0..standbys.len()).find(meets).unwrap_or(standbys.len());
+    Step::Sync(SyncSet { k, standbys })
 }
 
 #[cfg(test)]

@@ -66,7 +66,10 @@ pub async fn run(args: JoinArgs, out: Out) -> Result<(), Failure> {
     // Everything that can be refused here is refused before the cluster is touched.
     let mut place = Place::prepare(&args.place, 1, "join")?;
     let node = match args.node {
-        Some(node) => node,
+        Some(node) => {
+            unused(&client, node).await?;
+            node
+        }
         None => add(&client, &args, out).await?,
     };
     place.config.node = node;
@@ -95,6 +98,21 @@ pub async fn run(args: JoinArgs, out: Out) -> Result<(), Failure> {
         file.display()
     ));
     Box::pin(engine::run(config)).await
+}
+
+/// Refuses a number under which a node has run already: that one voted and promised, and this one knows nothing of it.
+async fn unused(client: &Client, node: NodeId) -> Result<(), Failure> {
+    let known = client.get(&format!("/node/{node}")).await?;
+    if known["identity"].is_null() {
+        return Ok(());
+    }
+    Err(Failure::failed(
+        "number_in_use",
+        format!(
+            "node {node} has run already; its number cannot be taken over by a directory that does not know what it \
+             voted and promised. Take it out (pgquorum node remove {node}) and join without --node"
+        ),
+    ))
 }
 
 /// Adds the node to the cluster; waits for its turn when another change is under way.

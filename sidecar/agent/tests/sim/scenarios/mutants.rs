@@ -91,7 +91,7 @@ fn lease_shorter_than_timeout() {
 #[test]
 fn fresh_timeline() {
     let by = "an_epoch_that_died_between_promotion_and_opening_is_carried_on_or_left";
-    caught(Rule::FreshTimeline, by, 20, pledges::stuck_epoch);
+    caught(Rule::FreshTimeline, by, 60, pledges::stuck_epoch);
 }
 
 #[test]

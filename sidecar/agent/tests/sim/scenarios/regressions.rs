@@ -1,7 +1,7 @@
 //! Faults that the simulator found once.
 
 use super::{at_work, heals, next_primary, others};
-use crate::world::Setup;
+use crate::world::{Setup, World};
 use pgquorum_agent::member::Role;
 use pgquorum_agent::request::Request;
 use pgquorum_agent::settings::SettingsPatch;
@@ -112,6 +112,30 @@ fn a_planned_change_goes_to_a_node_with_a_slow_server() {
         w.request(leader, Request::ChangeLeader { node });
         assert_eq!(next_primary(&mut w, epoch, 4000), node, "seed {seed}");
         w.slow_server = None;
+        heals(w);
+    }
+}
+
+/// One node comes and another is lost at the same time: in between all of both were to acknowledge, the lost one too.
+#[test]
+fn a_node_is_replaced_by_another_while_it_is_lost() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 5));
+        let node = others(&w, leader)[0];
+        let new = w.join(leader, Role::Node);
+        let counts = |w: &World| {
+            let cluster = w.machines[&leader].agent.as_ref().unwrap().cluster();
+            cluster.member(new).is_some_and(|m| m.is_data_voter())
+                && !cluster.durability.voters.contains(&new)
+        };
+        let end = w.now + 20_000;
+        while w.now < end && !counts(&w) {
+            w.run(1);
+        }
+        w.kill_node(node);
+        let id = w.request(leader, Request::NodeDown { node, reason: "it burns".to_owned() });
+        w.run(3000);
+        assert!(w.reply(id).is_some_and(Result::is_ok), "seed {seed}: {:?}: {}", w.reply(id), w.describe());
         heals(w);
     }
 }
