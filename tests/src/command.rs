@@ -38,7 +38,18 @@ impl Outcome {
 /// # Panics
 /// The program cannot be started.
 pub fn pgquorum<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Outcome {
-    let mut command = Command::new(pgquorum_program());
+    outcome(Command::new(pgquorum_program()), args)
+}
+
+/// The same as the user that the servers run as, for commands that refuse root.
+///
+/// # Panics
+/// The program cannot be started.
+pub fn pgquorum_as_server<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Outcome {
+    outcome(crate::server_command(&pgquorum_program()), args)
+}
+
+fn outcome<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut command: Command, args: I) -> Outcome {
     command.arg("--json").args(args).stdin(Stdio::null());
     let out = command.output().unwrap_or_else(|e| {
         panic!("cannot run {}: {e}; `make build` makes it", pgquorum_program().display())

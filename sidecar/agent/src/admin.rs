@@ -5,6 +5,7 @@ use crate::lead::{Lead, Phase};
 use crate::member::{Member, Role};
 use crate::node::Node;
 use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, is_reserved_parameter};
+use crate::quorum::majority;
 use crate::request::{LeaderAddress, RejectionKind, Reply, Request};
 use crate::settings::Settings;
 use crate::standing::Outcast;
@@ -401,6 +402,9 @@ impl Node {
                 format!("node {node} leads; change the leader first (POST /leader?node=…), then remove it");
             return self.precondition(id, "is_leader", text);
         }
+        if self.leaves_no_majority(node) {
+            return self.reject_no_majority(id, node);
+        }
         // As long as its pledge may be asked for it stays, marked as down; `drive_pending` takes it out afterwards.
         let waits = self.cluster.member(node).is_some_and(|m| m.down) && !self.durability_settled();
         let proposed = waits || self.propose_removal(node, REMOVAL.to_owned());
@@ -418,6 +422,30 @@ impl Node {
         self.consensus.propose_change(node, ConfChangeType::RemoveNode, entry.encode())
     }
 
+    /// Whether those that are connected would be no majority of the voters any more without this one.
+    fn leaves_no_majority(&self, node: NodeId) -> bool {
+        let rest: Vec<NodeId> =
+            self.cluster.members.values().filter(|m| m.is_voter() && m.id != node).map(|m| m.id).collect();
+        let votes = self.cluster.member(node).is_some_and(Member::is_voter);
+        votes && rest.iter().filter(|&&n| self.linked(n)).count() < majority(rest.len())
+    }
+
+    fn reject_no_majority(&mut self, id: u64, node: NodeId) {
+        let away: Vec<String> = self
+            .cluster
+            .members
+            .values()
+            .filter(|m| m.is_voter() && m.id != node && !self.linked(m.id))
+            .map(|m| m.id.to_string())
+            .collect();
+        let text = format!(
+            "without node {node} the voters that are connected would be no majority, and the cluster would stand still; \
+             not connected: {}. Bring these back or mark them down first; nothing was changed",
+            away.join(", ")
+        );
+        self.precondition(id, "no_majority_left", text);
+    }
+
     fn node_down(&mut self, id: u64, node: NodeId, reason: String) {
         let Some(member) = self.known(id, node) else { return };
         if node == self.id {
@@ -427,6 +455,9 @@ impl Node {
         if member.role != Role::Node {
             let text = format!("node {node} is a {}; only a proper node can be marked down", member.role);
             return self.precondition(id, "wrong_role", text);
+        }
+        if self.leaves_no_majority(node) {
+            return self.reject_no_majority(id, node);
         }
         let entry = Entry::NodeDown { node, reason };
         let proposed = self.consensus.propose_change(node, ConfChangeType::AddLearnerNode, entry.encode());

@@ -3,6 +3,7 @@
 use crate::machine::Machine;
 use crate::postgres::Server;
 use crate::world::{Time, World};
+use pgquorum_agent::force::whole_log;
 use pgquorum_agent::logstore::Restored;
 use pgquorum_agent::member::Role;
 use pgquorum_agent::node::Input;
@@ -177,6 +178,11 @@ impl World {
     /// The cluster goes on without this node's word for good: three vote, and nobody else is lost.
     fn can_lose_a_store(&self, node: NodeId) -> bool {
         let nobody = !self.machines.values().any(Machine::needs_replacement);
+        // Nobody is marked down, not even in a log that may yet win.
+        let marked = |m: &Machine| whole_log(&m.disk.state).is_ok_and(|c| c.members.values().any(|m| m.down));
+        if self.machines.values().any(marked) {
+            return false;
+        }
         let clusters = self.machines.values().filter_map(|m| m.agent.as_ref()).map(|a| a.cluster());
         let newest = clusters.max_by_key(|c| c.applied_index);
         let enough = newest.is_some_and(|c| {

@@ -239,6 +239,25 @@ fn a_node_that_nobody_sees_is_removed_where_that_is_allowed() {
     heals(w);
 }
 
+/// One of three is dead; marking the other one that is well down by mistake would end the majority.
+#[test]
+fn nobody_is_marked_down_or_removed_when_that_ends_the_majority() {
+    let (mut w, leader) = at_work(Setup::new(11, 3));
+    let (dead, well) = (others(&w, leader)[0], others(&w, leader)[1]);
+    w.kill_node(dead);
+    w.run(500);
+    for request in
+        [Request::NodeDown { node: well, reason: "a mistake".to_owned() }, Request::RemoveNode { node: well }]
+    {
+        let id = w.request(leader, request);
+        assert!(!answered(&mut w, id));
+        assert_eq!(w.reply(id).unwrap().as_ref().unwrap_err().code, "no_majority_left");
+    }
+    let id = w.request(leader, Request::NodeDown { node: dead, reason: "it is dead".to_owned() });
+    assert!(answered(&mut w, id), "{:?}", w.reply(id));
+    heals(w);
+}
+
 /// Listeners count as members; when they are away too, fewer than half can say that a node is.
 #[test]
 fn nobody_is_removed_without_half_of_the_cluster() {
