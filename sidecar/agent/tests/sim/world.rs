@@ -31,16 +31,55 @@ const OBSERVE_MS: Time = 50;
 pub type Script = Box<dyn FnOnce(&mut World)>;
 
 pub enum Event {
-    Tick { node: NodeId, life: u64 },
-    Deliver { from: NodeId, to: NodeId, wire: Box<Wire> },
-    Written { node: NodeId, life: u64 },
-    Observe { node: NodeId, again: bool },
-    Observed { node: NodeId, life: u64, observation: Box<PgObservation> },
-    Operation { node: NodeId, token: u64 },
-    OperationEnds { node: NodeId, life: u64, id: u64, result: Result<PgOutcome, PgFailure> },
-    Wal { to: NodeId, generation: u64, first: usize, records: Vec<Record> },
-    Confirm { from: NodeId, to: NodeId, generation: u64, flush: Lsn },
-    Upkeep { again: bool },
+    Tick {
+        node: NodeId,
+        life: u64,
+    },
+    /// Over a connection to this very process.
+    Deliver {
+        from: NodeId,
+        to: NodeId,
+        life: u64,
+        wire: Box<Wire>,
+    },
+    Written {
+        node: NodeId,
+        life: u64,
+    },
+    Observe {
+        node: NodeId,
+        again: bool,
+    },
+    Observed {
+        node: NodeId,
+        life: u64,
+        observation: Box<PgObservation>,
+    },
+    Operation {
+        node: NodeId,
+        token: u64,
+    },
+    OperationEnds {
+        node: NodeId,
+        life: u64,
+        id: u64,
+        result: Result<PgOutcome, PgFailure>,
+    },
+    Wal {
+        to: NodeId,
+        generation: u64,
+        first: usize,
+        records: Vec<Record>,
+    },
+    Confirm {
+        from: NodeId,
+        to: NodeId,
+        generation: u64,
+        flush: Lsn,
+    },
+    Upkeep {
+        again: bool,
+    },
     Client,
     Script(Script),
 }
@@ -266,7 +305,11 @@ impl World {
                     }
                 }
             }
-            Event::Deliver { from, to, wire } => self.deliver(from, to, *wire),
+            Event::Deliver { from, to, life, wire } => {
+                if self.machines.get(&to).is_some_and(|m| m.life == life) {
+                    self.deliver(from, to, *wire);
+                }
+            }
             Event::Written { node, life } => {
                 let m = self.machines.get_mut(&node).expect("machines stay");
                 if m.life != life || !m.alive() {
@@ -405,15 +448,13 @@ impl World {
         }
         for (to, wire) in output.messages {
             let times = self.net.arrivals(&mut self.rng, node, to);
-            if !self.machines.contains_key(&to) {
-                continue;
-            }
+            let Some(life) = self.machines.get(&to).map(|m| m.life) else { continue };
             let last = times.len().saturating_sub(1);
             let mut wire = Some(Box::new(wire));
             for (i, delay) in times.into_iter().enumerate() {
                 let copy = if i == last { wire.take() } else { wire.clone() };
                 let wire = copy.expect("the last copy is taken last");
-                self.after(delay, Event::Deliver { from: node, to, wire });
+                self.after(delay, Event::Deliver { from: node, to, life, wire });
             }
         }
         for (id, reply) in output.replies {
