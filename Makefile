@@ -21,7 +21,7 @@ export PGRX_HOME        := $(TARGET)/pgrx
 export PG_CONFIG PG_MAJOR PGRX PREFIX RUN_AS DEMO_DIR SUDO
 export PGQUORUM_BIN     := $(BIN)
 
-.PHONY: help setup build install test bench chaos lint demo demo-stop clean
+.PHONY: help setup build install test sim bench chaos lint demo demo-stop clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ install: build ## Build the extension, install it and the binary (PREFIX=/usr/lo
 
 test: install ## Run all tests; the last line is the sum
 	@.ci/test
+
+sim: ## Simulate clusters under faults: SEEDS=20000 random runs from FIRST=1 on
+	@SEEDS=$${SEEDS:-20000} cargo test --release -q -p pgquorum-agent --test sim random_seeds -- --nocapture
 
 bench: install ## Measure; one JSON line a benchmark
 	@cargo run --release -q -p pgquorum-tests --bin bench

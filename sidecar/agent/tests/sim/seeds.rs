@@ -159,7 +159,7 @@ fn from_environment(name: &str) -> Option<u64> {
 
 #[test]
 fn random_seeds() {
-    let (first, count) = (from_environment("FIRST").unwrap_or(1), from_environment("SEEDS").unwrap_or(300));
+    let (first, count) = (from_environment("FIRST").unwrap_or(1), from_environment("SEEDS").unwrap_or(500));
     let (mut steps, mut acks, mut time, mut broken) = (0, 0, 0, Vec::new());
     for seed in first..first + count {
         let outcome = std::panic::catch_unwind(|| {

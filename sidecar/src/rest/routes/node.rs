@@ -120,7 +120,7 @@ async fn add(api: &Api, query: &str) -> Result<NodeInfo, Refusal> {
         return Err(bad(
             "auto-upgrade",
             "true",
-            "no such parameter for a witness, which votes from the start",
+            "no such parameter for a witness, which votes as soon as it runs",
         ));
     }
     let (db_port, api_port) = (query.port("db-port")?, query.port("api-port")?);
