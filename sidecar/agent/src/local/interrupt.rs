@@ -24,7 +24,7 @@ impl Node {
             PgOp::Clone(_) if must_cut && whole && !self.local.damaged && self.pledge_overdue() => {
                 Some(show())
             }
-            PgOp::Start | PgOp::CutReception | PgOp::Rewind(_)
+            PgOp::Start | PgOp::CutReception | PgOp::Rewind(_) | PgOp::Follow(_)
                 if !must_cut && obs.rewound && obs.process == PgProcess::Starting =>
             {
                 self.after_rewind().filter(|next| !same_upstream(op, next))
@@ -90,5 +90,5 @@ impl Node {
 
 /// Whether the operation under way already leads to where the next one would.
 fn same_upstream(op: &PgOp, next: &PgOp) -> bool {
-    matches!((op, next), (PgOp::Rewind(a), PgOp::Follow(b)) if a == b)
+    matches!((op, next), (PgOp::Rewind(a) | PgOp::Follow(a), PgOp::Follow(b)) if a == b)
 }
