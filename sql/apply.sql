@@ -130,6 +130,48 @@ $$;
 COMMENT ON FUNCTION quorum.record_event(bigint, bigint, jsonb) IS
     'Internal. Writes one row of quorum.event. 22023 with what is wrong.';
 
+CREATE FUNCTION quorum.record_lost(index bigint, report jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    kept CONSTANT integer := 10000;
+    item jsonb;
+BEGIN
+    PERFORM quorum.require_input(jsonb_typeof(report) = 'object',
+        format('"lost" must be an object, not %s', jsonb_typeof(report)));
+    PERFORM quorum.require_input(
+        quorum.is_integer(report -> 'node', 1, 999999999999999999)
+            AND quorum.is_integer(report -> 'timeline', 0, 4294967295),
+        'node and timeline of a report of lost transactions must be numbers');
+    PERFORM quorum.require_input(report ->> 'acknowledged' IN ('no', 'possibly'),
+        format('"acknowledged" of a report must be no or possibly, not %s', coalesce(report -> 'acknowledged', 'null')));
+    PERFORM quorum.require_input(jsonb_typeof(report -> 'transactions') = 'array',
+        '"transactions" of a report must be an array');
+    FOR item IN SELECT e.value FROM jsonb_array_elements(report -> 'transactions') AS e LOOP
+        PERFORM quorum.require_input(quorum.is_integer(item -> 'xid', 0, 4294967295),
+            format('the xid of a lost transaction must be a number, not %s', coalesce(item -> 'xid', 'null')));
+        PERFORM quorum.require_input(jsonb_typeof(item -> 'tables') = 'array',
+            format('the tables of lost transaction %s must be an array', item ->> 'xid'));
+        INSERT INTO quorum.lost_transactions
+            (index, node, timeline, xid, committed_at, acknowledged, tables, schema_changed)
+        VALUES (record_lost.index, (record_lost.report ->> 'node')::bigint, (record_lost.report ->> 'timeline')::bigint,
+                (item ->> 'xid')::bigint,
+                -- A time that is no time is not worth losing the report for.
+                CASE WHEN item ->> 'committed-at' ~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$'
+                     THEN (item ->> 'committed-at')::timestamptz END,
+                record_lost.report ->> 'acknowledged', item -> 'tables',
+                coalesce(item -> 'schema-changed' = 'true'::jsonb, false))
+        ON CONFLICT DO NOTHING;
+    END LOOP;
+    DELETE FROM quorum.lost_transactions AS l USING
+        (SELECT o.index, o.xid FROM quorum.lost_transactions AS o
+         ORDER BY o.index DESC, o.xid DESC OFFSET kept LIMIT 1) AS o
+        WHERE (l.index, l.xid) <= (o.index, o.xid);
+END
+$$;
+COMMENT ON FUNCTION quorum.record_lost(bigint, jsonb) IS
+    'Internal. Writes the listed transactions of a report to quorum.lost_transactions. 22023 with what is wrong.';
+
 -- Indexes may have gaps, so only counting tells how many rows there are. The difference of the ends is an upper bound
 -- that costs two index look-ups, and short logs stop there.
 CREATE FUNCTION quorum.trim_logs() RETURNS void
@@ -216,6 +258,9 @@ BEGIN
     IF entry ? 'db-config' THEN
         PERFORM quorum.replace_settings('quorum.db_config', 'db-config', entry -> 'db-config');
     END IF;
+    IF entry ? 'lost' THEN
+        PERFORM quorum.record_lost(apply_entry.index, entry -> 'lost');
+    END IF;
     IF entry ? 'event' THEN
         PERFORM quorum.record_event(apply_entry.index, apply_entry.term, entry -> 'event');
     END IF;
@@ -224,7 +269,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.apply_entry(bigint, bigint, jsonb) IS
-    'Applies one committed entry of the consensus log in the caller''s transaction. True: applied. False: it was recorded already, nothing changed. The keys nodes, config and db-config of the payload replace that state, event is recorded. Errors: 22000 data of another history, 22023 bad payload, 55000 out of order.';
+    'Applies one committed entry of the consensus log in the caller''s transaction. True: applied. False: it was recorded already, nothing changed. The keys nodes, config and db-config of the payload replace that state, event and lost are recorded. Errors: 22000 data of another history, 22023 bad payload, 55000 out of order.';
 
 CREATE FUNCTION quorum.apply_snapshot(index bigint, term bigint, state jsonb) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

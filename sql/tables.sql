@@ -61,6 +61,32 @@ COMMENT ON COLUMN quorum.event.at IS 'When it happened by the reporter''s clock,
 COMMENT ON COLUMN quorum.event.kind IS 'Stable word for programs.';
 COMMENT ON COLUMN quorum.event.node IS 'The node it is about; NULL: the whole cluster. The node may be gone since.';
 
+CREATE TABLE quorum.lost_transactions (
+    index bigint NOT NULL,
+    node bigint NOT NULL,
+    timeline bigint NOT NULL,
+    xid bigint NOT NULL,
+    committed_at timestamptz,
+    acknowledged text NOT NULL CHECK (acknowledged IN ('no', 'possibly')),
+    tables jsonb NOT NULL,
+    schema_changed boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (index, xid)
+);
+COMMENT ON TABLE quorum.lost_transactions IS
+    'Transactions that a node committed, that no other node had, and that it gave up when it came back; the newest 10000 are kept.';
+COMMENT ON COLUMN quorum.lost_transactions.index IS
+    'The entry of the consensus log that reported it; the event of this index has the counts of the whole report.';
+COMMENT ON COLUMN quorum.lost_transactions.node IS 'The node that gave it up.';
+COMMENT ON COLUMN quorum.lost_transactions.timeline IS 'The timeline on which the lost WAL ends.';
+COMMENT ON COLUMN quorum.lost_transactions.xid IS
+    'Its transaction id. The same id was given again to another transaction afterwards.';
+COMMENT ON COLUMN quorum.lost_transactions.committed_at IS 'When it was committed by that node''s clock.';
+COMMENT ON COLUMN quorum.lost_transactions.acknowledged IS
+    'no: by the rule in force no client was told that it is committed. possibly: one may have been told so.';
+COMMENT ON COLUMN quorum.lost_transactions.tables IS
+    'Array of {database, table, inserted, updated, deleted, new-file}; new-file: created, truncated or rewritten.';
+COMMENT ON COLUMN quorum.lost_transactions.schema_changed IS 'It changed the catalogs: DDL, roles, functions.';
+
 CREATE TABLE quorum.leadership (
     epoch bigint PRIMARY KEY CHECK (epoch > 0),
     node bigint NOT NULL CHECK (node > 0),

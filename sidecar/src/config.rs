@@ -37,6 +37,9 @@ pub struct NodeConfig {
     /// The database that holds the cluster's own tables.
     #[serde(default = "default_admin_database")]
     pub admin_database: String,
+    /// How many MiB of WAL that this node gave up when it came back are kept beside `data-dir`; the oldest go first.
+    #[serde(default = "default_lost_wal_keep_mb")]
+    pub lost_wal_keep_mb: u32,
     /// Further lines of pg_hba.conf.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hba: Vec<String>,
@@ -64,6 +67,10 @@ fn default_bin_dir() -> PathBuf {
 
 fn default_admin_database() -> String {
     "postgres".to_owned()
+}
+
+fn default_lost_wal_keep_mb() -> u32 {
+    1024
 }
 
 fn default_log() -> String {

@@ -93,6 +93,7 @@ impl Driver {
                         Input::Postgres(observation)
                     }
                     PgEvent::Done { id, result } => Input::PostgresDone { id, result },
+                    PgEvent::Lost(report) => Input::Lost(report),
                     PgEvent::Exited { pid, status } => {
                         self.traces.add("postgres", format!("the server (process {pid}) ended: {status}"));
                         continue;
@@ -137,6 +138,7 @@ impl Driver {
                     self.postgres.renew_lease(epoch, sent_at * 1_000_000, ms);
                 }
                 Action::RevokeLease { epoch, hint } => self.postgres.revoke_lease(epoch, hint),
+                Action::LostReported { id } => self.postgres.lost_reported(&id),
                 Action::Exit => exit = true,
             }
         }

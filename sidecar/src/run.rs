@@ -149,6 +149,7 @@ pub fn postgres_config(config: &NodeConfig, secrets: &Secrets) -> PostgresConfig
     postgres.socket_dir = config.socket_dir().to_owned();
     postgres.log_file = config.postgres_log();
     postgres.admin_database = config.admin_database.clone();
+    postgres.lost_wal_keep_bytes = u64::from(config.lost_wal_keep_mb) << 20;
     postgres.extra_hba = config.hba.clone();
     postgres
 }

@@ -107,6 +107,18 @@ mod tests {
     }
 
     #[pg_test]
+    fn lost_transactions_are_recorded() {
+        let report = r#"{"lost": {"node": 3, "timeline": 2, "acknowledged": "no", "transactions": [
+            {"xid": 735, "committed-at": "2026-01-02T03:04:05.5Z", "tables": [{"table": "public.a", "inserted": 2}]},
+            {"xid": 736, "committed-at": "yesterday", "tables": [], "schema-changed": true}]}}"#;
+        assert!(applied(5, 2, report));
+        let row = "SELECT string_agg(format('%s %s %s %s %s %s %s %s', index, node, timeline, xid,
+                   committed_at AT TIME ZONE 'UTC', acknowledged, tables #>> '{0,table}', schema_changed), '|' ORDER BY xid)
+                   FROM quorum.lost_transactions";
+        assert_eq!(text(row), "5 3 2 735 2026-01-02 03:04:05.5 no public.a f|5 3 2 736  no  t");
+    }
+
+    #[pg_test]
     fn bad_payloads_are_named() {
         for (payload, complaint) in [
             ("[]", "the payload must be a JSON object, not array"),
@@ -138,6 +150,15 @@ mod tests {
             (
                 r#"{"db-config": {"a": null}}"#,
                 "a setting in \"db-config\" must have a name and a value: \"a\"",
+            ),
+            (r#"{"lost": []}"#, "\"lost\" must be an object, not array"),
+            (
+                r#"{"lost": {"node": 1, "timeline": 1, "acknowledged": "maybe"}}"#,
+                "\"acknowledged\" of a report must be no or possibly, not \"maybe\"",
+            ),
+            (
+                r#"{"lost": {"node": 1, "timeline": 1, "acknowledged": "no", "transactions": [{"xid": "x"}]}}"#,
+                "the xid of a lost transaction must be a number, not \"x\"",
             ),
             (r#"{"event": {"message": "m"}}"#, "the kind of an event must be a text"),
             (r#"{"event": {"kind": "k"}}"#, "the message of an event must be a text"),

@@ -43,7 +43,8 @@ mod tests {
             "SELECT quorum.wal_position()",
             "SELECT quorum.weak_commits(), quorum.admits_clients()",
             "SELECT quorum.is_leader(), quorum.applied_index()",
-            "SELECT FROM quorum.event, quorum.config, quorum.db_config, quorum.cluster_log, quorum.leadership",
+            "SELECT FROM quorum.event, quorum.config, quorum.db_config, quorum.cluster_log, quorum.leadership, \
+             quorum.lost_transactions",
         ] {
             Spi::run(sql).expect("a reader may run it");
         }

@@ -1,6 +1,7 @@
 //! The replicated state: what all committed entries together say. Every node computes the same.
 
 use crate::entry::{Appointment, Entry};
+use crate::lost::LostReport;
 use crate::member::{Member, Role};
 use crate::postgres::EntryRecord;
 use crate::quorum::Durability;
@@ -13,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many committed entries are kept for `GET /info` and for recording them in the database.
 const LOG_KEPT: usize = 256;
+/// How many reports of lost transactions are known again when they are sent twice.
+const LOST_KNOWN: usize = 64;
 
 /// A committed entry with its place, as `GET /info` lists it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +48,9 @@ pub struct Cluster {
     pub applied_index: u64,
     pub applied_term: u64,
     pub log: VecDeque<LogRecord>,
+    /// Reports of lost transactions that the log holds, the newest last.
+    #[serde(default)]
+    pub lost_reports: VecDeque<String>,
 }
 
 impl Cluster {
@@ -66,6 +72,7 @@ impl Cluster {
             applied_index: 0,
             applied_term: 0,
             log: VecDeque::new(),
+            lost_reports: VecDeque::new(),
         }
     }
 
@@ -86,6 +93,7 @@ impl Cluster {
             applied_index: 0,
             applied_term: 0,
             log: VecDeque::new(),
+            lost_reports: VecDeque::new(),
         }
     }
 
@@ -122,6 +130,15 @@ impl Cluster {
     /// change nothing: every node decides that alike.
     pub fn apply(&mut self, index: u64, term: u64, entry: &Entry) {
         debug_assert!(index > self.applied_index, "entries are applied once and in order");
+        if let Entry::LostTransactions(report) = entry {
+            if self.has_lost_report(&report.id) {
+                return self.passed(index, term);
+            }
+            self.lost_reports.push_back(report.id.clone());
+            while self.lost_reports.len() > LOST_KNOWN {
+                self.lost_reports.pop_front();
+            }
+        }
         match entry {
             Entry::AddNode { member } => {
                 self.next_node = self.next_node.max(member.id + 1);
@@ -173,13 +190,17 @@ impl Cluster {
                 self.timelines.insert(appointment.timeline, appointment.epoch);
                 self.appointment = Some(appointment.clone());
             }
-            Entry::Opened { .. } | Entry::Note { .. } => {}
+            Entry::Opened { .. } | Entry::LostTransactions(_) | Entry::Note { .. } => {}
         }
         self.log.push_back(LogRecord { index, term, payload: entry.clone() });
         while self.log.len() > LOG_KEPT {
             self.log.pop_front();
         }
         self.passed(index, term);
+    }
+
+    pub fn has_lost_report(&self, id: &str) -> bool {
+        self.lost_reports.iter().any(|known| known == id)
     }
 
     /// An entry without content (Raft's own) was applied.
@@ -206,11 +227,18 @@ impl Cluster {
             | Entry::NodeUp { .. } => payload["nodes"] = self.nodes_json(),
             Entry::Settings { .. } => payload["config"] = settings_json(&self.settings),
             Entry::DbConfig { .. } => payload["db-config"] = json!(self.db_config),
+            Entry::LostTransactions(report) => payload["lost"] = json!(report),
             _ => {}
         }
         if let Some((kind, node, message)) = describe(&log.payload) {
-            payload["event"] =
-                json!({"kind": kind, "node": node, "message": message, "details": log.payload});
+            // The list of lost transactions has a table of its own.
+            let details = match &log.payload {
+                Entry::LostTransactions(report) => {
+                    json!(LostReport { transactions: Vec::new(), ..report.clone() })
+                }
+                entry => json!(entry),
+            };
+            payload["event"] = json!({"kind": kind, "node": node, "message": message, "details": details});
         }
         EntryRecord { index: log.index, term: log.term, payload, snapshot: false }
     }
@@ -283,6 +311,7 @@ pub fn describe(entry: &Entry) -> Option<(String, Option<NodeId>, String)> {
         Entry::Opened { epoch, node, .. } => {
             event("opened", Some(*node), format!("node {node} accepts writes in epoch {epoch}"))
         }
+        Entry::LostTransactions(report) => event("lost-transactions", Some(report.node), report.sentence()),
         Entry::Note { kind, node, message } => event(kind, *node, message.clone()),
     }
 }

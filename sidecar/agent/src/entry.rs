@@ -1,5 +1,6 @@
 //! What the Raft log carries: the cluster's own decisions, never user data.
 
+use crate::lost::LostReport;
 use crate::member::Member;
 use crate::quorum::Durability;
 use crate::settings::Settings;
@@ -72,6 +73,8 @@ pub enum Entry {
         #[serde(rename = "switch-lsn")]
         switch_lsn: Lsn,
     },
+    /// A node came back and gave up transactions that only it had.
+    LostTransactions(LostReport),
     /// Something people should know of.
     Note {
         kind: String,

@@ -16,6 +16,7 @@ pub mod gate;
 mod lead;
 mod local;
 pub mod logstore;
+pub mod lost;
 pub mod member;
 pub mod message;
 pub mod node;

@@ -1,6 +1,7 @@
 //! What nodes say to each other beside Raft's own messages. Every message may be lost or repeated; senders repeat
 //! until they see the effect.
 
+use crate::lost::LostReport;
 use crate::types::{Epoch, Lsn, NodeId, Timeline};
 use crate::view::NodeStatus;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub enum PeerMessage {
         #[serde(default)]
         identity: u64,
     },
+    /// From every node to the leader: transactions that it gave up, until the cluster's log holds them.
+    Lost { report: LostReport },
     /// From the leader to every node with each heartbeat.
     Beat(Beat),
 }

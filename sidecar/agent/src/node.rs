@@ -4,6 +4,7 @@
 //! disk before anything else of the same output leaves the node: messages carry promises.
 
 mod apply;
+mod lost;
 
 use crate::cluster::Cluster;
 use crate::consensus::Consensus;
@@ -11,6 +12,7 @@ use crate::entry::Entry;
 use crate::lead::Lead;
 use crate::local::Local;
 use crate::logstore::{Persist, Restored};
+use crate::lost::LostReport;
 use crate::message::{Beat, PeerMessage, WalEnd, Wire};
 use crate::postgres::{PgFailure, PgObservation, PgOp, PgOutcome};
 use crate::request::{Rejection, RejectionKind, Reply, Request};
@@ -46,6 +48,8 @@ pub enum Input {
         id: u64,
         request: Request,
     },
+    /// Transactions that this node gave up; the report is on its disk.
+    Lost(Box<LostReport>),
     /// Another node says that this one has no part in the cluster any more.
     Outcast(Outcast),
     /// This node is told to stop: hand over, stop the server, then [`Action::Exit`].
@@ -80,6 +84,10 @@ pub enum Action {
     RevokeLease {
         epoch: Epoch,
         hint: String,
+    },
+    /// The cluster's log holds this report.
+    LostReported {
+        id: String,
     },
     /// Everything is stopped; the process may end.
     Exit,
@@ -120,6 +128,9 @@ pub struct Node {
     pub(crate) next_op: u64,
     pub(crate) next_status: Millis,
     pub(crate) sent_status: Option<NodeStatus>,
+    /// Reports of this node that are not in the cluster's log yet.
+    lost_reports: Vec<LostReport>,
+    lost_send_at: Millis,
     pub(crate) leaving: Option<Millis>,
     pub(crate) exited: bool,
     pub(crate) identity: u64,
@@ -156,6 +167,8 @@ impl Node {
             next_op: 1,
             next_status: now,
             sent_status: None,
+            lost_reports: Vec::new(),
+            lost_send_at: 0,
             leaving: None,
             exited: false,
             identity: restored.identity,
@@ -190,6 +203,7 @@ impl Node {
             self.drive_lead();
             self.drive_local();
             self.drive_pending();
+            self.report_lost();
             self.drain();
             if before == (self.out.actions.len(), self.out.messages.len(), self.consensus.term()) {
                 break;
@@ -215,6 +229,7 @@ impl Node {
             Input::Postgres(observation) => self.observe(*observation),
             Input::PostgresDone { id, result } => self.operation_done(id, result),
             Input::Request { id, request } => self.requested(id, request),
+            Input::Lost(report) => self.lost(*report),
             Input::Outcast(why) => self.cast_out(why),
             Input::Leave => {
                 self.leaving.get_or_insert(self.now);
@@ -234,6 +249,7 @@ impl Node {
                 }
                 self.statuses.insert(from, (status, self.now));
             }
+            PeerMessage::Lost { report } => self.lost_received(from, report),
             PeerMessage::Beat(beat) => {
                 if beat.term >= self.consensus.term() {
                     self.beat = Some((beat, self.now));

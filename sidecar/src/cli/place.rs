@@ -187,6 +187,7 @@ fn described(args: &PlaceArgs, dir: &Path, node: NodeId) -> NodeConfig {
         bin_dir: PathBuf::from("/usr/lib/postgresql/15/bin"),
         socket_dir: None,
         admin_database: "postgres".to_owned(),
+        lost_wal_keep_mb: 1024,
         hba: Vec::new(),
         log: "info".to_owned(),
         log_json: false,

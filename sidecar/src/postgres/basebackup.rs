@@ -4,8 +4,9 @@ use super::config::{PostgresConfig, REPLICATION_ROLE, beside, parent_of};
 use super::config_files::{self, Desired};
 use super::error::{Result, blocking, failure, io};
 use super::rewind_mark::RewindMark;
+use super::session::{Manner, Session};
 use super::state::Inner;
-use super::{control, durable, lifecycle, process};
+use super::{control, durable, lifecycle, lost, process};
 use pgquorum_agent::postgres::{PgOutcome, StopMode, Upstream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,6 +21,14 @@ const CLONE: &str = ".clone-";
 
 /// Copies, starts the server on the copy, and removes the old directory once that runs.
 pub async fn clone_and_follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<PgOutcome> {
+    if inner.notes().rewind == RewindMark::None && inner.config.data_dir.join("PG_VERSION").exists() {
+        // Whatever it has that the source has not will be gone.
+        let manner = Manner { connect: inner.patience(), ..Manner::default() };
+        match Session::remote(&inner.config, upstream.ip, upstream.port, manner).await {
+            Ok(source) => lost::keep_and_report(inner, &source).await,
+            Err(error) => tracing::warn!(%error, "what is being given up could not be looked at"),
+        }
+    }
     lifecycle::stop(inner, StopMode::Fast).await?;
     inner.note(|n| n.copy_progress = Some((0, 0)));
     let progress = ClearProgress(inner.clone());
@@ -29,7 +38,12 @@ pub async fn clone_and_follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<
     inner.note(|n| n.trouble = copied.as_ref().err().map(ToString::to_string));
     copied?;
     let parameters = config_files::load(&inner.config).parameters;
-    inner.change_settings(move |desired| desired.parameters = parameters).await?;
+    inner
+        .change_settings(move |desired| {
+            desired.rejoining = false;
+            desired.parameters = parameters;
+        })
+        .await?;
     inner.note(|n| n.rewind = RewindMark::None);
     let outcome = lifecycle::start(inner, Some(upstream)).await?;
     let data_dir = inner.config.data_dir.clone();

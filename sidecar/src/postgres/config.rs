@@ -48,6 +48,8 @@ pub struct PostgresConfig {
     pub wal_timeout_ms: u32,
     pub wal_keep_size_mb: u32,
     pub max_slot_wal_keep_size_mb: u32,
+    /// How much WAL that was given up is kept beside the data directory.
+    pub lost_wal_keep_bytes: u64,
     /// Library of the extension in `shared_preload_libraries`. `None` only in tests of this module: such a server has
     /// no fence.
     pub extension_library: Option<String>,
@@ -78,6 +80,7 @@ impl PostgresConfig {
             wal_timeout_ms: 5000,
             wal_keep_size_mb: 512,
             max_slot_wal_keep_size_mb: 8192,
+            lost_wal_keep_bytes: 1 << 30,
             extension_library: Some("pgquorum".to_owned()),
         }
     }
@@ -120,6 +123,11 @@ pub fn standby_name(node: NodeId) -> String {
     format!("pgquorum_{node}")
 }
 
+/// The name of a node's standby whose data do not fit together yet: nobody counts what it confirms.
+pub fn rejoining_name(node: NodeId) -> String {
+    format!("pgquorum_{node}_rejoining")
+}
+
 /// The node of a standby's name.
 pub fn standby_node(name: &str) -> Option<NodeId> {
     let digits = name.strip_prefix("pgquorum_")?;
@@ -144,7 +152,15 @@ mod tests {
     #[test]
     fn names_of_standbys_round_trip() {
         assert_eq!(standby_node(&standby_name(12)), Some(12));
-        for bad in ["pgquorum_", "pgquorum_x", "pgquorum_-1", "pgquorum_+1", "other_1", "pgquorum sidecar"] {
+        for bad in [
+            "pgquorum_",
+            "pgquorum_1_rejoining",
+            "pgquorum_x",
+            "pgquorum_-1",
+            "pgquorum_+1",
+            "other_1",
+            "pgquorum sidecar",
+        ] {
             assert_eq!(standby_node(bad), None, "{bad:?}");
         }
     }

@@ -2,7 +2,7 @@
 //! `postgresql.conf` gets one line that includes ours; our parameters are taken out of `postgresql.auto.conf`, which
 //! PostgreSQL reads last.
 
-use super::config::{PostgresConfig, REPLICATION_ROLE, SUPERUSER, standby_name};
+use super::config::{PostgresConfig, REPLICATION_ROLE, SUPERUSER, rejoining_name, standby_name};
 use super::durable;
 use super::error::{Result, io};
 use super::parameters::{DEFAULTS, is_owned, is_valid_name, quote};
@@ -30,6 +30,9 @@ pub struct Desired {
     /// `None` until the server is promoted: then commits would wait for ever. So a server that became writable by any
     /// other way acknowledges nothing, and `synchronous_standby_names` is never seen empty by mistake.
     pub sync: Option<SyncSet>,
+    /// The data were rewound and are not consistent yet: the server streams under a name that acknowledges nothing.
+    #[serde(default)]
+    pub rejoining: bool,
     /// The cluster's PostgreSQL parameters.
     pub parameters: BTreeMap<String, String>,
     /// The server was promoted on this timeline, and it is not settled yet what became of its last commits: the next
@@ -55,15 +58,14 @@ pub fn synchronous_standby_names(sync: Option<&SyncSet>) -> String {
 }
 
 /// `primary_conninfo` for this upstream. No password: libpq takes it from the password file.
-pub fn primary_conninfo(config: &PostgresConfig, upstream: &Upstream) -> String {
+pub fn primary_conninfo(config: &PostgresConfig, upstream: &Upstream, rejoining: bool) -> String {
+    let name = if rejoining { rejoining_name(config.node) } else { standby_name(config.node) };
     let timeout = config.wal_timeout_ms;
     let passfile = config.passfile().display().to_string().replace('\\', "\\\\").replace('\'', "\\'");
     format!(
-        "host={} port={} user={REPLICATION_ROLE} application_name={} passfile='{passfile}' connect_timeout=2 \
+        "host={} port={} user={REPLICATION_ROLE} application_name={name} passfile='{passfile}' connect_timeout=2 \
          tcp_user_timeout={timeout} keepalives=1 keepalives_idle=2 keepalives_interval=1 keepalives_count=3",
-        upstream.ip,
-        upstream.port,
-        standby_name(config.node),
+        upstream.ip, upstream.port,
     )
 }
 
@@ -110,7 +112,8 @@ fn render(config: &PostgresConfig, desired: &Desired) -> String {
 
 fn owned_values(config: &PostgresConfig, desired: &Desired) -> Vec<(&'static str, String)> {
     let timeout = format!("{}ms", config.wal_timeout_ms);
-    let conninfo = desired.upstream.as_ref().map(|u| primary_conninfo(config, u)).unwrap_or_default();
+    let conninfo =
+        desired.upstream.as_ref().map(|u| primary_conninfo(config, u, desired.rejoining)).unwrap_or_default();
     let mut values = vec![
         ("listen_addresses", config.listen.to_string()),
         ("port", config.port.to_string()),

@@ -19,6 +19,7 @@ mod epoch;
 mod error;
 mod lease;
 mod lifecycle;
+mod lost;
 mod observe;
 mod ops;
 mod parameters;
@@ -46,6 +47,7 @@ pub async fn stopped_at(
 
 use error::Result;
 use lease::Lease;
+use pgquorum_agent::lost::LostReport;
 use pgquorum_agent::postgres::{PgFailure, PgObservation, PgOp, PgOutcome, StopMode};
 use state::Inner;
 use std::sync::Arc;
@@ -59,6 +61,8 @@ pub enum PgEvent {
     Observed(Box<PgObservation>),
     /// An operation ended. Every submitted operation ends exactly once.
     Done { id: u64, result: std::result::Result<PgOutcome, PgFailure> },
+    /// Transactions that are being given up, or were; the report is on disk.
+    Lost(Box<LostReport>),
     /// The server's process is gone.
     Exited { pid: u32, status: String },
 }
@@ -98,6 +102,7 @@ impl Postgres {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let inner = Inner::new(config, events);
         lifecycle::adopt(&inner).await?;
+        lost::report_again(&inner);
         let lease = Lease::default();
         let tasks = vec![
             tokio::spawn(observe::run(inner.clone())).abort_handle(),
@@ -109,6 +114,11 @@ impl Postgres {
     /// Begins the operation and returns at once; its end is reported as [`PgEvent::Done`] with this `id`.
     pub fn submit(&self, id: u64, op: PgOp) {
         ops::submit(&self.shared.inner, id, op);
+    }
+
+    /// The cluster's log holds this report of lost transactions.
+    pub fn lost_reported(&self, id: &str) {
+        lost::reported(&self.shared.inner, id);
     }
 
     /// How long the cluster waits for a node that is silent; so long, too, is waited for another node's server.

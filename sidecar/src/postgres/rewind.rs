@@ -7,7 +7,7 @@ use super::error::{Result, blocking, fail, failure, sql};
 use super::rewind_mark::RewindMark;
 use super::session::{Manner, Session};
 use super::state::Inner;
-use super::{config_files, control, lifecycle, process};
+use super::{config_files, control, cut, lifecycle, lost, process};
 use pgquorum_agent::postgres::{PgFailureKind, PgOutcome, StopMode, Upstream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use std::time::Duration;
 /// The bound of the operation is shorter.
 const REWIND_LIMIT: Duration = Duration::from_secs(4 * 3600);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(600);
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// What `pg_rewind --progress` says last before it changes anything.
 const BEGINS_TO_WRITE: &str = "need to copy";
 
@@ -27,7 +28,17 @@ pub async fn rewind(inner: &Arc<Inner>, id: u64, upstream: Upstream) -> Result<P
 }
 
 async fn rewind_inner(inner: &Arc<Inner>, id: u64, upstream: &Upstream) -> Result<()> {
-    prepare_source(inner, upstream).await?;
+    let source = prepare_source(inner, upstream).await?;
+    // What is given up is looked at while its catalogs can be asked.
+    if inner.postmaster().is_none() {
+        lifecycle::start(inner, None).await?;
+        // It answers before it has replayed everything.
+        if let Err(error) = cut::settle(inner, SETTLE_LIMIT).await {
+            tracing::warn!(%error, "what is being given up is looked at before all of it is replayed");
+        }
+    }
+    lost::keep_and_report(inner, &source).await;
+    drop(source);
     lifecycle::stop(inner, StopMode::Fast).await?;
     let config = inner.config.clone();
     blocking(move || process::check_data_dir(&config)).await?;
@@ -111,25 +122,26 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
             ended.complaint("pg_rewind")
         )));
     }
+    let control = control::read(&inner.config).await?;
+    // Where there was nothing to take back the directory is as it was.
+    let (timeline, end) = (control.minimum_recovery_timeline, control.minimum_recovery_end);
+    let mark = if control.clean { RewindMark::None } else { RewindMark::Replaying(timeline, end) };
     // The files of the source came along, its configuration among them; the cluster's parameters in it are the newest.
     let parameters = config_files::load(&inner.config).parameters;
     inner
         .write_files(move |desired| {
             desired.upstream = None;
             desired.sync = None;
+            desired.rejoining = mark != RewindMark::None;
             desired.parameters = parameters;
         })
         .await?;
-    let control = control::read(&inner.config).await?;
-    // Where there was nothing to take back the directory is as it was.
-    let (timeline, end) = (control.minimum_recovery_timeline, control.minimum_recovery_end);
-    let mark = if control.clean { RewindMark::None } else { RewindMark::Replaying(timeline, end) };
     inner.mark_rewind(mark).await
 }
 
 /// The source's control file must name its present timeline, or pg_rewind takes both servers for the same branch and
 /// does nothing. After a promotion it does so only with the first checkpoint.
-async fn prepare_source(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
+async fn prepare_source(inner: &Arc<Inner>, upstream: &Upstream) -> Result<Session> {
     let manner = Manner { connect: inner.patience(), statement: CHECKPOINT_LIMIT, ..Manner::default() };
     let source = Session::remote(&inner.config, upstream.ip, upstream.port, manner).await?;
     let what = "asking the server to rewind to";
@@ -148,5 +160,5 @@ async fn prepare_source(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
     if checkpointed != i64::from(position.timeline) {
         source.batch_execute("CHECKPOINT").await.map_err(sql("a checkpoint on the server to rewind to"))?;
     }
-    Ok(())
+    Ok(source)
 }

@@ -13,6 +13,7 @@ mod kill_postmaster;
 mod kill_sidecar;
 mod kill_under_load;
 mod lost_memory;
+mod lost_transactions;
 mod membership;
 mod network;
 mod partitioned_standby;

@@ -99,6 +99,20 @@ impl World {
         let server = &self.machines[&node].server;
         let newest = (self.check.durability.0, self.check.durability.1.k);
         let strong = server.sync.k > 0 && newest.1 > 0 || self.check.durability.1.voters.len() == 1;
+        // (a) As many standbys have it as the cluster promises, in data that fit together.
+        let whole = |m: &&crate::machine::Machine| {
+            m.id != node && m.server.whole_at.is_none() && m.server.has(waiter.index, waiter.uid)
+        };
+        let (have, k) = (self.machines.values().filter(whole).count(), server.sync.k.min(newest.1));
+        let present =
+            self.check.appointments.last_key_value().is_some_and(|(&epoch, _)| epoch == waiter.epoch);
+        if present && have < k {
+            let text = format!(
+                "node {node} acknowledges write {} while {have} of {k} standbys have it in consistent data",
+                waiter.uid
+            );
+            self.check.fail(now, text);
+        }
         self.check.acks.push(Ack {
             uid: waiter.uid,
             index: waiter.index,

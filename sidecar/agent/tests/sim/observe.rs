@@ -15,13 +15,14 @@ impl World {
         let copying = m.process_op.as_ref().is_some_and(|o| matches!(o.op, PgOp::Rewind(_)) && o.stage > 0);
         let running = s.is_running();
         let rewound = s.whole_at.filter(|_| !running).map(|(_, record)| record);
-        let standbys = s.senders.iter().map(|(&n, sender)| StandbyState {
-            node: n,
-            streaming: true,
-            flush_lsn: sender.flush,
-            replay_lsn: sender.flush,
-            acknowledges: sender.rule.k > 0 && sender.rule.standbys.contains(&n),
-        });
+        let standbys =
+            s.senders.iter().filter(|(_, sender)| !sender.rejoining).map(|(&n, sender)| StandbyState {
+                node: n,
+                streaming: true,
+                flush_lsn: sender.flush,
+                replay_lsn: sender.flush,
+                acknowledges: sender.rule.k > 0 && sender.rule.standbys.contains(&n),
+            });
         let observation = PgObservation {
             process: if s.rewinding { PgProcess::Absent } else { s.process },
             pid: if running { (s.run & 0xffff) as u32 + 1 } else { 0 },

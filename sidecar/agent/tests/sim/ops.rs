@@ -340,6 +340,9 @@ impl World {
         if s.is_whole() {
             s.whole_at = None;
             (s.process, s.recovery) = (PgProcess::Running, true);
+            // It connects again under the name that counts.
+            s.receiver = None;
+            self.after(2, Event::Upkeep { again: false });
             self.after(1, Event::Observe { node, again: false });
         } else if s.wal.len() > index {
             let text = format!("node {node} replays a history beside its pages, which reach {record:?}");
@@ -386,7 +389,7 @@ impl World {
                 let s = &self.machines[&node].server;
                 let row = s.wal.iter().rev().find(|r| r.what == What::Epoch(epoch));
                 let Some(row) = row else { return failure(PgFailureKind::Other, "the row is gone") };
-                let has = |n: &&NodeId| s.senders.get(n).is_some_and(|x| x.flush >= row.end);
+                let has = |n: &&NodeId| s.senders.get(n).is_some_and(|x| !x.rejoining && x.flush >= row.end);
                 match sync.standbys.iter().filter(has).count() >= sync.k {
                     true => done(),
                     false if now >= op.since + 5000 => {

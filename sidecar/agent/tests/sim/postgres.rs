@@ -45,6 +45,8 @@ pub struct Sender {
     pub rule: SyncSet,
     pub last_arrival: Time,
     pub heard: Time,
+    /// The standby's data do not fit together yet: what it confirms counts for nothing.
+    pub rejoining: bool,
 }
 
 /// A commit that waits for its standbys.
@@ -205,12 +207,16 @@ impl Server {
     /// confirmation judges by its own reading of the rule, over all walsenders that take themselves for synchronous.
     pub fn released(&mut self, from: NodeId) -> Vec<Waiter> {
         let Some(sender) = self.senders.get(&from) else { return Vec::new() };
-        if !sender.rule.standbys.contains(&from) {
+        if sender.rejoining || !sender.rule.standbys.contains(&from) {
             return Vec::new();
         }
         let k = sender.rule.k;
-        let mut flushed: Vec<Lsn> =
-            self.senders.iter().filter(|(n, s)| s.rule.standbys.contains(n)).map(|(_, s)| s.flush).collect();
+        let mut flushed: Vec<Lsn> = self
+            .senders
+            .iter()
+            .filter(|(n, s)| !s.rejoining && s.rule.standbys.contains(n))
+            .map(|(_, s)| s.flush)
+            .collect();
         flushed.sort_unstable_by(|a, b| b.cmp(a));
         let Some(&upto) = flushed.get(k.wrapping_sub(1)) else { return Vec::new() };
         let (done, waiting) = self.waiters.iter().partition(|w| w.lsn <= upto);

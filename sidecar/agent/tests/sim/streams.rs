@@ -118,7 +118,7 @@ impl World {
         if !up.server.is_running() || !up.server.accepts(own) {
             return;
         }
-        let (sent, flush) = (own.wal.len(), own.end());
+        let (sent, flush, rejoining) = (own.wal.len(), own.end(), !own.is_running());
         if sent > 0 && !up.server.has(sent - 1, own.wal[sent - 1].uid) {
             let text = format!("node {standby} streams from node {upstream}, and their histories differ");
             self.check.fail(now, text);
@@ -128,7 +128,10 @@ impl World {
         own.receiver = Some(Receiver { generation, upstream, heard: now });
         let up = &mut self.machines.get_mut(&upstream).expect("machines stay").server;
         let rule = up.sync.clone();
-        up.senders.insert(standby, Sender { generation, sent, flush, rule, last_arrival: now, heard: now });
+        up.senders.insert(
+            standby,
+            Sender { generation, sent, flush, rule, last_arrival: now, heard: now, rejoining },
+        );
         self.confirmed(standby, upstream, generation, flush);
         self.pump(upstream);
         self.after(2, Event::Observe { node: standby, again: false });

@@ -469,6 +469,7 @@ impl World {
                     let lease = &mut self.machines.get_mut(&node).expect("machines stay").server.lease;
                     lease.revoked = lease.revoked.max(epoch);
                 }
+                Action::LostReported { id } => self.note(node, format!("its report {id} is in the log")),
                 Action::Exit => {
                     self.note(node, "exits");
                     self.kill_sidecar(node);

@@ -2,8 +2,11 @@
 
 use super::{at_work, heals, isolate, next_primary, others};
 use crate::world::{Setup, World};
+use pgquorum_agent::entry::Entry;
+use pgquorum_agent::lost::{Acknowledged, LostReport};
+use pgquorum_agent::node::Input;
 use pgquorum_agent::postgres::PgOp;
-use pgquorum_agent::types::NodeId;
+use pgquorum_agent::types::{Lsn, NodeId};
 
 /// A cluster whose first leader wrote what nobody else has, and was replaced. Returns it, its successor and the third.
 fn diverged(seed: u64) -> (World, NodeId, NodeId, NodeId) {
@@ -86,4 +89,71 @@ fn a_rewind_that_has_begun_is_finished_and_pledges_nothing_before_it_is_whole() 
         next_primary(&mut w, epoch, 15_000);
         heals(w);
     }
+}
+
+fn report(node: NodeId, timeline: u32) -> LostReport {
+    LostReport {
+        id: format!("{node}-{timeline}-30-40"),
+        node,
+        timeline,
+        from: Lsn(0x30),
+        to: Lsn(0x40),
+        acknowledged: Acknowledged::No,
+        committed: 0,
+        transactions: Vec::new(),
+        internal: 0,
+        aborted: 0,
+        unfinished: 0,
+        kept: None,
+        problem: None,
+    }
+}
+
+/// How often the newest log holds a report of this node, and what it says.
+fn told(w: &World, node: NodeId) -> (usize, Option<Acknowledged>) {
+    let clusters = w.machines.values().filter_map(|m| m.agent.as_ref()).map(|a| a.cluster());
+    let newest = clusters.max_by_key(|c| c.applied_index).expect("somebody lives");
+    let mut of_node = newest.log.iter().filter_map(|r| match &r.payload {
+        Entry::LostTransactions(report) if report.node == node => Some(report.acknowledged),
+        _ => None,
+    });
+    (of_node.clone().count(), of_node.next_back())
+}
+
+#[test]
+fn a_report_of_lost_transactions_gets_through_once() {
+    for seed in 0..20 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let (epoch, node) = (w.check.newest_epoch(), others(&w, leader)[0]);
+        (w.net.loss, w.net.duplication) = (0.3, 0.3);
+        let lost = report(node, w.machines[&leader].server.timeline);
+        w.input(node, Input::Lost(Box::new(lost.clone())));
+        if seed % 2 == 0 {
+            // The leader may have it in its log already, and nobody else.
+            w.run(seed * 10);
+            w.kill_node(leader);
+            next_primary(&mut w, epoch, 10_000);
+            w.start(leader);
+        }
+        let end = w.now + 10_000;
+        assert!(w.run_until(end, |w| told(w, node).0 > 0), "seed {seed}: {}", w.describe());
+        // Told again after a restart, as long as its disk does not know that it is known.
+        w.kill_sidecar(node);
+        w.start(node);
+        w.input(node, Input::Lost(Box::new(lost)));
+        w.run(3000);
+        assert_eq!(told(&w, node), (1, Some(Acknowledged::No)), "seed {seed}");
+        heals(w);
+    }
+}
+
+#[test]
+fn what_was_written_while_commits_waited_for_nobody_may_have_been_acknowledged() {
+    let (mut w, leader) = at_work(Setup::new(1, 3).with_k(0));
+    let node = others(&w, leader)[0];
+    let lost = report(node, w.machines[&leader].server.timeline);
+    w.input(node, Input::Lost(Box::new(lost)));
+    let end = w.now + 5000;
+    assert!(w.run_until(end, |w| told(w, node).0 > 0));
+    assert_eq!(told(&w, node), (1, Some(Acknowledged::Possibly)));
 }
