@@ -20,6 +20,7 @@ mod partitioned_standby;
 mod phantom_commits;
 mod rejoin_by_clone;
 mod rejoin_by_rewind;
+mod rejoin_interrupted;
 mod rest_guards;
 mod rest_statuses;
 mod restart_barrier;
