@@ -340,17 +340,14 @@ async fn listen(
         return Err(refusal("the caller has no part in the cluster"));
     };
     let _ = called.send((from, address)).await;
-    let (mut read, mut write) = tokio::io::split(io);
+    let (mut reader, mut write) = tokio::io::split(io);
     loop {
-        let frame = timeout(4 * SILENCE, frame::read_frame(&mut read))
+        let frame = timeout(4 * SILENCE, frame::read_frame(&mut reader))
             .await
             .map_err(|_| io::ErrorKind::TimedOut)??;
         // The caller's next connection is told so; this one would go on for ever without a word of it.
-        if removed.lock().unwrap_or_else(PoisonError::into_inner).contains(&from) {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "the caller was removed from the cluster",
-            ));
+        if read(roll).removed.contains(&from) {
+            return Err(refusal("the caller was removed from the cluster"));
         }
         match frame {
             Frame::Message(wire) => {
