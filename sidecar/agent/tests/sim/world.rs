@@ -126,6 +126,8 @@ pub struct World {
     pub machines: BTreeMap<NodeId, Machine>,
     pub check: Check,
     pub op_failures: f64,
+    /// The run ended with too few whole copies.
+    pub beyond_repair: bool,
     /// The node whose server takes long for everything.
     pub slow_server: Option<NodeId>,
     /// Rewinds fail before they have changed anything.
@@ -169,6 +171,7 @@ impl World {
             machines: BTreeMap::new(),
             check: Check::default(),
             op_failures: setup.op_failures,
+            beyond_repair: false,
             slow_server: None,
             rewinds_fail: false,
             copy_ms: 1500,
