@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The first bytes of every connection between sidecars; HTTP never starts so.
-pub const MAGIC: &[u8; 4] = b"PGQ2";
+pub const MAGIC: &[u8; 4] = b"PGQ1";
 /// No frame is longer; a state of the cluster's log is far below.
 const FRAME_MAX: usize = 64 << 20;
 const HELLO_MAX: usize = 4096;
