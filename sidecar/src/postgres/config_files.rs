@@ -244,8 +244,11 @@ fn strip_auto_conf(data_dir: &Path) -> Result<()> {
         let end = line.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(line.len());
         line[..end].to_owned()
     };
+    // The list of libraries is the cluster's to add to; set here it would replace ours, and the server would start
+    // without a fence.
+    let ours = |name: &str| is_owned(name) || name.eq_ignore_ascii_case("shared_preload_libraries");
     let kept: String =
-        text.lines().filter(|l| !is_owned(&name(l.trim_start()))).map(|l| format!("{l}\n")).collect();
+        text.lines().filter(|l| !ours(&name(l.trim_start()))).map(|l| format!("{l}\n")).collect();
     if kept.len() != text.len() {
         tracing::warn!(
             "parameters that the cluster keeps itself were set with ALTER SYSTEM and were taken out"

@@ -29,7 +29,7 @@ fn the_state_is_read_back_and_ours_wins() {
     std::fs::write(config.data_dir.join("postgresql.conf"), "#x = 1").unwrap();
     std::fs::write(
         config.data_dir.join("postgresql.auto.conf"),
-        "# c\nprimary_conninfo = 'host=bad'\nwork_mem='1MB'\nrestore_command='x'\n",
+        "# c\nprimary_conninfo = 'host=bad'\nwork_mem='1MB'\nrestore_command='x'\nshared_preload_libraries = ''\n",
     )
     .unwrap();
     let parameters = BTreeMap::from([

@@ -1,6 +1,5 @@
 //! A rewind or a copy that is broken off costs nothing but time.
 
-use super::rejoin_by_rewind::diverge;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgquorum_tests::{Cluster, PATIENCE, await_until};
@@ -26,6 +25,24 @@ fn beside(data: &Path) -> Vec<String> {
     let entries =
         std::fs::read_dir(data.parent().expect("a parent")).expect("the node's directory").flatten();
     entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n.starts_with(&name)).collect()
+}
+
+/// Lets the leader write so much that standbys whose servers stand still cannot get, then cuts its power.
+fn diverge(cluster: &Cluster) -> u64 {
+    let old = cluster.leader();
+    cluster
+        .sql("CREATE TABLE filler (n int, t text); CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)");
+    for other in (1..=3).filter(|id| *id != old) {
+        cluster.freeze(other, Some("postgres"));
+    }
+    let fill =
+        "BEGIN; INSERT INTO filler SELECT g, repeat('x', 1000) FROM generate_series(1, 60000) g; ROLLBACK";
+    cluster.sql(fill);
+    cluster.kill(old, None);
+    for other in (1..=3).filter(|id| *id != old) {
+        cluster.thaw(other, Some("postgres"));
+    }
+    old
 }
 
 fn rewind_is_interrupted(rewind_dies: bool) {
@@ -73,11 +90,12 @@ fn a_rewind_that_outlives_its_sidecar_disturbs_no_copy() {
 #[test]
 fn a_copy_that_is_denied_leaves_the_old_data_and_is_tried_again() {
     let cluster = Cluster::start(3);
-    let node = cluster.follower();
+    let node = cluster.leader();
     cluster.sql("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)");
     let data = cluster.node(node).data_dir;
     let home = data.parent().expect("the node's directory");
-    cluster.stop(node);
+    cluster.kill(node, None);
+    cluster.await_leader(Some(node));
     // PostgreSQL cannot use what is left, so it has to be copied; and there is no place for a copy.
     for entry in std::fs::read_dir(data.join("pg_wal")).expect("pg_wal").flatten() {
         if entry.path().is_file() {
