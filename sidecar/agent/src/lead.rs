@@ -81,6 +81,8 @@ pub struct Lead {
     retry_record_at: Millis,
     retry_open_at: Millis,
     pub down_unwell: BTreeSet<NodeId>,
+    /// Nodes that an earlier leader marked down, and since when each has been well without a break.
+    inherited_marks: BTreeMap<NodeId, Option<Millis>>,
     unseen_since: BTreeMap<NodeId, Millis>,
     /// The stores that members speak with.
     pub identities: BTreeMap<NodeId, u64>,
@@ -113,6 +115,7 @@ impl Lead {
             retry_record_at: 0,
             retry_open_at: 0,
             down_unwell: BTreeSet::new(),
+            inherited_marks: BTreeMap::new(),
             unseen_since: BTreeMap::new(),
             identities: BTreeMap::new(),
             retry_identify_at: 0,
@@ -167,7 +170,10 @@ impl Node {
             self.trace("elected", format!("this node leads term {term}"));
             // What others said to an earlier leader may be long past.
             self.statuses.clear();
-            self.lead = Some(Lead::new(term, self.now));
+            let mut lead = Lead::new(term, self.now);
+            let marked = self.cluster.members.values().filter(|m| m.down);
+            lead.inherited_marks = marked.map(|m| (m.id, None)).collect();
+            self.lead = Some(lead);
         }
     }
 

@@ -8,9 +8,12 @@ use crate::node::Node;
 use crate::postgres::PgOp;
 use crate::quorum::{Step, next_step};
 use crate::rules::{Rule, holds};
-use crate::types::NodeId;
+use crate::types::{Millis, NodeId};
 use raft::eraftpb::ConfChangeType;
 use std::collections::BTreeSet;
+
+/// So many times `node-timeout` a node must be well before a leader takes away a mark that it has not seen set.
+const INHERITED_MARK_TIMEOUTS: Millis = 60;
 
 impl Node {
     /// Whether the log, the settings and the server agree on who acknowledges.
@@ -183,15 +186,25 @@ impl Node {
         }
     }
 
+    /// Takes the mark from nodes that are well again. Whether a node that an earlier leader marked was ever unwell is not
+    /// known here; it may be marked for work that has yet to begin, so it must be well for long.
     pub(super) fn raise_recovered_nodes(&mut self) {
         let down: Vec<NodeId> = self.cluster.members.values().filter(|m| m.down).map(|m| m.id).collect();
         for node in down {
             let well = self.catching_up(node).is_ok() && self.linked(node);
+            let long = INHERITED_MARK_TIMEOUTS * self.cluster.settings.node_timeout.ms();
+            let now = self.now;
             let Some(lead) = &mut self.lead else { return };
             if !well {
                 lead.down_unwell.insert(node);
-            } else if lead.down_unwell.contains(&node) && self.pending.is_none() && self.durability_settled()
-            {
+            }
+            let since = lead.inherited_marks.get_mut(&node);
+            let long_well = since.is_some_and(|since| {
+                *since = well.then(|| since.unwrap_or(now));
+                since.is_some_and(|since| now >= since + long)
+            });
+            let recovered = well && (lead.down_unwell.contains(&node) || long_well);
+            if recovered && self.pending.is_none() && self.durability_settled() {
                 self.propose_up(node);
                 return;
             }

@@ -131,6 +131,26 @@ fn a_dead_node_marked_down_is_not_waited_for_and_comes_back_by_itself() {
     heals(w);
 }
 
+/// The leader that saw the node ill is gone, and the next one never saw it otherwise than well.
+#[test]
+fn a_mark_that_its_leader_did_not_take_away_goes_with_the_next_one() {
+    let (mut w, leader) = at_work(Setup::new(5, 5));
+    let epoch = w.check.newest_epoch();
+    let node = others(&w, leader)[0];
+    let id = w.request(leader, Request::NodeDown { node, reason: "it may be ill".to_owned() });
+    assert!(answered(&mut w, id), "{:?}", w.reply(id));
+    w.kill_node(leader);
+    let next = next_primary(&mut w, epoch, 5000);
+    w.start(leader);
+    let is_down =
+        |w: &World| w.machines[&next].agent.as_ref().unwrap().cluster().member(node).is_some_and(|m| m.down);
+    w.run(30_000);
+    assert!(is_down(&w), "work on the node may have yet to begin");
+    let end = w.now + 40_000;
+    assert!(w.run_until(end, |w| !is_down(w)), "{}", w.describe());
+    heals(w);
+}
+
 /// k grows from 1 to 2 of five while only one standby streams. What one standby acknowledged before must not be
 /// missed by three pledges of the others. False when an invariant broke.
 pub fn k_grows_while_partitioned(seed: u64) -> bool {
