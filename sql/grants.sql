@@ -22,7 +22,7 @@ COMMENT ON FUNCTION quorum.wal_position() IS
 
 REVOKE ALL ON SCHEMA quorum FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
-    quorum.lost_transactions, quorum.leadership FROM PUBLIC;
+    quorum.lost_transactions, quorum.leadership, quorum.heartbeat FROM PUBLIC;
 
 -- Every function of the extension, found and not listed: one forgotten in a list would be open to everybody.
 DO $$
@@ -41,7 +41,7 @@ $$;
 
 GRANT USAGE ON SCHEMA quorum TO quorum_reader, quorum_admin;
 GRANT SELECT ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
-    quorum.lost_transactions, quorum.leadership TO quorum_reader, quorum_admin;
+    quorum.lost_transactions, quorum.leadership, quorum.heartbeat TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.applied_index(), quorum.leader(), quorum.map(), quorum.info(), quorum.lease(),
     quorum.is_leader(), quorum.wal_position(), quorum.weak_commits(),
     quorum.admits_clients() TO quorum_reader, quorum_admin;

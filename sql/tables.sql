@@ -96,6 +96,18 @@ CREATE TABLE quorum.leadership (
     members bigint[] NOT NULL,
     opened_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+-- Updated in its page over and over: room for that, and no index on what changes.
+CREATE TABLE quorum.heartbeat (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    node bigint NOT NULL CHECK (node > 0),
+    at timestamptz NOT NULL
+) WITH (fillfactor = 10);
+COMMENT ON TABLE quorum.heartbeat IS
+    'One row that the leader''s sidecar commits twice per node-timeout; a leader that cannot is replaced.';
+COMMENT ON COLUMN quorum.heartbeat.node IS 'The leader that wrote it.';
+COMMENT ON COLUMN quorum.heartbeat.at IS
+    'When, by its clock. On a standby: everything committed before is visible there.';
+
 COMMENT ON TABLE quorum.leadership IS
     'Every epoch of the cluster: who was appointed the leader, and where its history branches off.';
 COMMENT ON COLUMN quorum.leadership.epoch IS 'The consensus term of the appointment.';

@@ -1,6 +1,8 @@
 //! A node's own configuration, `node.toml`: where things are on this machine. What the cluster has in common lives in
 //! the Raft log, not here.
 
+use crate::watchdog::WatchdogConfig;
+use pgquorum_agent::settings::Span;
 use pgquorum_agent::types::NodeId;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -59,6 +61,24 @@ pub struct NodeConfig {
     pub tls_key: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<PathBuf>,
+    /// The machine's watchdog, usually `/dev/watchdog`: it restarts a machine that hangs as a whole while it has the
+    /// primary. None if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<PathBuf>,
+    /// So long the watchdog waits for a sign of life; whole seconds.
+    #[serde(default = "default_watchdog_timeout", skip_serializing_if = "is_default_watchdog_timeout")]
+    pub watchdog_timeout: Span,
+    /// Do not lead where the watchdog cannot be had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watchdog_required: bool,
+}
+
+fn default_watchdog_timeout() -> Span {
+    Span(5000)
+}
+
+fn is_default_watchdog_timeout(timeout: &Span) -> bool {
+    *timeout == default_watchdog_timeout()
 }
 
 fn default_bin_dir() -> PathBuf {
@@ -135,6 +155,17 @@ impl NodeConfig {
                 self.api_listen()
             ));
         }
+        let timeout = self.watchdog_timeout.ms();
+        if !timeout.is_multiple_of(1000) || !(2_000..=300_000).contains(&timeout) {
+            return invalid(format!(
+                "watchdog-timeout is {}: write whole seconds from 2s to 5m. An abandoned server stops by itself within two \
+                 seconds, so the machine need not be restarted earlier",
+                self.watchdog_timeout
+            ));
+        }
+        if self.watchdog_required && self.watchdog.is_none() {
+            return invalid("watchdog-required needs watchdog, for example \"/dev/watchdog\"".to_owned());
+        }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return invalid("tls-cert and tls-key go together: set both or none".to_owned());
         }
@@ -155,6 +186,12 @@ impl NodeConfig {
 
     pub fn store_file(&self) -> PathBuf {
         self.state_dir.join("raft.redb")
+    }
+
+    pub fn watchdog_config(&self) -> Option<WatchdogConfig> {
+        let device = self.watchdog.clone()?;
+        let seconds = u32::try_from(self.watchdog_timeout.ms() / 1000).unwrap_or(u32::MAX);
+        Some(WatchdogConfig { device, seconds, required: self.watchdog_required })
     }
 
     pub fn postgres_log(&self) -> PathBuf {
@@ -245,6 +282,9 @@ mod tests {
             ("ip = \"0.0.0.0\"", "cannot reach"),
             ("ip = \"127.0.0.1\"\ntls-cert = \"c.pem\"", "go together"),
             ("ip = \"127.0.0.1\"\nsurprise = 1", "surprise"),
+            ("ip = \"127.0.0.1\"\nwatchdog-timeout = \"1500ms\"", "whole seconds"),
+            ("ip = \"127.0.0.1\"\nwatchdog-timeout = \"1s\"", "whole seconds"),
+            ("ip = \"127.0.0.1\"\nwatchdog-required = true", "needs watchdog"),
             ("ip = \"nowhere\"", "ip"),
         ] {
             let refused = parse(wrong).unwrap_err().to_string();

@@ -6,11 +6,13 @@ use crate::handle::{Asked, Traces};
 use crate::peer::{Peers, Roll};
 use crate::postgres::{PgEvent, Postgres};
 use crate::store::{Store, StoreError};
+use crate::watchdog::{Duty, Watchdog};
 use pgquorum_agent::logstore::Restored;
 use pgquorum_agent::node::{Action, Input, Node, Output};
+use pgquorum_agent::postgres::PgOp;
 use pgquorum_agent::request::{Rejection, Reply};
 use pgquorum_agent::types::NodeId;
-use pgquorum_agent::view::View;
+use pgquorum_agent::view::{State, View};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,6 +40,7 @@ pub struct Driver {
     postgres: Postgres,
     peers: Peers,
     traces: Traces,
+    watchdog: Watchdog,
     view: watch::Sender<Arc<View>>,
     asked: HashMap<u64, oneshot::Sender<Result<Reply, Rejection>>>,
     next_request: u64,
@@ -60,6 +63,7 @@ impl Driver {
         postgres: Postgres,
         peers: Peers,
         traces: Traces,
+        watchdog: Watchdog,
     ) -> (Driver, watch::Receiver<Arc<View>>) {
         let node = Node::new(id, restored, clock::now(), rand::random());
         let (view, seen) = watch::channel(Arc::new(node.view()));
@@ -69,6 +73,7 @@ impl Driver {
             postgres,
             peers,
             traces,
+            watchdog,
             view,
             asked: HashMap::new(),
             next_request: 1,
@@ -92,6 +97,7 @@ impl Driver {
                         self.check_identity(observation.system_identifier)?;
                         Input::Postgres(observation)
                     }
+                    PgEvent::WritePath(path) => Input::WritePath(path),
                     PgEvent::Done { id, result } => Input::PostgresDone { id, result },
                     PgEvent::Lost(report) => Input::Lost(report),
                     PgEvent::Exited { pid, status } => {
@@ -133,8 +139,12 @@ impl Driver {
         let mut exit = false;
         for action in output.actions {
             match action {
-                Action::Postgres { id, op } => self.postgres.submit(id, op),
+                Action::Postgres { id, op } => match self.allowed(&op) {
+                    Ok(()) => self.postgres.submit(id, op),
+                    Err(why) => self.postgres.refuse(id, why),
+                },
                 Action::RenewLease { epoch, sent_at, ms } => {
+                    self.watchdog.keep_alive();
                     self.postgres.renew_lease(epoch, sent_at * 1_000_000, ms);
                 }
                 Action::RevokeLease { epoch, hint } => self.postgres.revoke_lease(epoch, hint),
@@ -154,8 +164,15 @@ impl Driver {
         }
         self.connect_members();
         self.postgres.set_patience(self.node.cluster().settings.node_timeout.ms());
-        self.view.send_replace(Arc::new(self.node.view()));
+        let view = self.node.view();
+        self.watchdog.follow(duty(&view));
+        self.view.send_replace(Arc::new(view));
         Ok(exit)
+    }
+
+    /// Nothing is promoted without the watchdog where that is asked for.
+    fn allowed(&mut self, op: &PgOp) -> Result<(), String> {
+        if matches!(op, PgOp::Promote { .. }) { self.watchdog.require() } else { Ok(()) }
     }
 
     fn connect_members(&mut self) {
@@ -176,5 +193,17 @@ impl Driver {
             return Err(DriverError::ForeignDatabase { found, expected });
         }
         Ok(())
+    }
+}
+
+/// What the machine's watchdog must know of this node.
+fn duty(view: &View) -> Duty {
+    match view.state {
+        State::Leader => Duty::Open,
+        State::Electing => Duty::OnTheWay,
+        _ if view.postgres.is_primary() => Duty::Ending,
+        // A server that does not answer may still be the primary it was.
+        State::Starting if view.postgres.trouble.is_some() => Duty::Ending,
+        _ => Duty::None,
     }
 }

@@ -10,6 +10,7 @@ mod postgres;
 mod rest;
 mod run;
 mod store;
+mod watchdog;
 
 use std::process::ExitCode;
 

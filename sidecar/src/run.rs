@@ -7,6 +7,7 @@ use crate::peer::{Identity, PeerTls, Peers};
 use crate::postgres::{Postgres, PostgresConfig, PostgresError};
 use crate::rest::{self, RestConfig, RestError, TlsFiles};
 use crate::store::{Store, StoreError};
+use crate::watchdog::Watchdog;
 use pgquorum_agent::node::Input;
 use pgquorum_agent::standing::Outcast;
 use std::net::SocketAddr;
@@ -75,7 +76,9 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     };
     let peers = Peers::new(me, inputs.clone(), incoming_receiver);
     let traces = Traces::default();
-    let (driver, view) = Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone());
+    let watchdog = Watchdog::new(config.watchdog_config());
+    let (driver, view) =
+        Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone(), watchdog);
     let handle = Handle { view, requests, traces };
     let (stop_rest, rest_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(bound.serve(handle, incoming, async {

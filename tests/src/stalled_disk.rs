@@ -1,7 +1,9 @@
 //! A disk that takes no writes and gives no errors, as a volume does whose array has lost its path: a file system of its
-//! own under one directory, which the kernel is told to freeze.
+//! own under one directory, which the kernel is told to freeze. It is small, so it can also be filled.
 
 use crate::user::{give, is_root};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -35,11 +37,20 @@ impl StalledDisk {
     /// # Panics
     /// The file system cannot be made.
     pub fn under(dir: &Path) -> StalledDisk {
+        StalledDisk::of_size(dir, SIZE_MIB)
+    }
+
+    /// The same with room for this many MiB.
+    ///
+    /// # Panics
+    /// The file system cannot be made.
+    pub fn of_size(dir: &Path, mib: u64) -> StalledDisk {
         let image = dir.with_extension("image");
         let aside = dir.with_extension("aside");
         let (image_text, dir_text) = (image.display().to_string(), dir.display().to_string());
-        std::fs::File::create(&image).and_then(|f| f.set_len(SIZE_MIB << 20)).expect("the disk's image");
-        assert!(run("mkfs.ext4", &["-q", "-F", &image_text]), "mkfs.ext4 {image_text}");
+        std::fs::File::create(&image).and_then(|f| f.set_len(mib << 20)).expect("the disk's image");
+        assert!(run("mkfs.ext4", &["-q", "-F", "-m", "0", &image_text]), "mkfs.ext4 {image_text}");
+        let permissions = std::fs::metadata(dir).expect("the directory").permissions();
         std::fs::rename(dir, &aside).expect("moving the directory aside");
         std::fs::create_dir(dir).expect("a place for the disk");
         assert!(run("mount", &["-o", "loop", &image_text, &dir_text]), "mount {image_text}");
@@ -47,6 +58,7 @@ impl StalledDisk {
         let _ = std::fs::remove_dir(dir.join("lost+found"));
         assert!(run("cp", &["-a", &format!("{}/.", aside.display()), &dir_text]), "cp {}", aside.display());
         give(dir);
+        std::fs::set_permissions(dir, permissions).expect("the directory's permissions");
         std::fs::remove_dir_all(aside).expect("removing what was copied");
         disk
     }
@@ -58,6 +70,30 @@ impl StalledDisk {
 
     pub fn thaw(&self) {
         assert!(run("fsfreeze", &["-u", &self.mounted_at.display().to_string()]), "fsfreeze -u");
+    }
+
+    /// Takes all the room that is left, to the last byte.
+    ///
+    /// # Panics
+    /// The disk cannot be written to at all.
+    pub fn fill(&self) {
+        let mut filler = File::create(self.filler()).expect("a file on the disk");
+        let block = vec![0x5a_u8; 1 << 20];
+        for piece in [1 << 20, 4096, 1] {
+            while filler.write_all(&block[..piece]).is_ok() {}
+        }
+    }
+
+    /// Gives the room back.
+    ///
+    /// # Panics
+    /// It was not taken.
+    pub fn empty(&self) {
+        std::fs::remove_file(self.filler()).expect("removing what fills the disk");
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.mounted_at.join("pgsql_tmp_filler")
     }
 }
 

@@ -44,7 +44,7 @@ mod tests {
             "SELECT quorum.weak_commits(), quorum.admits_clients()",
             "SELECT quorum.is_leader(), quorum.applied_index()",
             "SELECT FROM quorum.event, quorum.config, quorum.db_config, quorum.cluster_log, quorum.leadership, \
-             quorum.lost_transactions",
+             quorum.lost_transactions, quorum.heartbeat",
         ] {
             Spi::run(sql).expect("a reader may run it");
         }

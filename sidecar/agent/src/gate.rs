@@ -65,6 +65,27 @@ impl Gate {
     /// pledges are needed: where commits wait for nobody, the longest WAL among the living is the best that can be
     /// saved; and where a witness makes one pledge enough, the old primary may be about to say that it runs.
     pub fn judge(&self, cluster: &Cluster, me: NodeId, everyone: bool) -> Verdict {
+        // A node that takes no writes is left out, as one that refused, if the pledges of the rest suffice: they meet
+        // everything that was acknowledged. The rest get the time that is given to them for the sake of caution.
+        let stuck: BTreeSet<NodeId> =
+            self.pledges.iter().filter(|(_, end)| end.stuck).map(|(&node, _)| node).collect();
+        if !stuck.is_empty() {
+            let refused = self.refused.union(&stuck).copied().collect();
+            let verdict = self.judge_without(&refused, cluster, me, everyone);
+            if verdict != Verdict::Wait || !everyone {
+                return verdict;
+            }
+        }
+        self.judge_without(&self.refused, cluster, me, everyone)
+    }
+
+    fn judge_without(
+        &self,
+        refused: &BTreeSet<NodeId>,
+        cluster: &Cluster,
+        me: NodeId,
+        everyone: bool,
+    ) -> Verdict {
         let voters = &cluster.durability.voters;
         let newest = cluster.appointment.as_ref();
         // A server that still runs as the newest primary has everything; it goes on if it can be reached at all.
@@ -73,7 +94,7 @@ impl Gate {
         });
         if let Some((&node, _)) = running
             && node != me
-            && !self.refused.contains(&node)
+            && !refused.contains(&node)
         {
             return Verdict::HandOver(node);
         }
@@ -87,7 +108,7 @@ impl Gate {
                 let gave_up = !end.running_primary || !holds(Rule::RunningPrimaryNeverCounts);
                 voters.contains(node) && (gave_up || (**node == me && mine_runs))
             })
-            .filter(|(node, _)| !self.refused.contains(node))
+            .filter(|(node, _)| !refused.contains(node))
             .map(|(&node, end)| (node, cluster.position(end.timeline, end.lsn)))
             .collect();
         let few = cluster.durability.k == 0 || cluster.durability.pledges_needed() < majority(voters.len());
@@ -154,7 +175,7 @@ mod tests {
     }
 
     fn end(timeline: Timeline, lsn: u64) -> WalEnd {
-        WalEnd { timeline, lsn: Lsn(lsn), running_primary: false }
+        WalEnd { timeline, lsn: Lsn(lsn), running_primary: false, stuck: false }
     }
 
     #[test]

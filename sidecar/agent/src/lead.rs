@@ -3,6 +3,7 @@
 
 mod hand_over;
 mod keep;
+mod stuck;
 
 use crate::entry::{Appointment, Entry};
 use crate::gate::{Gate, Verdict};
@@ -84,6 +85,7 @@ pub struct Lead {
     /// Nodes that an earlier leader marked down, and since when each has been well without a break.
     inherited_marks: BTreeMap<NodeId, Option<Millis>>,
     unseen_since: BTreeMap<NodeId, Millis>,
+    quorum_progress: stuck::QuorumProgress,
     /// The stores that members speak with.
     pub identities: BTreeMap<NodeId, u64>,
     retry_identify_at: Millis,
@@ -117,6 +119,7 @@ impl Lead {
             down_unwell: BTreeSet::new(),
             inherited_marks: BTreeMap::new(),
             unseen_since: BTreeMap::new(),
+            quorum_progress: stuck::QuorumProgress::default(),
             identities: BTreeMap::new(),
             retry_identify_at: 0,
         }
@@ -365,6 +368,7 @@ impl Node {
 
     fn drive_opening(&mut self, appointment: Appointment, switch_lsn: Lsn) {
         self.check_primary_lives();
+        self.check_write_path();
         let Some(lead) = &self.lead else { return };
         if !matches!(lead.phase, Phase::Opening(..)) {
             return;
@@ -490,6 +494,7 @@ impl Node {
             self.begin_hand_over(to);
             return;
         }
+        self.check_write_path();
         self.renew_lease(false);
         if !self.lead.as_ref().is_some_and(Lead::is_open) {
             return;

@@ -5,7 +5,7 @@
 //!
 //! [`node::Node`] is the whole of it. Inside: `consensus` (Raft and its timers), `cluster` (the replicated state),
 //! `gate` (pledges), `lead` (a leader's work), `local` (this node's server), `admin` (requests), `standing` (who may
-//! speak for a number).
+//! speak for a number), `write_path` (whether this node takes writes).
 
 mod admin;
 pub mod cluster;
@@ -32,6 +32,7 @@ pub mod standing;
 mod status;
 pub mod types;
 pub mod view;
+pub mod write_path;
 
 /// The state of a node that has never run: alone in a new cluster.
 ///

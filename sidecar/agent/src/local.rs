@@ -33,6 +33,7 @@ pub enum Repair {
 pub struct Local {
     pub obs: PgObservation,
     pub observed: bool,
+    pub observed_at: Millis,
     /// The process operation that runs.
     pub op: Option<(u64, PgOp)>,
     pub side_ops: BTreeMap<u64, PgOp>,
@@ -77,6 +78,7 @@ impl Node {
         }
         let before = std::mem::replace(&mut self.local.obs, obs);
         self.local.observed = true;
+        self.local.observed_at = self.now;
         let obs = &self.local.obs;
         if obs.is_primary() {
             self.local.promoted = true;
@@ -143,7 +145,7 @@ impl Node {
         match (op, result) {
             (PgOp::CutReception, Ok(PgOutcome::Cut { timeline, lsn })) => {
                 self.local.following = None;
-                self.local.cut = Some((self.pledged, WalEnd { timeline, lsn, running_primary: false }));
+                self.local.cut = Some((self.pledged, self.wal_end(timeline, lsn)));
                 self.answer_pledge();
             }
             (PgOp::CutReception, Err(_)) => self.local.retry_at = self.now + 20,
@@ -157,7 +159,9 @@ impl Node {
             // A source that could not be reached may be there in a moment; a copy is the last resort.
             (PgOp::Rewind(_), Err(failure))
                 if failure.kind == PgFailureKind::NoData
-                    || (failure.kind != PgFailureKind::Cancelled && self.local.failures >= REWINDS) =>
+                    || (failure.kind != PgFailureKind::Cancelled
+                        && self.local.failures >= REWINDS
+                        && self.writes.stuck.is_none()) =>
             {
                 self.local.repair = Some(Repair::Clone);
             }
@@ -300,11 +304,7 @@ impl Node {
 
     fn complete_pledge_at_rest(&mut self) {
         if self.local.cut.is_none_or(|(term, _)| term != self.pledged) {
-            let end = WalEnd {
-                timeline: self.local.obs.timeline,
-                lsn: self.local.obs.flush_lsn,
-                running_primary: false,
-            };
+            let end = self.wal_end(self.local.obs.timeline, self.local.obs.flush_lsn);
             self.local.cut = Some((self.pledged, end));
             self.answer_pledge();
         }

@@ -45,6 +45,10 @@ pub struct WalEnd {
     /// The server is a running primary, fenced: it can go on only by being appointed again. Its position may still
     /// grow, so it never counts towards the appointment of another node.
     pub running_primary: bool,
+    /// The node takes no writes now, or gave leadership up lately because its writes were stuck: it is not to lead where
+    /// others can.
+    #[serde(default)]
+    pub stuck: bool,
 }
 
 /// What the leader tells everybody.

@@ -19,8 +19,9 @@ use crate::request::{Rejection, RejectionKind, Reply, Request};
 use crate::rules::{Rule, holds};
 use crate::settings::Settings;
 use crate::standing::Outcast;
-use crate::types::{Epoch, Millis, NodeId};
+use crate::types::{Epoch, Lsn, Millis, NodeId, Timeline};
 use crate::view::NodeStatus;
+use crate::write_path::{WritePath, WriteWatch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ pub enum Input {
     },
     /// The server beside this node, as it is now.
     Postgres(Box<PgObservation>),
+    /// How writes go on this node, as they are now.
+    WritePath(WritePath),
     /// An operation ended.
     PostgresDone {
         id: u64,
@@ -117,6 +120,9 @@ pub struct Node {
     /// Since when it is.
     pub(crate) pledge_asked: Option<Millis>,
     pub(crate) local: Local,
+    pub(crate) writes: WriteWatch,
+    /// When this node last gave leadership up because writes were stuck.
+    pub(crate) gave_up_at: Option<Millis>,
     pub(crate) lead: Option<Lead>,
     pub(crate) pending: Option<crate::admin::Pending>,
     pub(crate) checking: Option<crate::admin::Checking>,
@@ -157,6 +163,8 @@ impl Node {
             pledge_to: None,
             pledge_asked: None,
             local: Local::default(),
+            writes: WriteWatch::default(),
+            gave_up_at: None,
             lead: None,
             pending: None,
             checking: None,
@@ -194,6 +202,7 @@ impl Node {
     pub fn step(&mut self, now: Millis, input: Input) -> Output {
         self.now = self.now.max(now);
         self.take(input);
+        self.judge_writes();
         // Everything below reacts to state, not to the input, and repeats until nothing changes any more: a commit
         // may allow an appointment, whose commit allows a promotion.
         for _ in 0..8 {
@@ -227,6 +236,7 @@ impl Node {
             Input::Message { from, wire: Wire::Peer(message) } => self.receive(from, message),
             Input::Link { peer, link } => self.link_changed(peer, link),
             Input::Postgres(observation) => self.observe(*observation),
+            Input::WritePath(path) => self.writes.look(self.now, path),
             Input::PostgresDone { id, result } => self.operation_done(id, result),
             Input::Request { id, request } => self.requested(id, request),
             Input::Lost(report) => self.lost(*report),
@@ -293,13 +303,18 @@ impl Node {
     fn pledge_end(&self, term: u64) -> Option<WalEnd> {
         if self.is_newest_primary() {
             let (timeline, lsn) = (self.local.obs.timeline, self.local.obs.flush_lsn);
-            return Some(WalEnd { timeline, lsn, running_primary: true });
+            return Some(WalEnd { running_primary: true, ..self.wal_end(timeline, lsn) });
         }
         if !holds(Rule::ReceptionCut) && self.local.obs.is_running() {
             let (timeline, lsn) = (self.local.obs.timeline, self.local.obs.flush_lsn);
-            return Some(WalEnd { timeline, lsn, running_primary: false });
+            return Some(self.wal_end(timeline, lsn));
         }
-        self.local.cut.filter(|(t, _)| *t == term).map(|(_, end)| end)
+        let end = self.local.cut.filter(|(t, _)| *t == term).map(|(_, end)| end)?;
+        Some(WalEnd { stuck: self.declines(), ..end })
+    }
+
+    pub(crate) fn wal_end(&self, timeline: Timeline, lsn: Lsn) -> WalEnd {
+        WalEnd { timeline, lsn, running_primary: false, stuck: self.declines() }
     }
 
     fn pledge_received(&mut self, from: NodeId, term: u64, end: WalEnd) {

@@ -33,6 +33,8 @@ pub enum Rule {
     ForgottenNeverVotes,
     /// A witness is never among the k that have a transaction.
     WitnessNeverCounts,
+    /// A leader that takes no writes leaves its place only where enough others take them.
+    StuckStaysStuck,
 }
 
 #[cfg(not(feature = "mutants"))]

@@ -54,7 +54,12 @@ impl Node {
             pid: if obs.is_running() { obs.pid } else { 0 },
             sees: self.links.iter().filter(|(_, l)| **l == Link::Up).map(|(&n, _)| n).collect(),
             pending_restart: obs.pending_restart.clone(),
-            trouble: self.rival().or_else(|| obs.trouble.clone()).or_else(|| self.waits_for()),
+            trouble: self
+                .rival()
+                .or_else(|| self.writes.stuck.clone())
+                .or_else(|| obs.trouble.clone())
+                .or_else(|| self.waits_for()),
+            writes: self.writes_state(),
             copy_progress: obs.copy_progress,
         }
     }
@@ -104,8 +109,8 @@ impl Node {
         };
         let status = self.status();
         let matters = self.sent_status.as_ref().is_none_or(|sent| {
-            (sent.state, sent.streaming, sent.pid, &sent.trouble)
-                != (status.state, status.streaming, status.pid, &status.trouble)
+            (sent.state, sent.streaming, sent.pid, sent.writes, &sent.trouble)
+                != (status.state, status.streaming, status.pid, status.writes, &status.trouble)
         });
         if matters || self.now >= self.next_status {
             self.next_status = self.now + self.cluster.settings.heartbeat_interval.ms();

@@ -5,6 +5,7 @@ use crate::postgres::PgObservation;
 use crate::request::LeaderAddress;
 use crate::standing::Outcast;
 use crate::types::{Epoch, Lsn, Millis, NodeId, Position};
+use crate::write_path::Writes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,6 +66,9 @@ pub struct NodeStatus {
     pub sees: Vec<NodeId>,
     pub pending_restart: Vec<String>,
     pub trouble: Option<String>,
+    /// Whether its disk, and its server if that is the primary, take writes.
+    #[serde(default)]
+    pub writes: Writes,
     pub copy_progress: Option<(u64, u64)>,
 }
 

@@ -3,6 +3,7 @@
 
 use super::failure::{Context, Failure};
 use crate::config::{NodeConfig, Secrets};
+use pgquorum_agent::settings::Span;
 use pgquorum_agent::types::NodeId;
 use std::io::Write;
 use std::net::IpAddr;
@@ -194,6 +195,9 @@ fn described(args: &PlaceArgs, dir: &Path, node: NodeId) -> NodeConfig {
         tls_cert: None,
         tls_key: None,
         tls_ca: None,
+        watchdog: None,
+        watchdog_timeout: Span(5000),
+        watchdog_required: false,
     };
     if let Some(bin_dir) = &args.bin_dir {
         config.bin_dir.clone_from(bin_dir);

@@ -163,6 +163,7 @@ mod tests {
             pending_restart: vec!["max_connections".into()],
             trouble: None,
             copy_progress: Some((1, 2)),
+            writes: Default::default(),
         };
         let beat = Beat { term: 4, open: None, nodes: BTreeMap::from([(2, status.clone())]) };
         let frames = [

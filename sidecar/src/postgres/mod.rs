@@ -32,6 +32,7 @@ mod slots;
 mod state;
 mod sync;
 mod timeline;
+mod write_path;
 
 pub use basebackup::clone_from;
 pub use config::{PostgresConfig, Secrets};
@@ -49,16 +50,20 @@ use error::Result;
 use lease::Lease;
 use pgquorum_agent::lost::LostReport;
 use pgquorum_agent::postgres::{PgFailure, PgObservation, PgOp, PgOutcome, StopMode};
+use pgquorum_agent::write_path::WritePath;
 use state::Inner;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use write_path::Pulse;
 
 /// What the supervisor reports.
 #[derive(Debug)]
 pub enum PgEvent {
     /// The server's state changed, or half a second passed.
     Observed(Box<PgObservation>),
+    /// How writes go; when that changed.
+    WritePath(WritePath),
     /// An operation ended. Every submitted operation ends exactly once.
     Done { id: u64, result: std::result::Result<PgOutcome, PgFailure> },
     /// Transactions that are being given up, or were; the report is on disk.
@@ -79,6 +84,7 @@ pub struct Postgres {
 struct Shared {
     inner: Arc<Inner>,
     lease: Lease,
+    pulse: Pulse,
     tasks: Vec<AbortHandle>,
 }
 
@@ -103,17 +109,23 @@ impl Postgres {
         let inner = Inner::new(config, events);
         lifecycle::adopt(&inner).await?;
         lost::report_again(&inner);
-        let lease = Lease::default();
+        let (lease, pulse) = (Lease::default(), Pulse::default());
         let tasks = vec![
             tokio::spawn(observe::run(inner.clone())).abort_handle(),
             tokio::spawn(lease::run(inner.clone(), lease.clone())).abort_handle(),
+            tokio::spawn(write_path::run(inner.clone(), pulse.clone())).abort_handle(),
         ];
-        Ok((Postgres { shared: Arc::new(Shared { inner, lease, tasks }) }, receiver))
+        Ok((Postgres { shared: Arc::new(Shared { inner, lease, pulse, tasks }) }, receiver))
     }
 
     /// Begins the operation and returns at once; its end is reported as [`PgEvent::Done`] with this `id`.
     pub fn submit(&self, id: u64, op: PgOp) {
         ops::submit(&self.shared.inner, id, op);
+    }
+
+    /// Reports that the operation was not begun.
+    pub fn refuse(&self, id: u64, why: String) {
+        self.shared.inner.emit(PgEvent::Done { id, result: Err(error::failure(why)) });
     }
 
     /// The cluster's log holds this report of lost transactions.
@@ -128,11 +140,13 @@ impl Postgres {
 
     /// Renews the server's lease: it lasts `ms` from `sent_at_ns` (`CLOCK_BOOTTIME`) on. Only the newest call counts.
     pub fn renew_lease(&self, epoch: u64, sent_at_ns: u64, ms: u64) {
+        self.shared.pulse.renewed();
         self.shared.lease.renew(epoch, sent_at_ns, ms);
     }
 
     /// Ends the lease of this epoch and of all before it, ahead of any renewal that waits.
     pub fn revoke_lease(&self, epoch: u64, leader_hint: String) {
+        self.shared.pulse.ended();
         self.shared.lease.revoke(epoch, leader_hint);
     }
 

@@ -209,8 +209,12 @@ impl Observer {
             self.inner.session().await?;
             config_files::ensure_standby_signal(&self.inner.config)?;
             self.pending_restart = sync::pending_restart(&eye.session).await?;
-            if let Err(error) = slots::advance(&eye.session, position.in_recovery).await {
-                tracing::debug!(%error, "the slots stay where they are");
+            // Slots are files: on a disk that hangs the server does not come back from this.
+            let advance = slots::advance(&eye.session, position.in_recovery);
+            match tokio::time::timeout(ANSWER_LIMIT, advance).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "the slots stay where they are"),
+                Err(_) => return Err(timed_out(format!("no slot was moved within {ANSWER_LIMIT:?}"))),
             }
         }
         observation.pending_restart.clone_from(&self.pending_restart);

@@ -241,9 +241,12 @@ impl Inner {
 
     /// Sends an observation unless the driver is behind; it will see a later one.
     pub fn emit_observation(&self, event: PgEvent) {
-        if self.events.capacity() > self.events.max_capacity() / 2 {
-            let _ = self.events.try_send(event);
-        }
+        let _ = self.try_emit(event);
+    }
+
+    /// Sends an event unless the driver is behind. Whether it was sent.
+    pub fn try_emit(&self, event: PgEvent) -> bool {
+        self.events.capacity() > self.events.max_capacity() / 2 && self.events.try_send(event).is_ok()
     }
 
     /// Sends an event that must arrive.

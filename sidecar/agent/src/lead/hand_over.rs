@@ -5,6 +5,7 @@ use crate::entry::Appointment;
 use crate::node::Node;
 use crate::postgres::{PgOp, PgProcess, StopMode};
 use crate::types::NodeId;
+use crate::write_path::Writes;
 
 impl Node {
     /// A leader without its server is none.
@@ -25,16 +26,20 @@ impl Node {
 
     /// Gives leadership to whoever can take it over at once, or else back to an election.
     pub(super) fn abdicate(&mut self, why: &str) {
-        self.fence(why.to_owned());
         match self.successor() {
-            Some(to) => {
-                self.trace("hand-over", format!("leadership is offered to node {to}: {why}"));
-                let settings = self.settings();
-                self.consensus.transfer(self.now, to, &settings);
-                self.enter(Phase::Offered(to));
+            Some(to) => self.hand_to(to, why),
+            None => {
+                self.fence(why.to_owned());
+                self.stand_again(why);
             }
-            None => self.stand_again(why),
         }
+    }
+
+    /// Gives leadership to this node without any preparation.
+    pub(super) fn hand_to(&mut self, to: NodeId, why: &str) {
+        self.fence(why.to_owned());
+        self.trace("hand-over", format!("leadership is offered to node {to}: {why}"));
+        self.offer(to);
     }
 
     /// Steps down and stands for election in a new term; an epoch is never appointed twice.
@@ -46,10 +51,16 @@ impl Node {
         self.consensus.campaign_now(self.now);
     }
 
-    /// The voter that should lead if this node stops: connected, streaming, furthest.
+    /// The voter that should lead if this node stops.
     pub(crate) fn successor(&self) -> Option<NodeId> {
+        self.successors().first().copied()
+    }
+
+    /// Voters that could lead if this node stops, the best first: connected, with a server, taking writes, furthest.
+    pub(super) fn successors(&self) -> Vec<NodeId> {
         let fresh = self.now.saturating_sub(2 * self.cluster.settings.node_timeout.ms());
-        self.cluster
+        let mut found: Vec<_> = self
+            .cluster
             .durability
             .voters
             .iter()
@@ -57,8 +68,10 @@ impl Node {
             .filter(|&n| n != self.id && self.linked(n) && self.consensus.is_up_to_date(n))
             .filter_map(|n| self.statuses.get(&n).map(|(status, at)| (n, status, *at)))
             .filter(|(_, status, at)| *at >= fresh && status.pid != 0)
-            .max_by_key(|(n, status, _)| (status.position, u64::MAX - n))
-            .map(|(n, _, _)| n)
+            .map(|(n, status, _)| (status.writes != Writes::Stuck, status.position, std::cmp::Reverse(n)))
+            .collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found.into_iter().map(|(_, _, std::cmp::Reverse(n))| n).collect()
     }
 
     /// Starts a planned change of leader; the caller has checked that `to` can take over.
@@ -77,6 +90,7 @@ impl Node {
     }
 
     pub(super) fn drive_hand_over(&mut self) {
+        self.check_write_path();
         let Some(lead) = &self.lead else { return };
         let late = self.now >= lead.phase_since + HAND_OVER_MS;
         let node_timeout = self.cluster.settings.node_timeout.ms();

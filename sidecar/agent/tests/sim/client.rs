@@ -24,7 +24,8 @@ impl World {
         let ids: Vec<NodeId> = self.machines.keys().copied().collect();
         for id in ids {
             let m = &self.machines[&id];
-            if !m.server.lease_holds(m.clock(self.now)) || self.rng.random_bool(0.2) {
+            if !m.server.lease_holds(m.clock(self.now)) || m.disk_fault.is_some() || self.rng.random_bool(0.2)
+            {
                 continue;
             }
             let epoch = m.server.lease.epoch;

@@ -8,6 +8,7 @@ use pgquorum_agent::logstore::Restored;
 use pgquorum_agent::node::{Input, Link, Node};
 use pgquorum_agent::postgres::PgOp;
 use pgquorum_agent::types::{Millis, NodeId};
+use pgquorum_agent::write_path::WritePath;
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,6 +20,16 @@ pub struct RunningOp {
     pub token: u64,
     pub stage: u32,
     pub since: Time,
+}
+
+/// What may be wrong with the disk under a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFault {
+    /// It takes no writes and gives no errors. `state_too`: the sidecar's own file lies on it.
+    Hangs {
+        state_too: bool,
+    },
+    Full,
 }
 
 pub struct Machine {
@@ -36,6 +47,8 @@ pub struct Machine {
     pub reachable: bool,
     pub inbox: VecDeque<Input>,
     pub disk: Disk,
+    /// What is wrong with the disk under the database, and since when.
+    pub disk_fault: Option<(DiskFault, Time)>,
     pub server: Server,
     pub process_op: Option<RunningOp>,
     /// A rewind that a later operation waits for.
@@ -65,6 +78,7 @@ impl Machine {
             reachable: true,
             inbox: VecDeque::new(),
             disk,
+            disk_fault: None,
             server,
             process_op: None,
             sealed: None,
@@ -85,6 +99,32 @@ impl Machine {
 
     pub fn alive(&self) -> bool {
         self.agent.is_some()
+    }
+
+    pub fn hangs(&self) -> bool {
+        matches!(self.disk_fault, Some((DiskFault::Hangs { .. }, _)))
+    }
+
+    pub fn state_hangs(&self) -> bool {
+        matches!(self.disk_fault, Some((DiskFault::Hangs { state_too: true }, _)))
+    }
+
+    /// What the sidecar measures of its node's writes.
+    pub fn write_path(&self, now: Time) -> WritePath {
+        let primary = self.server.is_primary();
+        match self.disk_fault {
+            None => WritePath::default(),
+            Some((DiskFault::Hangs { .. }, since)) => {
+                let waits = (now - since).max(1);
+                let commit_waits = if primary { waits } else { 0 };
+                WritePath { commit_waits, disk_waits: waits, ..WritePath::default() }
+            }
+            Some((DiskFault::Full, _)) => WritePath {
+                commit_refused: primary.then(|| "no space".to_owned()),
+                disk_refused: Some("no space".to_owned()),
+                ..WritePath::default()
+            },
+        }
     }
 }
 
@@ -155,6 +195,17 @@ impl World {
     pub fn kill_node(&mut self, id: NodeId) {
         self.kill_sidecar(id);
         self.kill_server(id);
+    }
+
+    pub fn break_disk(&mut self, id: NodeId, fault: DiskFault) {
+        self.note(id, format!("its disk: {fault:?}"));
+        self.machines.get_mut(&id).expect("machines stay").disk_fault = Some((fault, self.now));
+    }
+
+    pub fn mend_disk(&mut self, id: NodeId) {
+        if self.machines.get_mut(&id).expect("machines stay").disk_fault.take().is_some() {
+            self.note(id, "its disk is mended");
+        }
     }
 
     pub fn freeze(&mut self, id: NodeId) {

@@ -1,6 +1,6 @@
 //! Random faults and random requests of administrators.
 
-use crate::machine::Machine;
+use crate::machine::{DiskFault, Machine};
 use crate::postgres::Server;
 use crate::world::{Time, World};
 use pgquorum_agent::force::whole_log;
@@ -72,7 +72,7 @@ impl World {
         let node = self.some_node();
         let lasts: Time = self.rng.random_range(50..4000);
         let leader = self.open_leader().filter(|_| self.rng.random_bool(0.5)).unwrap_or(node);
-        match self.rng.random_range(0..16) {
+        match self.rng.random_range(0..18) {
             14 | 15 => {
                 if self.can_lose_a_store(leader) {
                     self.lose_store(leader);
@@ -91,6 +91,19 @@ impl World {
                         w.kill_sidecar(leader);
                         w.start(leader);
                     });
+                }
+            }
+            16 => {
+                let state_too = self.rng.random_bool(0.5);
+                self.break_disk(leader, DiskFault::Hangs { state_too });
+                self.script(lasts * 2, move |w| w.mend_disk(leader));
+            }
+            17 => {
+                let all = self.rng.random_bool(0.2);
+                let ids: Vec<NodeId> = self.machines.keys().copied().collect();
+                for id in ids.into_iter().filter(|&id| all || id == leader) {
+                    self.break_disk(id, DiskFault::Full);
+                    self.script(lasts * 2, move |w| w.mend_disk(id));
                 }
             }
             0 => {
@@ -267,6 +280,7 @@ impl World {
         self.op_failures = 0.0;
         let ids: Vec<NodeId> = self.machines.keys().copied().collect();
         for id in ids {
+            self.mend_disk(id);
             self.thaw(id);
             self.start(id);
         }

@@ -1,6 +1,7 @@
 //! What the supervisor sees of a server, late as it may be.
 
 use crate::world::{Event, World};
+use pgquorum_agent::node::Input;
 use pgquorum_agent::postgres::{PgObservation, PgOp, PgProcess, StandbyState};
 use pgquorum_agent::types::NodeId;
 use rand::Rng;
@@ -11,6 +12,9 @@ impl World {
         if !m.alive() || m.frozen {
             return;
         }
+        let path = m.write_path(self.now);
+        self.input(node, Input::WritePath(path));
+        let m = &self.machines[&node];
         let s = &m.server;
         let copying = m.process_op.as_ref().is_some_and(|o| matches!(o.op, PgOp::Rewind(_)) && o.stage > 0);
         let running = s.is_running();

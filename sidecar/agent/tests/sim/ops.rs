@@ -91,9 +91,15 @@ impl World {
             m.side_ops.values().find(|o| o.token == token).cloned()
         };
         let Some(mut op) = found else { return };
+        if m.hangs() {
+            return self.after(20, Event::Operation { node, token });
+        }
+        // What has to write fails, if it has not begun.
+        let full = m.disk_fault.is_some() && op.stage == 0 && !matches!(op.op, PgOp::Start | PgOp::Stop(_));
         let fails = self.op_failures > 0.0 && self.rng.random_bool(self.op_failures);
         let before = fails && self.rng.random_bool(0.5);
         let mut stage = match (before, process) {
+            _ if full => failure(PgFailureKind::Other, "no space"),
             (true, _) => failure(PgFailureKind::Other, "it failed, as the dice said"),
             (false, true) => self.process_stage(node, &mut op),
             (false, false) => self.side_stage(node, &mut op),

@@ -70,7 +70,8 @@ impl World {
             return;
         };
         let upstream = receiver.upstream;
-        let again = if self.net.wal_blocked(upstream, to) { 20 } else { 3 };
+        let stands = self.net.wal_blocked(upstream, to) || m.disk_fault.is_some();
+        let again = if stands { 20 } else { 3 };
         if again == 20 || first > m.server.wal.len() {
             self.after(again, Event::Wal { to, generation, first, records });
             return;

@@ -318,7 +318,7 @@ impl World {
                 if m.life != life || !m.alive() {
                     return;
                 }
-                if m.frozen {
+                if m.frozen || m.state_hangs() {
                     self.after(10, Event::Written { node, life });
                 } else if let Some(output) = m.disk.written() {
                     self.carry_out(node, *output);

@@ -209,6 +209,7 @@ fn status(state: State, lsn: u64, replay: u64) -> NodeStatus {
         pending_restart: vec![],
         trouble: None,
         copy_progress: None,
+        writes: Default::default(),
     }
 }
 

@@ -8,6 +8,7 @@ mod pledges;
 mod regressions;
 mod rejoin;
 mod sizes;
+mod stuck;
 
 use crate::seeds::finish;
 use crate::world::{Setup, World};

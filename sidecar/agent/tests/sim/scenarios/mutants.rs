@@ -2,7 +2,7 @@
 //! passes. Only with `--features mutants`.
 #![cfg(feature = "mutants")]
 
-use super::{members, memory, pledges, sizes};
+use super::{members, memory, pledges, sizes, stuck};
 use crate::seeds::run_seed;
 use pgquorum_agent::cluster::Cluster;
 use pgquorum_agent::gate::{Gate, Verdict};
@@ -103,7 +103,7 @@ fn opening_waits() {
 fn running_primary_does_not_count(_: u64) -> bool {
     let world = crate::world::World::new(crate::world::Setup::new(1, 3));
     let cluster: &Cluster = world.machines[&1].agent.as_ref().unwrap().cluster();
-    let end = |running_primary| WalEnd { timeline: 1, lsn: Lsn(100), running_primary };
+    let end = |running_primary| WalEnd { timeline: 1, lsn: Lsn(100), running_primary, stuck: false };
     let mut gate = Gate::default();
     gate.record(1, end(true));
     gate.record(2, end(false));
@@ -114,4 +114,10 @@ fn running_primary_does_not_count(_: u64) -> bool {
 fn running_primary_never_counts() {
     let by = "the gate with a running primary's pledge";
     caught(Rule::RunningPrimaryNeverCounts, by, 1, running_primary_does_not_count);
+}
+
+#[test]
+fn stuck_stays_stuck() {
+    let by = "a_stuck_leader_stays_where_too_few_others_are_well";
+    caught(Rule::StuckStaysStuck, by, 10, stuck::too_few_are_well);
 }

@@ -1,0 +1,168 @@
+//! The server answers and takes no writes.
+
+use super::{at_work, heals, next_primary, others};
+use crate::machine::DiskFault;
+use crate::world::{Setup, World};
+use pgquorum_agent::request::Request;
+use pgquorum_agent::types::NodeId;
+
+/// Three times the node timeout, a look at the disk, an election.
+const NOTICED_MS: u64 = 4500;
+
+/// Breaks the leader's disk; another node must lead and acknowledge.
+fn leader_loses_its_disk(seed: u64, nodes: u64, fault: DiskFault) {
+    let (mut w, leader) = at_work(Setup::new(seed, nodes));
+    let epoch = w.check.newest_epoch();
+    w.break_disk(leader, fault);
+    assert_ne!(next_primary(&mut w, epoch, NOTICED_MS), leader, "seed {seed}");
+    let acks = w.check.acks.len();
+    w.run(500);
+    assert!(w.check.acks.len() > acks, "seed {seed}: nothing is acknowledged: {}", w.describe());
+    heals(w);
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_is_replaced() {
+    for seed in 0..10 {
+        leader_loses_its_disk(seed, if seed % 3 == 0 { 5 } else { 3 }, DiskFault::Hangs { state_too: false });
+    }
+}
+
+/// Its sidecar stands still as soon as it has something to remember.
+#[test]
+fn a_leader_whose_disk_hangs_with_its_state_on_it_is_replaced() {
+    for seed in 0..10 {
+        leader_loses_its_disk(seed, 3, DiskFault::Hangs { state_too: true });
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_is_replaced() {
+    for seed in 0..10 {
+        leader_loses_its_disk(seed, 3, DiskFault::Full);
+    }
+}
+
+/// The checkpoint and the shutdown of a planned change wait for the disk.
+#[test]
+fn a_disk_that_hangs_does_not_hold_up_a_planned_change() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        let node = others(&w, leader)[0];
+        w.break_disk(leader, DiskFault::Hangs { state_too: false });
+        w.request(leader, Request::ChangeLeader { node });
+        assert_ne!(next_primary(&mut w, epoch, NOTICED_MS), leader, "seed {seed}");
+        heals(w);
+    }
+}
+
+/// What failed for want of room is not waited for with the patience that grows with failures.
+#[test]
+fn a_node_with_room_again_is_repaired_at_once() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        w.break_disk(leader, DiskFault::Full);
+        next_primary(&mut w, epoch, NOTICED_MS);
+        w.run(30_000);
+        w.mend_disk(leader);
+        let end = w.now + 6000;
+        assert!(w.run_until(end, World::converged), "seed {seed}: {}", w.describe());
+        heals(w);
+    }
+}
+
+/// How often leadership was given up, and to whom.
+fn offers(w: &World) -> usize {
+    w.traces.iter().filter(|(_, _, kind, text)| *kind == "hand-over" && text.contains("offered")).count()
+}
+
+#[test]
+fn disks_that_are_full_everywhere_leave_the_leader_where_it_is() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        for node in w.newest_members() {
+            w.break_disk(node, DiskFault::Full);
+        }
+        w.run(30_000);
+        assert_eq!((w.check.newest_epoch(), offers(&w)), (epoch, 0), "seed {seed}: leadership moved");
+        assert_eq!(w.open_leader(), Some(leader), "seed {seed}");
+        heals(w);
+    }
+}
+
+/// Also used with the rule broken: the leader leaves its place to who cannot lead either.
+pub(super) fn too_few_are_well(seed: u64) -> bool {
+    let (mut w, leader) = at_work(Setup::new(seed, 3));
+    let epoch = w.check.newest_epoch();
+    let other = others(&w, leader)[(seed % 2) as usize];
+    w.break_disk(other, DiskFault::Hangs { state_too: false });
+    w.run(4000);
+    // Two of three cannot write now: the third would find nobody that pledges, and nobody that acknowledges.
+    w.break_disk(leader, DiskFault::Full);
+    w.run(2 * NOTICED_MS);
+    w.check.newest_epoch() == epoch && offers(&w) == 0 && w.check.broken.is_none()
+}
+
+#[test]
+fn a_stuck_leader_stays_where_too_few_others_are_well() {
+    for seed in 0..10 {
+        assert!(too_few_are_well(seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_short_stall_deposes_nobody() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        for _ in 0..5 {
+            w.break_disk(leader, DiskFault::Hangs { state_too: false });
+            w.run(2000);
+            w.mend_disk(leader);
+            w.run(300);
+        }
+        assert_eq!(w.check.newest_epoch(), epoch, "seed {seed}");
+        heals(w);
+    }
+}
+
+/// The leader's stream reaches nobody, while every sidecar hears every other.
+fn streams_stand_still(w: &mut World, leader: NodeId) {
+    for peer in others(w, leader) {
+        w.net.wal_blocks.extend([(leader, peer), (peer, leader)]);
+    }
+}
+
+#[test]
+fn a_leader_whose_wal_reaches_nobody_leaves_its_place_in_the_end() {
+    for seed in 0..5 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        streams_stand_still(&mut w, leader);
+        w.run(9_000);
+        assert_eq!(w.check.newest_epoch(), epoch, "seed {seed}: not at once");
+        assert_ne!(next_primary(&mut w, epoch, 35_000), leader, "seed {seed}");
+        let acks = w.check.acks.len();
+        w.run(500);
+        assert!(w.check.acks.len() > acks, "seed {seed}: nothing is acknowledged: {}", w.describe());
+        heals(w);
+    }
+}
+
+#[test]
+fn standbys_that_are_gone_are_waited_for() {
+    for seed in 0..5 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        for peer in others(&w, leader) {
+            w.kill_server(peer);
+            w.break_disk(peer, DiskFault::Hangs { state_too: false });
+        }
+        w.run(45_000);
+        assert_eq!((w.check.newest_epoch(), w.open_leader()), (epoch, Some(leader)), "seed {seed}");
+        heals(w);
+    }
+}
