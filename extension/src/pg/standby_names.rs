@@ -53,7 +53,10 @@ unsafe extern "C-unwind" fn check(
     // refusal are static and only read. PREVIOUS_CHECK was written once, in `init`.
     unsafe {
         let wanted = text(*value);
-        if guc::FENCE.get() && wanted != text(pg_sys::SyncRepStandbyNames) && !is_the_rule(wanted) {
+        // A parallel worker begins with the built-in value of every setting, and then takes its leader's.
+        let begins = pg_sys::InitializingParallelWorker;
+        if guc::FENCE.get() && !begins && wanted != text(pg_sys::SyncRepStandbyNames) && !is_the_rule(wanted)
+        {
             pg_sys::GUC_check_errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM as i32);
             pg_sys::GUC_check_errmsg_string =
                 c"synchronous_standby_names is kept by the cluster and stays as it is".as_ptr().cast_mut();

@@ -43,3 +43,29 @@ fn one_node_is_a_cluster_and_up_again_changes_nothing() {
     assert_eq!(before.nodes[0].postgres_pid, after.nodes[0].postgres_pid);
     assert_eq!(cluster.ask(1, "SELECT count(*)::text FROM kept"), "1");
 }
+
+/// Each begins as a new process with settings of its own.
+#[test]
+fn parallel_workers_start_on_every_node() {
+    let cluster = Cluster::start(3);
+    cluster.sql("CREATE TABLE many AS SELECT n FROM generate_series(1, 200000) n; ANALYZE many");
+    for id in 1..=3 {
+        cluster.await_replayed(id);
+        let mut session = cluster.connect(id).expect("a session");
+        session
+            .batch_execute(
+                "SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; \
+                 SET min_parallel_table_scan_size = 0",
+            )
+            .expect("settings");
+        let plan =
+            session.query("EXPLAIN (ANALYZE, COSTS OFF) SELECT count(*) FROM many", &[]).expect("a plan");
+        let lines: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+        let launched = lines.iter().find_map(|line| line.trim().strip_prefix("Workers Launched: "));
+        assert!(launched.is_some_and(|n| n != "0"), "node {id}: {lines:#?}");
+    }
+    // Indexes are built by them, too.
+    cluster.sql(
+        "SET max_parallel_maintenance_workers = 2; SET min_parallel_table_scan_size = 0; CREATE INDEX ON many (n)",
+    );
+}
