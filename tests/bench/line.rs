@@ -34,6 +34,11 @@ impl Samples {
         (self.0.get(low).copied().unwrap_or(0.0), self.0.get(high).copied().unwrap_or(0.0))
     }
 
+    /// In order of size.
+    pub fn values(&self) -> &[f64] {
+        &self.0
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

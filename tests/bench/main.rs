@@ -34,7 +34,7 @@ type Group = fn(&Options) -> bool;
 const GROUPS: [(&[&str], Group); 4] = [
     (&failover::NAMES, failover::run),
     (&[black_hole::NAME], black_hole::run),
-    (&[tps::NAME], tps::run),
+    (&tps::NAMES, tps::run),
     (&[is_leader::NAME], is_leader::run),
 ];
 

@@ -17,10 +17,11 @@ pub fn pgbench(dsn: &str, args: &[&str]) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-/// Transactions a second of a run that lasts so long, connecting not counted.
-pub fn rate(dsn: &str, clients: u32, seconds: u32) -> f64 {
-    let (clients, seconds, threads) = (clients.to_string(), seconds.to_string(), clients.min(2).to_string());
-    let args = ["-n", "-N", "-M", "prepared", "-c", &clients, "-j", &threads, "-T", &seconds];
+/// Transactions a second of a run of so many, all clients together; connecting is not counted.
+pub fn rate(dsn: &str, clients: u32, transactions: u32) -> f64 {
+    let each = transactions.div_ceil(clients).to_string();
+    let (clients, threads) = (clients.to_string(), clients.min(2).to_string());
+    let args = ["-n", "-N", "-M", "prepared", "-c", &clients, "-j", &threads, "-t", &each];
     let said = pgbench(dsn, &args);
     let tps = said.lines().find_map(|l| l.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
     tps.unwrap_or_else(|| panic!("pgbench gave no rate: {said}"))
