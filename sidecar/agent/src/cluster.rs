@@ -106,6 +106,12 @@ impl Cluster {
         self.timelines.get(&timeline).copied().unwrap_or(0)
     }
 
+    /// How many epochs were appointed since the last one that was opened, as far as the log is kept.
+    pub fn unopened(&self) -> u32 {
+        let newest = self.log.iter().rev().take_while(|r| !matches!(r.payload, Entry::Opened { .. }));
+        newest.filter(|r| matches!(r.payload, Entry::Appoint(_))).count() as u32
+    }
+
     pub fn position(&self, timeline: Timeline, lsn: Lsn) -> Position {
         let epoch = if holds(Rule::PositionByEpoch) { self.epoch_of(timeline) } else { 0 };
         Position { epoch, lsn }

@@ -5,6 +5,7 @@ use super::{Lead, Phase};
 use crate::node::Node;
 use crate::rules::{Rule, holds};
 use crate::types::{Lsn, Millis, NodeId};
+use crate::view::State;
 use crate::write_path::Writes;
 
 /// A node that gave leadership up because it was stuck does so again after so many times `node-timeout` at the earliest.
@@ -12,6 +13,8 @@ const AGAIN_TIMEOUTS: u64 = 30;
 /// Standbys that have confirmed nothing new for so many times `node-timeout`, though there is something new, are stuck.
 /// Longer than a standby takes that lost its connection and comes back (`wal_sender_timeout`, 5 s).
 const QUORUM_STILL_TIMEOUTS: u64 = 10;
+/// The patience with an epoch that does not open doubles so often at most.
+const OPENING_DOUBLINGS: u32 = 6;
 
 /// How far k standbys were, and when that last changed or there was nothing to confirm.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +40,9 @@ impl Node {
             Some(why) => why.clone(),
             None if self.quorum_is_stuck() => {
                 "commits wait, though enough standbys are connected and well".to_owned()
+            }
+            None if self.opening_is_stuck() => {
+                "its epoch does not open, though enough others are connected and well".to_owned()
             }
             None => return,
         };
@@ -70,7 +76,11 @@ impl Node {
 
     fn well_successors(&self) -> Vec<NodeId> {
         let well = |n: &NodeId| {
-            let known = self.statuses.get(n).is_some_and(|(status, _)| status.writes == Writes::Well);
+            // Who is being rewound or copied neither leads nor acknowledges soon.
+            let known = self
+                .statuses
+                .get(n)
+                .is_some_and(|(status, _)| status.writes == Writes::Well && status.state != State::Cloning);
             known || !holds(Rule::StuckStaysStuck)
         };
         self.successors().into_iter().filter(well).collect()
@@ -102,5 +112,18 @@ impl Node {
         let long = self.now >= lead.phase_since + AGAIN_TIMEOUTS * timeout;
         let long_open = matches!(lead.phase, Phase::Open(_)) && long;
         still && long_open && self.well_successors().len() > lead.in_force.k
+    }
+
+    /// The epoch's first row reaches too few, and nothing is promised or written yet: another node may try, if the
+    /// others can appoint it and, with this one, acknowledge to it. Each epoch that did not open doubles the patience
+    /// with the next, so that leadership does not go round: a standby that must first be found out of place, and be
+    /// repaired, gets its time in the end, whoever leads.
+    fn opening_is_stuck(&self) -> bool {
+        let Some(lead) = &self.lead else { return false };
+        let doublings = self.cluster.unopened().saturating_sub(1).min(OPENING_DOUBLINGS);
+        let patience = (QUORUM_STILL_TIMEOUTS * self.cluster.settings.node_timeout.ms()) << doublings;
+        let still = self.now >= lead.quorum_progress.since.max(lead.phase_since) + patience;
+        let opening = matches!(lead.phase, Phase::Opening(..));
+        opening && still && self.well_successors().len() >= lead.in_force.k
     }
 }

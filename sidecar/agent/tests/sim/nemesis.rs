@@ -144,9 +144,15 @@ impl World {
                 self.script(lasts, |w| w.heal_network());
             }
             8 if self.rng.random_bool(0.3) => {
-                let peer = self.some_node();
-                self.note(leader, format!("its stream to node {peer} stalls"));
-                self.net.wal_blocks.extend([(leader, peer), (peer, leader)]);
+                // To one, or to all, and then also for so long that somebody else should lead.
+                let one = self.some_node();
+                let all = self.rng.random_bool(0.5);
+                let peers: Vec<NodeId> = self.machines.keys().copied().filter(|&n| all || n == one).collect();
+                self.note(leader, format!("its streams to {peers:?} stall"));
+                for peer in peers {
+                    self.net.wal_blocks.extend([(leader, peer), (peer, leader)]);
+                }
+                let lasts = if all { lasts * self.rng.random_range(1..6) } else { lasts };
                 self.script(lasts, |w| w.heal_network());
             }
             8 => {

@@ -152,6 +152,52 @@ fn a_leader_whose_wal_reaches_nobody_leaves_its_place_in_the_end() {
     }
 }
 
+/// A planned change whose new primary is promoted and whose WAL then reaches nobody. Returns it, and the epoch before.
+fn opens_in_vain(seed: u64, nodes: u64) -> (World, NodeId, u64) {
+    let (mut w, leader) = at_work(Setup::new(seed, nodes));
+    let epoch = w.check.newest_epoch();
+    let node = others(&w, leader)[0];
+    for peer in others(&w, node).into_iter().filter(|&n| n != leader) {
+        w.net.wal_blocks.extend([(node, peer), (peer, node)]);
+    }
+    w.request(leader, Request::ChangeLeader { node });
+    let appointed =
+        |w: &World| w.check.appointments.last_key_value().is_some_and(|(&e, a)| e > epoch && a.node == node);
+    let end = w.now + 5000;
+    assert!(w.run_until(end, appointed), "seed {seed}: {}", w.describe());
+    streams_stand_still(&mut w, node);
+    (w, node, epoch)
+}
+
+#[test]
+fn an_epoch_whose_wal_reaches_nobody_is_left_to_another_node() {
+    for seed in 0..10 {
+        let (mut w, node, epoch) = opens_in_vain(seed, if seed % 3 == 0 { 5 } else { 3 });
+        w.run(8_000);
+        assert_eq!(w.check.newest_epoch(), epoch, "seed {seed}: not at once");
+        assert_ne!(next_primary(&mut w, epoch, 7_000), node, "seed {seed}");
+        let acks = w.check.acks.len();
+        w.run(500);
+        assert!(w.check.acks.len() > acks, "seed {seed}: nothing is acknowledged: {}", w.describe());
+        heals(w);
+    }
+}
+
+/// Nobody's WAL reaches anybody: each try takes longer than the one before.
+#[test]
+fn leadership_does_not_go_round_where_no_epoch_can_open() {
+    for seed in 0..5 {
+        let (mut w, _, epoch) = opens_in_vain(seed, 3);
+        for node in w.newest_members() {
+            streams_stand_still(&mut w, node);
+        }
+        w.run(300_000);
+        let tried = w.check.appointments.range(epoch + 1..).count();
+        assert!((2..=7).contains(&tried), "seed {seed}: {tried} appointments in five minutes");
+        heals(w);
+    }
+}
+
 #[test]
 fn standbys_that_are_gone_are_waited_for() {
     for seed in 0..5 {
