@@ -97,7 +97,8 @@ impl WriteWatch {
         if let Some(text) = lasting(&self.commit_refused) {
             return Some(format!("PostgreSQL cannot write: {text}"));
         }
-        let commits = obs.is_primary() && self.commit_since.is_none();
+        // A commit under way says nothing before it is late: it may be waiting for the same busy disk.
+        let commits = obs.is_primary() && !overdue(self.commit_since, timeout);
         let limit = if commits { limit.max(DISK_ALONE_TIMEOUTS * timeout) } else { limit };
         if overdue(self.disk_since, limit) {
             return Some("the disk under the data directory or its WAL takes no writes: it hangs".to_owned());
@@ -190,6 +191,19 @@ mod tests {
             watch.judge(limit, &settings, &obs);
             assert!(watch.stuck.is_some(), "{limit}");
         }
+    }
+
+    #[test]
+    fn a_commit_under_way_does_not_say_that_the_server_commits_nothing() {
+        let settings = Settings::default();
+        let mut watch = WriteWatch::default();
+        for now in [4_000, 9_000] {
+            watch.look(now, WritePath { disk_waits: now, commit_waits: 300, ..WritePath::default() });
+            watch.judge(now, &settings, &primary());
+            assert_eq!(watch.stuck, None, "{now}: rows are committed one after the other");
+        }
+        watch.judge(10_000, &settings, &primary());
+        assert!(watch.stuck.is_some(), "now neither comes back");
     }
 
     #[test]
