@@ -65,9 +65,8 @@ pub struct Caller<'a> {
 /// Judges a caller. `known` is the identity that the log has for its number, `removed` whether it was taken out.
 pub fn standing(my_cluster: &str, known: Option<u64>, removed: bool, caller: &Caller<'_>) -> Standing {
     if caller.cluster != my_cluster {
-        let (mine, its) = (generation(my_cluster), generation(caller.cluster));
-        let older = mine.0 == its.0 && mine.1 > its.1;
-        return if older { Standing::Out(Outcast::Superseded) } else { Standing::Stranger };
+        let ancestor = is_ancestor(caller.cluster, my_cluster);
+        return if ancestor { Standing::Out(Outcast::Superseded) } else { Standing::Stranger };
     }
     if removed {
         return Standing::Out(Outcast::Removed);
@@ -83,18 +82,25 @@ pub fn is_other(known: Option<u64>, identity: u64) -> bool {
     known.is_some_and(|known| known != identity) && holds(Rule::ForgottenNeverVotes)
 }
 
-/// A cluster's id and how often it was forced to go on: `ID`, then `ID.2-RANDOM`, `ID.3-RANDOM`. The random part keeps
-/// two nodes that were both forced apart.
-fn generation(cluster: &str) -> (&str, u64) {
-    let Some((id, rest)) = cluster.split_once('.') else { return (cluster, 1) };
-    let number = rest.split('-').next().and_then(|n| n.parse().ok());
-    number.map_or((cluster, 1), |number| (id, number))
+/// A cluster's id, and what each time that it was forced to go on has added: `ID`, then `ID.2-RANDOM`,
+/// `ID.3-RANDOM-RANDOM`. The random parts keep two nodes that were both forced apart, and say who comes from whom.
+fn lineage(cluster: &str) -> (&str, Vec<&str>) {
+    let Some((id, rest)) = cluster.split_once('.') else { return (cluster, Vec::new()) };
+    (id, rest.split('-').skip(1).collect())
+}
+
+/// Whether `cluster` was forced to go on from what `older` was, once or several times.
+fn is_ancestor(older: &str, cluster: &str) -> bool {
+    let ((id, before), (same, after)) = (lineage(older), lineage(cluster));
+    id == same && before.len() < after.len() && after.starts_with(&before)
 }
 
 /// The id of a cluster that is forced to go on.
 pub fn next_generation(cluster: &str, random: u32) -> String {
-    let (id, number) = generation(cluster);
-    format!("{id}.{}-{random:08x}", number + 1)
+    let (id, mut parts) = lineage(cluster);
+    let random = format!("{random:08x}");
+    parts.push(&random);
+    format!("{id}.{}-{}", parts.len() + 1, parts.join("-"))
 }
 
 impl Cluster {
@@ -176,11 +182,18 @@ mod tests {
     fn a_forced_cluster_tells_those_left_behind_and_nobody_else() {
         let (second, other) = (next_generation("c", 1), next_generation("c", 2));
         let third = next_generation(&second, 3);
-        assert_eq!((second.as_str(), third.as_str()), ("c.2-00000001", "c.3-00000003"));
+        assert_eq!((second.as_str(), third.as_str()), ("c.2-00000001", "c.3-00000001-00000003"));
         assert_eq!(judge(&second, "c", Some(7), 7, false), Standing::Out(Outcast::Superseded));
         assert_eq!(judge(&third, &second, None, 7, false), Standing::Out(Outcast::Superseded));
         assert_eq!(judge("c", &second, Some(7), 7, false), Standing::Stranger);
         assert_eq!(judge(&second, &other, None, 7, false), Standing::Stranger, "both were forced");
         assert_eq!(judge(&second, "d", None, 7, false), Standing::Stranger);
+    }
+
+    #[test]
+    fn a_rival_that_was_forced_once_is_no_ancestor_of_one_that_was_forced_twice() {
+        let (mine, rival) = (next_generation(&next_generation("c", 1), 3), next_generation("c", 2));
+        assert_eq!(judge(&mine, &rival, None, 7, false), Standing::Stranger, "nobody gave up what it has");
+        assert_eq!(judge(&mine, "c", None, 7, false), Standing::Out(Outcast::Superseded));
     }
 }
