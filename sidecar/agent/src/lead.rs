@@ -521,6 +521,6 @@ impl Node {
         for node in self.cluster.members.keys().copied().filter(|&n| n != self.id).collect::<Vec<_>>() {
             self.send(node, PeerMessage::Beat(beat.clone()));
         }
-        self.beat = Some((beat, now));
+        self.hear(beat);
     }
 }

@@ -131,6 +131,8 @@ pub struct Node {
     pub(crate) statuses: BTreeMap<NodeId, (NodeStatus, Millis)>,
     /// The newest word of a leader.
     pub(crate) beat: Option<(Beat, Millis)>,
+    /// When a leader last said that its primary is open.
+    pub(crate) open_heard: Option<Millis>,
     pub(crate) next_op: u64,
     pub(crate) next_status: Millis,
     pub(crate) sent_status: Option<NodeStatus>,
@@ -172,6 +174,7 @@ impl Node {
             links: BTreeMap::new(),
             statuses: BTreeMap::new(),
             beat: None,
+            open_heard: None,
             next_op: 1,
             next_status: now,
             sent_status: None,
@@ -262,10 +265,18 @@ impl Node {
             PeerMessage::Lost { report } => self.lost_received(from, report),
             PeerMessage::Beat(beat) => {
                 if beat.term >= self.consensus.term() {
-                    self.beat = Some((beat, self.now));
+                    self.hear(beat);
                 }
             }
         }
+    }
+
+    /// The newest word of a leader, this node among them.
+    pub(crate) fn hear(&mut self, beat: Beat) {
+        if beat.open.as_ref().is_some_and(|open| open.accepts_writes) {
+            self.open_heard = Some(self.now);
+        }
+        self.beat = Some((beat, self.now));
     }
 
     /// A leader asks for the promise to acknowledge nothing to older leaders.

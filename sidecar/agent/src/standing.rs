@@ -9,6 +9,9 @@ use crate::rules::{Rule, holds};
 use crate::types::NodeId;
 use serde::{Deserialize, Serialize};
 
+/// A primary that was heard of within so many times `node-timeout` counts as one that is there.
+const OPEN_LATELY_TIMEOUTS: u64 = 10;
+
 /// What a caller is to the cluster of the node that it calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -122,9 +125,9 @@ impl Node {
             return;
         }
         if why == Outcast::Superseded {
-            // Where a primary is open, a majority never was lost: two clusters exist, and nobody but an administrator
-            // can say which of them shall go on.
-            if self.knows_open_primary() {
+            // Where a primary is open, or was a moment ago, a majority never was lost: two clusters exist, and nobody but
+            // an administrator can say which of them shall go on.
+            if self.knew_open_primary() {
                 if self.rival_seen.is_none_or(|at| self.now >= at + 10_000) {
                     self.trace("two-clusters", TWO_CLUSTERS.to_owned());
                 }
@@ -149,10 +152,10 @@ impl Node {
         matches!(self.outcast, Some(Outcast::Forgotten | Outcast::Superseded))
     }
 
-    fn knows_open_primary(&self) -> bool {
-        let fresh = self.now.saturating_sub(2 * self.cluster.settings.node_timeout.ms());
-        let heard = self.beat.as_ref().filter(|(_, at)| *at >= fresh);
-        heard.is_some_and(|(beat, _)| beat.open.as_ref().is_some_and(|o| o.accepts_writes))
+    /// Whether a primary was open lately. For as long as an election may take its failing is no loss of a majority.
+    fn knew_open_primary(&self) -> bool {
+        let lately = self.now.saturating_sub(OPEN_LATELY_TIMEOUTS * self.cluster.settings.node_timeout.ms());
+        self.open_heard.is_some_and(|at| at >= lately)
     }
 }
 

@@ -209,6 +209,26 @@ fn a_majority_that_works_is_not_ended_by_a_forced_minority() {
     }
 }
 
+/// The same while the majority is between two primaries.
+#[test]
+fn a_majority_that_elects_is_not_ended_by_a_forced_minority() {
+    for seed in 0..5 {
+        let (mut w, leader) = at_work(Setup::new(seed, 5));
+        let (forced, epoch) = (others(&w, leader)[0], w.check.newest_epoch());
+        isolate(&mut w, forced);
+        w.run(1500);
+        w.kill_node(forced);
+        w.force(forced);
+        w.machines.get_mut(&forced).unwrap().server.process = pgquorum_agent::postgres::PgProcess::Absent;
+        w.start(forced);
+        w.machines.get_mut(&leader).unwrap().reachable = false;
+        w.kill_node(leader);
+        w.run(300);
+        w.heal_network();
+        assert_ne!(next_primary(&mut w, epoch, 5000), forced, "seed {seed}: {}", w.describe());
+    }
+}
+
 /// A listener that never ran votes for nothing and is not upgraded; a new witness votes once it was heard of.
 #[test]
 fn a_witness_that_does_not_run_yet_is_no_voter() {
