@@ -41,6 +41,10 @@ pub struct Local {
     pub cut: Option<(u64, WalEnd)>,
     /// The upstream that the server was last told, and in which epoch.
     pub following: Option<(Epoch, Upstream)>,
+    /// Since when the server starts without being there.
+    pub starting_since: Option<Millis>,
+    /// The upstream that the server was given because it does not come up by itself, in which epoch, and when.
+    pub fed: Option<(Epoch, Upstream, Millis)>,
     /// The server is a primary because this process promoted it or found it promoted.
     pub promoted: bool,
     /// The process that was promoted, and the one that was stopped: what an outdated look says of them is known.
@@ -88,6 +92,11 @@ impl Node {
         }
         if matches!(self.local.obs.process, PgProcess::Stopped | PgProcess::Absent) {
             self.local.following = None;
+        }
+        if self.local.obs.process == PgProcess::Starting {
+            self.local.starting_since.get_or_insert(self.now);
+        } else {
+            (self.local.starting_since, self.local.fed) = (None, None);
         }
         let obs = &self.local.obs;
         let lost_stream = before.streaming && !obs.streaming && obs.is_running() && obs.in_recovery;
@@ -150,6 +159,10 @@ impl Node {
             }
             (PgOp::CutReception, Err(_)) => self.local.retry_at = self.now + 20,
             (PgOp::Follow(upstream), Ok(_)) => self.now_following(upstream),
+            (PgOp::Feed(upstream), Ok(_)) => {
+                let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
+                self.local.fed = Some((epoch, upstream, self.now));
+            }
             (PgOp::Rewind(upstream) | PgOp::Clone(upstream), Ok(_)) => {
                 self.local.repair = None;
                 self.local.damaged = false;

@@ -419,7 +419,10 @@ impl Node {
             self.trace("postgres", format!("operation {id}: {}", op.name()));
             self.local.op = Some((id, op.clone()));
             self.local.maybe_started = !matches!(op, PgOp::Stop(_));
-            if matches!(op, PgOp::Follow(_) | PgOp::Rewind(_) | PgOp::Clone(_) | PgOp::Promote { .. }) {
+            if matches!(
+                op,
+                PgOp::Follow(_) | PgOp::Feed(_) | PgOp::Rewind(_) | PgOp::Clone(_) | PgOp::Promote { .. }
+            ) {
                 // From here on the WAL may grow beyond what was pledged.
                 self.local.cut = None;
             }

@@ -99,6 +99,10 @@ pub enum PgOp {
     CutReception,
     /// Receive WAL from this server.
     Follow(Upstream),
+    /// Receive WAL from this server on one that is starting and may not come up without it, under a name that
+    /// acknowledges nothing: whether its history is the upstream's is not known before it has. Fails on a server that
+    /// answers.
+    Feed(Upstream),
     /// Leave recovery on exactly this timeline, with `sync` in force from the first write on.
     /// A server that is a primary on it already only gets `sync`; a standby whose WAL is on it already refuses, because
     /// nothing may be written on a timeline twice.
@@ -140,6 +144,7 @@ impl PgOp {
                 | PgOp::Stop(_)
                 | PgOp::CutReception
                 | PgOp::Follow(_)
+                | PgOp::Feed(_)
                 | PgOp::Promote { .. }
                 | PgOp::Rewind(_)
                 | PgOp::Clone(_)
@@ -152,6 +157,7 @@ impl PgOp {
             PgOp::Stop(_) => "stop",
             PgOp::CutReception => "cut-reception",
             PgOp::Follow(_) => "follow",
+            PgOp::Feed(_) => "feed",
             PgOp::Promote { .. } => "promote",
             PgOp::Rewind(_) => "rewind",
             PgOp::Clone(_) => "clone",

@@ -72,12 +72,18 @@ fn attach(inner: &Arc<Inner>, postmaster: Postmaster, child: Option<tokio::proce
 
 /// Starts the server as a standby that receives from `upstream`, or from nobody. Does nothing if it runs.
 pub async fn start(inner: &Arc<Inner>, upstream: Option<Upstream>) -> Result<PgOutcome> {
-    let started = start_inner(inner, upstream).await;
+    let rejoining = matches!(inner.notes().rewind, RewindMark::Replaying(..));
+    start_as(inner, upstream, rejoining).await
+}
+
+/// The same; where it is `rejoining` it streams under a name that acknowledges nothing.
+async fn start_as(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: bool) -> Result<PgOutcome> {
+    let started = start_inner(inner, upstream, rejoining).await;
     inner.note(|n| n.trouble = started.as_ref().err().map(ToString::to_string));
     started.map(|()| PgOutcome::Done)
 }
 
-async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>) -> Result<()> {
+async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: bool) -> Result<()> {
     if inner.postmaster().is_some() || adopt(inner).await? {
         if process::status(&inner.config.data_dir) != Some(Status::Stopping) {
             return wait_until_ready(inner, 0).await;
@@ -92,6 +98,7 @@ async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>) -> Result<(
     inner
         .write_files(move |desired| {
             desired.upstream = upstream;
+            desired.rejoining = rejoining;
             desired.sync = None;
             desired.floors = floors;
         })
@@ -223,10 +230,13 @@ pub async fn follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<PgOutcome>
         }
         answering = Some(session);
     }
+    let answers = answering.is_some();
     let changed = inner
         .change_settings(move |desired| {
             desired.upstream = Some(upstream);
             desired.sync = None;
+            // What answers is consistent, and whoever asks for this knows that its history is the upstream's.
+            desired.rejoining &= !answers;
         })
         .await?;
     inner.reload(postmaster)?;
@@ -235,6 +245,24 @@ pub async fn follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<PgOutcome>
     {
         tracing::warn!(%error, "looking for sessions that hold replay up");
     }
+    Ok(PgOutcome::Done)
+}
+
+/// Receives WAL from `upstream` on a server that is starting, under a name that acknowledges nothing: until it answers
+/// nobody can say whether its history is the upstream's. Whoever sees it answer asks it to follow.
+pub async fn feed(inner: &Arc<Inner>, upstream: Upstream) -> Result<PgOutcome> {
+    let postmaster = inner.require_postmaster("giving it WAL")?;
+    if process::status(&inner.config.data_dir) != Some(Status::Starting) {
+        return Err(failure("this server is not starting; it needs no WAL to come up"));
+    }
+    inner
+        .change_settings(move |desired| {
+            desired.upstream = Some(upstream);
+            desired.rejoining = true;
+            desired.sync = None;
+        })
+        .await?;
+    inner.reload(postmaster)?;
     Ok(PgOutcome::Done)
 }
 
@@ -286,8 +314,8 @@ async fn wait_for_exit(inner: &Arc<Inner>, mode: StopMode) -> Result<()> {
 
 /// Stops and starts the server as the standby it is, with its present upstream.
 pub async fn restart_standby(inner: &Arc<Inner>) -> Result<()> {
-    let upstream = inner.desired().await.upstream;
+    let present = inner.desired().await;
     stop(inner, StopMode::Fast).await?;
-    start(inner, upstream).await?;
+    start_as(inner, present.upstream, present.rejoining).await?;
     inner.require_postmaster("the restart").map(drop).map_err(|_| not_running("the restart"))
 }

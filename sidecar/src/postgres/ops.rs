@@ -46,6 +46,7 @@ impl Drop for Report {
 fn limit(op: &PgOp) -> Duration {
     Duration::from_secs(match op {
         PgOp::Start | PgOp::Follow(_) | PgOp::CutReception => 600,
+        PgOp::Feed(_) => 60,
         PgOp::Stop(_) => 90,
         PgOp::Promote { .. } => 600,
         PgOp::Rewind(_) => 4 * 3600,
@@ -105,6 +106,7 @@ async fn run_process(inner: &Arc<Inner>, id: u64, op: PgOp) -> Result<PgOutcome>
         PgOp::Stop(mode) => lifecycle::stop(inner, mode).await,
         PgOp::CutReception => cut::cut_reception(inner).await,
         PgOp::Follow(upstream) => lifecycle::follow(inner, upstream).await,
+        PgOp::Feed(upstream) => lifecycle::feed(inner, upstream).await,
         PgOp::Promote { timeline, sync } => promote::promote(inner, timeline, sync).await,
         PgOp::Rewind(upstream) => rewind::rewind(inner, id, upstream).await,
         PgOp::Clone(upstream) => basebackup::clone_and_follow(inner, upstream).await,

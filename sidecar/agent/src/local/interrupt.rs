@@ -3,12 +3,14 @@
 
 use super::Repair;
 use crate::node::Node;
-use crate::postgres::{PgOp, PgProcess};
-use crate::types::Millis;
+use crate::postgres::{PgOp, PgProcess, Upstream};
+use crate::types::{Epoch, Millis};
 
 /// A copy is given up for a pledge only if the others did not suffice for so long: it may be hours of work.
 const COPY_PATIENCE_MS: Millis = 1000;
-/// Rewound data that do not fit together after this time, although their upstream is there, are copied anew.
+/// A server that is not there after this time may lack WAL that only an upstream has.
+const STARTING_MS: Millis = 20_000;
+/// Data that do not fit together after this time, although their upstream is there, are copied anew.
 const REPLAY_LIMIT_MS: Millis = 600_000;
 
 impl Node {
@@ -29,6 +31,10 @@ impl Node {
             {
                 self.after_rewind().filter(|next| !same_upstream(op, next))
             }
+            // It waits for the server, which waits for WAL.
+            PgOp::Start | PgOp::CutReception if !must_cut && self.starts_in_vain() => {
+                self.source().map(|(_, upstream)| PgOp::Feed(upstream))
+            }
             _ => None,
         }
     }
@@ -37,10 +43,43 @@ impl Node {
         self.pledge_asked.is_some_and(|at| self.now >= at + COPY_PATIENCE_MS)
     }
 
+    /// Not by itself, as it seems: it was shut down as a standby before it had replayed what its pages need, say, and
+    /// lost that WAL.
+    fn starts_in_vain(&self) -> bool {
+        let starting = self.local.obs.process == PgProcess::Starting && !self.local.obs.rewound;
+        starting && self.local.starting_since.is_some_and(|at| self.now >= at + STARTING_MS)
+    }
+
+    /// Gives a server that does not come up its upstream, and at last other data.
+    fn feed(&mut self) {
+        let Some((epoch, upstream)) = self.source() else { return };
+        match &self.local.fed {
+            Some((e, fed, at)) if *e == epoch && *fed == upstream => {
+                if self.now >= at + REPLAY_LIMIT_MS {
+                    self.repair(Repair::Clone);
+                }
+            }
+            _ => self.begin(PgOp::Feed(upstream)),
+        }
+    }
+
+    /// The promoted primary that this node should follow, and its epoch.
+    fn source(&self) -> Option<(Epoch, Upstream)> {
+        let (appointment, upstream) = self.upstream()?;
+        let known = self.known_primary(appointment.epoch).is_some_and(|p| p.node == upstream.node);
+        known.then_some((appointment.epoch, upstream))
+    }
+
     /// A server that is not there yet. If it was rewound it needs its upstream for that.
     pub(super) fn drive_starting(&mut self, must_cut: bool) {
         let later = self.now < self.local.retry_at.max(self.local.repair_at);
-        if must_cut || !self.local.obs.rewound || later {
+        if must_cut || later {
+            return;
+        }
+        if !self.local.obs.rewound {
+            if self.starts_in_vain() {
+                self.feed();
+            }
             return;
         }
         let Some(next) = self.after_rewind() else { return };
@@ -76,6 +115,13 @@ impl Node {
                     upstream.node
                 );
                 self.trace("clone", text);
+            }
+            PgOp::Feed(upstream) => {
+                let text = format!(
+                    "the server does not come up by itself: it is given WAL of node {}, and acknowledges nothing",
+                    upstream.node
+                );
+                self.trace("feed", text);
             }
             PgOp::Start | PgOp::CutReception if self.local.repair.is_some() => {
                 let text =

@@ -197,6 +197,18 @@ impl World {
         self.kill_server(id);
     }
 
+    /// A standby is shut down in good order, and what it had not replayed of its WAL is deleted.
+    pub fn lose_wal(&mut self, id: NodeId) {
+        self.kill_sidecar(id);
+        let server = &mut self.machines.get_mut(&id).expect("machines stay").server;
+        server.halt(true);
+        let len = server.wal.len();
+        server.whole_at = server.wal.last().map(|r| (len - 1, *r));
+        server.lost_wal = true;
+        server.truncate(len.saturating_sub(5).max(1));
+        self.note(id, "its WAL is lost");
+    }
+
     pub fn break_disk(&mut self, id: NodeId, fault: DiskFault) {
         self.note(id, format!("its disk: {fault:?}"));
         self.machines.get_mut(&id).expect("machines stay").disk_fault = Some((fault, self.now));

@@ -18,7 +18,7 @@ impl World {
         let s = &m.server;
         let copying = m.process_op.as_ref().is_some_and(|o| matches!(o.op, PgOp::Rewind(_)) && o.stage > 0);
         let running = s.is_running();
-        let rewound = s.whole_at.filter(|_| !running).map(|(_, record)| record);
+        let rewound = s.whole_at.filter(|_| !running && !s.lost_wal).map(|(_, record)| record);
         let standbys =
             s.senders.iter().filter(|(_, sender)| !sender.rejoining).map(|(&n, sender)| StandbyState {
                 node: n,
@@ -45,7 +45,7 @@ impl World {
             settled: !copying
                 && match s.process {
                     PgProcess::Running => s.recovery && s.receiver.is_none() && s.conninfo.is_none(),
-                    PgProcess::Stopped => s.clean && rewound.is_none(),
+                    PgProcess::Stopped => s.clean && s.whole_at.is_none(),
                     _ => false,
                 },
             standbys: if s.is_primary() { standbys.collect() } else { Vec::new() },

@@ -150,7 +150,7 @@ impl World {
                 if s.is_primary() {
                     return failure(PgFailureKind::Other, "it is a primary");
                 }
-                if s.process == PgProcess::Starting && s.whole_at.is_some() {
+                if s.process == PgProcess::Starting && s.whole_at.is_some() && !s.lost_wal {
                     self.machines.get_mut(&node).expect("machines stay").server.conninfo =
                         Some(upstream.node);
                     self.after(2, Event::Upkeep { again: false });
@@ -162,7 +162,17 @@ impl World {
                 }
                 let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
                 s.conninfo = Some(upstream.node);
-                s.receiver = s.receiver.filter(|r| r.upstream == upstream.node);
+                let stays = !std::mem::take(&mut s.unheard);
+                s.receiver = s.receiver.filter(|r| stays && r.upstream == upstream.node);
+                self.after(2, Event::Upkeep { again: false });
+                done()
+            }
+            PgOp::Feed(upstream) => {
+                let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+                if s.process != PgProcess::Starting {
+                    return failure(PgFailureKind::Other, "it is not starting");
+                }
+                (s.conninfo, s.unheard) = (Some(upstream.node), true);
                 self.after(2, Event::Upkeep { again: false });
                 done()
             }
@@ -211,7 +221,7 @@ impl World {
             PgProcess::Absent => failure(PgFailureKind::NoData, "there is no data"),
             PgProcess::Stopped => {
                 s.process = PgProcess::Starting;
-                s.conninfo = None;
+                (s.conninfo, s.unheard) = (None, false);
                 s.run += 1;
                 let run = s.run;
                 let delay = self.rng.random_range(30..300);
@@ -319,6 +329,7 @@ impl World {
                     s.receive(*record);
                 }
                 s.whole_at = source.wal.last().map(|r| (source.wal.len() - 1, *r));
+                s.lost_wal = false;
                 s.clean = true;
                 if superseded {
                     return failure(PgFailureKind::Cancelled, "another operation waits");
@@ -344,7 +355,7 @@ impl World {
         let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
         let Some((index, record)) = s.whole_at.filter(|_| s.process == PgProcess::Starting) else { return };
         if s.is_whole() {
-            s.whole_at = None;
+            (s.whole_at, s.lost_wal) = (None, false);
             (s.process, s.recovery) = (PgProcess::Running, true);
             // It connects again under the name that counts.
             s.receiver = None;
@@ -366,7 +377,7 @@ impl World {
         let source = self.machines[&upstream].server.clone();
         let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
         s.halt(false);
-        s.whole_at = None;
+        (s.whole_at, s.lost_wal, s.unheard) = (None, false, false);
         (s.wal, s.timeline, s.history) = (source.wal, source.timeline, source.history);
         self.begin_following(node, upstream)
     }

@@ -92,6 +92,10 @@ pub struct Server {
     pub rewinding: bool,
     /// The data were rewound, and fit together once the WAL reaches this record: its place and itself.
     pub whole_at: Option<(usize, Record)>,
+    /// They were not rewound: it is its own WAL that is missing.
+    pub lost_wal: bool,
+    /// It streams under a name that acknowledges nothing, though it runs.
+    pub unheard: bool,
 }
 
 impl Server {
@@ -115,6 +119,8 @@ impl Server {
             checkpointed: false,
             rewinding: false,
             whole_at: None,
+            lost_wal: false,
+            unheard: false,
         }
     }
 

@@ -119,7 +119,10 @@ impl World {
         if !up.server.is_running() || !up.server.accepts(own) {
             return;
         }
-        let (sent, flush, rejoining) = (own.wal.len(), own.end(), !own.is_running());
+        if self.wal_recycled && own.whole_at.is_some() {
+            return;
+        }
+        let (sent, flush, rejoining) = (own.wal.len(), own.end(), !own.is_running() || own.unheard);
         if sent > 0 && !up.server.has(sent - 1, own.wal[sent - 1].uid) {
             let text = format!("node {standby} streams from node {upstream}, and their histories differ");
             self.check.fail(now, text);

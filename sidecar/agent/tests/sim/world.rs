@@ -132,6 +132,8 @@ pub struct World {
     pub slow_server: Option<NodeId>,
     /// Rewinds fail before they have changed anything.
     pub rewinds_fail: bool,
+    /// No server has the WAL any more that data lack which do not fit together.
+    pub wal_recycled: bool,
     /// How long a copy takes at most.
     pub copy_ms: Time,
     pub client_ms: Time,
@@ -174,6 +176,7 @@ impl World {
             beyond_repair: false,
             slow_server: None,
             rewinds_fail: false,
+            wal_recycled: false,
             copy_ms: 1500,
             client_ms: 15,
             replies: Vec::new(),

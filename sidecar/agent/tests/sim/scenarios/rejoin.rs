@@ -91,6 +91,56 @@ fn a_rewind_that_has_begun_is_finished_and_pledges_nothing_before_it_is_whole() 
     }
 }
 
+/// A standby that needs WAL which only others have: it was shut down before it had replayed all, and lost it.
+fn starts_in_vain(seed: u64) -> (World, NodeId, NodeId) {
+    let (mut w, leader) = at_work(Setup::new(seed, 3));
+    let node = others(&w, leader)[0];
+    w.lose_wal(node);
+    w.run(500);
+    w.start(node);
+    (w, leader, node)
+}
+
+#[test]
+fn a_standby_that_does_not_come_up_by_itself_gets_its_upstream() {
+    for seed in 0..10 {
+        let (mut w, _, node) = starts_in_vain(seed);
+        w.run(15_000);
+        assert!(!w.machines[&node].server.is_running(), "seed {seed}: it may be slow");
+        let end = w.now + 10_000;
+        let counts = |w: &World| w.converged() && !w.machines[&node].server.unheard;
+        assert!(w.run_until(end, counts), "seed {seed}: {}", w.describe());
+        heals(w);
+    }
+}
+
+#[test]
+fn a_standby_whose_upstream_does_not_help_is_copied() {
+    let (mut w, leader, node) = starts_in_vain(1);
+    w.wal_recycled = true;
+    w.run(600_000);
+    assert!(!w.machines[&node].server.is_running(), "it is given its time");
+    let end = w.now + 60_000;
+    assert!(w.run_until(end, World::converged), "{}", w.describe());
+    assert_eq!(w.open_leader(), Some(leader));
+    heals(w);
+}
+
+/// What has to come from an upstream is nothing to pledge, and the others suffice.
+#[test]
+fn a_standby_that_is_given_wal_keeps_no_election_waiting() {
+    for seed in 0..10 {
+        let (mut w, leader, node) = starts_in_vain(seed);
+        let epoch = w.check.newest_epoch();
+        w.wal_recycled = true;
+        w.run(25_000);
+        w.kill_server(leader);
+        assert_ne!(next_primary(&mut w, epoch, 4000), node, "seed {seed}");
+        w.wal_recycled = false;
+        heals(w);
+    }
+}
+
 fn report(node: NodeId, timeline: u32) -> LostReport {
     LostReport {
         id: format!("{node}-{timeline}-30-40"),
