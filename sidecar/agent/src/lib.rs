@@ -5,9 +5,10 @@
 //!
 //! [`node::Node`] is the whole of it. Inside: `consensus` (Raft and its timers), `cluster` (the replicated state),
 //! `gate` (pledges), `lead` (a leader's work), `local` (this node's server), `admin` (requests), `standing` (who may
-//! speak for a number), `write_path` (whether this node takes writes).
+//! speak for a number), `write_path` (whether this node takes writes), `barrier` (whether clients may see what it has).
 
 mod admin;
+pub mod barrier;
 pub mod cluster;
 mod consensus;
 pub mod entry;

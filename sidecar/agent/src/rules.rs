@@ -33,6 +33,8 @@ pub enum Rule {
     ForgottenNeverVotes,
     /// A witness is never among the k that have a transaction.
     WitnessNeverCounts,
+    /// Clients see a restarted primary's last commits only when it is settled what becomes of them.
+    RestartBarrier,
     /// A leader that takes no writes leaves its place only where enough others take them.
     StuckStaysStuck,
 }

@@ -1,6 +1,6 @@
 //! What must hold at all times, one function each.
 
-use crate::postgres::{Waiter, What};
+use crate::postgres::{Record, Waiter, What};
 use crate::world::{Time, World};
 use pgquorum_agent::entry::{Appointment, Entry};
 use pgquorum_agent::message::Wire;
@@ -21,10 +21,19 @@ pub struct Ack {
     pub strong: bool,
 }
 
+/// The last record that clients saw on a server that had been a primary and was started again.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    pub node: NodeId,
+    pub index: usize,
+    pub uid: u64,
+}
+
 #[derive(Default)]
 pub struct Check {
     pub broken: Option<String>,
     pub acks: Vec<Ack>,
+    pub seen: Vec<Seen>,
     /// Epochs in the order of their opening: when, and where.
     pub opened: BTreeMap<Epoch, (Time, NodeId)>,
     leaders: BTreeMap<u64, NodeId>,
@@ -69,6 +78,13 @@ impl World {
         if durability.k == 0 && durability.voters.len() > 1 {
             // The cluster was told to promise nothing: what is gone now is forgiven.
             self.check.acks.retain(|a| server.has(a.index, a.uid));
+            self.check.seen.retain(|s| server.has(s.index, s.uid));
+        }
+        if let Some(seen) = self.check.seen.iter().find(|s| !server.has(s.index, s.uid)).copied() {
+            let (uid, there) = (seen.uid, seen.node);
+            let text =
+                format!("node {node} opens epoch {epoch} without record {uid}, seen by clients of {there}");
+            self.check.fail(now, text);
         }
         let lost = self
             .check
@@ -141,6 +157,31 @@ impl World {
                 );
                 self.check.fail(now, text);
             }
+        }
+    }
+
+    /// (g) What clients see on a server that was a primary and was started again is never taken back: not by an epoch
+    /// that is open, nor by one that is opened later.
+    pub fn check_read(&mut self, node: NodeId) {
+        let now = self.now;
+        let server = &self.machines[&node].server;
+        // What came to it since, from the present primary, is seen on any standby.
+        let own = |r: &Record| server.primary_on.is_some_and(|t| r.timeline <= t);
+        let last = if server.recovery {
+            server.wal.iter().rposition(own)
+        } else {
+            server.wal.iter().rposition(|r| matches!(r.what, What::Epoch(_)))
+        };
+        let durability = &self.check.durability.1;
+        let promised = durability.k > 0 || durability.voters.len() == 1;
+        let Some(index) = last.filter(|_| promised) else { return };
+        let seen = Seen { node, index, uid: server.wal[index].uid };
+        self.check.seen.push(seen);
+        let Some((&epoch, &(_, primary))) = self.check.opened.last_key_value() else { return };
+        let other = &self.machines[&primary].server;
+        if other.is_primary() && !other.has(seen.index, seen.uid) {
+            let text = format!("clients see {seen:?}, which epoch {epoch} on node {primary} does not have");
+            self.check.fail(now, text);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::postgres::{Record, Waiter, What};
 use crate::world::World;
+use pgquorum_agent::barrier::Replayed;
 use pgquorum_agent::types::{Lsn, NodeId};
 use rand::Rng;
 
@@ -17,6 +18,25 @@ impl World {
         self.check_writer(node, run, record.timeline);
         self.pump(node);
         record
+    }
+
+    /// The sidecar lets clients in on a standby that was a primary, when it may.
+    pub fn admit_if_settled(&mut self, node: NodeId) {
+        let server = &self.machines[&node].server;
+        if server.is_running() && server.recovery && server.replayed().is_some_and(Replayed::is_settled) {
+            self.admit_clients(node);
+            let server = &mut self.machines.get_mut(&node).expect("machines stay").server;
+            server.primary_on = None;
+        }
+    }
+
+    /// Clients come in where they were held after a restart, and read.
+    pub fn admit_clients(&mut self, node: NodeId) {
+        let server = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        if std::mem::take(&mut server.held) {
+            self.note(node, "clients are let in");
+            self.check_read(node);
+        }
     }
 
     /// Every server that lets writes pass gets one.

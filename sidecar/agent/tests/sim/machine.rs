@@ -166,6 +166,7 @@ impl World {
         // What it does not have was given up.
         let server = &self.machines[&id].server;
         self.check.acks.retain(|a| server.has(a.index, a.uid));
+        self.check.seen.retain(|s| server.has(s.index, s.uid));
     }
 
     pub fn kill_sidecar(&mut self, id: NodeId) {

@@ -14,6 +14,7 @@ impl World {
         }
         let path = m.write_path(self.now);
         self.input(node, Input::WritePath(path));
+        self.admit_if_settled(node);
         let m = &self.machines[&node];
         let s = &m.server;
         let copying = m.process_op.as_ref().is_some_and(|o| matches!(o.op, PgOp::Rewind(_)) && o.stage > 0);

@@ -197,6 +197,7 @@ impl World {
                     let end = s.end();
                     s.history.push((s.timeline, end));
                     s.timeline = timeline;
+                    s.primary_on = Some(timeline);
                     s.recovery = false;
                     s.receiver = None;
                     s.conninfo = None;
@@ -222,6 +223,7 @@ impl World {
             PgProcess::Stopped => {
                 s.process = PgProcess::Starting;
                 (s.conninfo, s.unheard) = (None, false);
+                s.held = s.primary_on.is_some();
                 s.run += 1;
                 let run = s.run;
                 let delay = self.rng.random_range(30..300);
@@ -440,9 +442,9 @@ impl World {
                 done()
             }
             PgOp::RecordEntries(entries) => {
-                let index = entries.last().map_or(0, |e| e.index);
+                let (index, term) = entries.last().map_or((0, 0), |e| (e.index, e.term));
                 if index > self.machines[&node].server.recorded() {
-                    self.append(node, What::Entries(index));
+                    self.append(node, What::Entries(index, term));
                 }
                 Stage::Ends(Ok(PgOutcome::Recorded { index }))
             }

@@ -1,6 +1,7 @@
 //! A fake PostgreSQL server: its WAL as a list of records, its process, its lease and its synchronous commits.
 
 use crate::world::Time;
+use pgquorum_agent::barrier::Replayed;
 use pgquorum_agent::postgres::{PgProcess, SyncSet};
 use pgquorum_agent::types::{Epoch, Lsn, NodeId, Timeline};
 use std::collections::BTreeMap;
@@ -12,8 +13,8 @@ pub enum What {
     Write,
     /// The row of an epoch.
     Epoch(Epoch),
-    /// Entries of the cluster's log up to this index.
-    Entries(u64),
+    /// Entries of the cluster's log up to this index, the last of them of this term.
+    Entries(u64, u64),
     Other,
 }
 
@@ -94,6 +95,10 @@ pub struct Server {
     pub whole_at: Option<(usize, Record)>,
     /// They were not rewound: it is its own WAL that is missing.
     pub lost_wal: bool,
+    /// The timeline on which it was a primary, until it is settled what became of its last commits.
+    pub primary_on: Option<Timeline>,
+    /// It was started since, and lets no clients in.
+    pub held: bool,
     /// It streams under a name that acknowledges nothing, though it runs.
     pub unheard: bool,
 }
@@ -120,6 +125,8 @@ impl Server {
             rewinding: false,
             whole_at: None,
             lost_wal: false,
+            primary_on: None,
+            held: false,
             unheard: false,
         }
     }
@@ -152,8 +159,26 @@ impl Server {
     }
 
     pub fn recorded(&self) -> u64 {
-        let entries = |r: &Record| if let What::Entries(index) = r.what { Some(index) } else { None };
-        self.wal.iter().rev().find_map(entries).unwrap_or(0)
+        self.last_entries().map_or(0, |(index, _)| index)
+    }
+
+    fn last_entries(&self) -> Option<(u64, u64)> {
+        let entries = |r: &Record| match r.what {
+            What::Entries(index, term) => Some((index, term)),
+            _ => None,
+        };
+        self.wal.iter().rev().find_map(entries)
+    }
+
+    /// What its database says that decides whether clients are let in, if they are held.
+    pub fn replayed(&self) -> Option<Replayed> {
+        let primary_on = self.primary_on.filter(|_| self.held)?;
+        let epoch = |r: &Record| match r.what {
+            What::Epoch(epoch) if r.timeline > primary_on => Some(epoch),
+            _ => None,
+        };
+        let later_epoch = self.wal.iter().filter_map(epoch).min();
+        Some(Replayed { later_epoch, recorded_term: self.last_entries().map(|(_, term)| term) })
     }
 
     /// Whether its data fit together; what was rewound does so again only along the history of its source.

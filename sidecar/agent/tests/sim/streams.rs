@@ -28,6 +28,7 @@ impl World {
         if first {
             self.note(node, format!("writable in epoch {epoch}"));
             self.check_opened(node, epoch);
+            self.admit_clients(node);
         }
     }
 

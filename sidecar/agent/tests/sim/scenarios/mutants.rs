@@ -2,7 +2,7 @@
 //! passes. Only with `--features mutants`.
 #![cfg(feature = "mutants")]
 
-use super::{members, memory, pledges, sizes, stuck};
+use super::{members, memory, pledges, rejoin, sizes, stuck};
 use crate::seeds::run_seed;
 use pgquorum_agent::cluster::Cluster;
 use pgquorum_agent::gate::{Gate, Verdict};
@@ -114,6 +114,12 @@ fn running_primary_does_not_count(_: u64) -> bool {
 fn running_primary_never_counts() {
     let by = "the gate with a running primary's pledge";
     caught(Rule::RunningPrimaryNeverCounts, by, 1, running_primary_does_not_count);
+}
+
+#[test]
+fn restart_barrier() {
+    let by = "clients_see_nothing_on_a_restarted_primary_that_is_taken_back";
+    caught(Rule::RestartBarrier, by, 10, rejoin::restarted_primary);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A former leader comes back: rewinds and copies, and who waits for them.
 
 use super::{at_work, heals, isolate, next_primary, others};
+use crate::seeds::finish;
 use crate::world::{Setup, World};
 use pgquorum_agent::entry::Entry;
 use pgquorum_agent::lost::{Acknowledged, LostReport};
@@ -87,6 +88,46 @@ fn a_rewind_that_has_begun_is_finished_and_pledges_nothing_before_it_is_whole() 
         w.run(400);
         w.start(new);
         next_primary(&mut w, epoch, 15_000);
+        heals(w);
+    }
+}
+
+/// Also used with the rule broken. A primary is started again with commits that nobody else has; whether all that clients
+/// saw stays.
+pub(super) fn restarted_primary(seed: u64) -> bool {
+    let (mut w, old, _, _) = diverged(seed);
+    w.start(old);
+    w.run(3000);
+    finish(&mut w);
+    w.check.broken.is_none()
+}
+
+#[test]
+fn clients_see_nothing_on_a_restarted_primary_that_is_taken_back() {
+    for seed in 0..10 {
+        assert!(restarted_primary(seed), "seed {seed}");
+    }
+}
+
+/// The barrier opens in the end, on a standby as on a primary.
+#[test]
+fn clients_are_let_in_again_where_it_is_settled() {
+    for seed in 0..10 {
+        let (mut w, old, _, _) = diverged(seed);
+        w.start(old);
+        let end = w.now + 30_000;
+        let back = |w: &World| w.machines[&old].server.receiver.is_some();
+        assert!(w.run_until(end, back), "seed {seed}: {}", w.describe());
+        let end = w.now + 3000;
+        assert!(w.run_until(end, |w| !w.machines[&old].server.held), "seed {seed}: it is held for ever");
+        // All at once, as by a power cut: the one that is appointed lets clients in with its lease.
+        let ids: Vec<NodeId> = w.machines.keys().copied().collect();
+        let epoch = w.check.newest_epoch();
+        ids.iter().for_each(|&id| w.kill_node(id));
+        ids.iter().for_each(|&id| w.start(id));
+        let primary = next_primary(&mut w, epoch, 10_000);
+        w.run(100);
+        assert!(!w.machines[&primary].server.held, "seed {seed}");
         heals(w);
     }
 }
