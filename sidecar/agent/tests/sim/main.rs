@@ -6,6 +6,7 @@
 mod check;
 mod client;
 mod disk;
+mod happen;
 mod machine;
 mod nemesis;
 mod network;
