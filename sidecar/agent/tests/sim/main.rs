@@ -13,6 +13,7 @@ mod network;
 mod observe;
 mod ops;
 mod postgres;
+mod repair;
 mod scenarios;
 mod seeds;
 mod streams;
