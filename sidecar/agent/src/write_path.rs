@@ -1,6 +1,7 @@
 //! Whether this node takes writes. A server whose disk hangs or is full answers `SELECT 1` and commits nothing, so it is
 //! judged by writes: a row that the leader's server must commit, and small files that the sidecar writes beside data and
-//! WAL.
+//! WAL. A server whose first process stands still commits, on sessions that are open, and lets nobody in; so it is asked
+//! for new ones, too.
 
 use crate::node::Node;
 use crate::postgres::PgObservation;
@@ -28,6 +29,8 @@ pub struct WritePath {
     /// For how long the sidecar's own write beside data or WAL has not come back; 0: none is under way.
     pub disk_waits: Millis,
     pub disk_refused: Option<String>,
+    /// For how long the server has not answered who asked for a new session, by whatever answer; 0: it owes none.
+    pub door_waits: Millis,
 }
 
 /// Whether a node takes writes, in a word.
@@ -44,9 +47,10 @@ pub enum Writes {
 /// What this node remembers of it.
 #[derive(Debug, Default)]
 pub struct WriteWatch {
-    /// Since when each of the two is owed.
+    /// Since when each of the three is owed.
     commit_since: Option<Millis>,
     disk_since: Option<Millis>,
+    door_since: Option<Millis>,
     /// Since when each was refused, without a success in between.
     commit_refused: Option<(Millis, String)>,
     disk_refused: Option<(Millis, String)>,
@@ -63,6 +67,7 @@ impl WriteWatch {
         };
         self.commit_since = since(path.commit_waits);
         self.disk_since = since(path.disk_waits);
+        self.door_since = since(path.door_waits);
         self.commit_refused = refused(&self.commit_refused, path.commit_refused);
         self.disk_refused = refused(&self.disk_refused, path.disk_refused);
     }
@@ -91,6 +96,10 @@ impl WriteWatch {
         let lasting = |refused: &Option<(Millis, String)>| {
             refused.as_ref().filter(|(at, _)| now >= at + timeout).map(|(_, text)| text.clone())
         };
+        // First, because a server that stands still as a whole owes its commit as well, and its disk is not to blame.
+        if overdue(self.door_since, limit) {
+            return Some("PostgreSQL stands still: its first process takes no new sessions".to_owned());
+        }
         if overdue(self.commit_since, limit) {
             return Some("PostgreSQL does not get its WAL written: its disk hangs".to_owned());
         }
@@ -109,7 +118,7 @@ impl WriteWatch {
     fn is_slow(&self, now: Millis, settings: &Settings) -> bool {
         let late = |since: Option<Millis>| since.is_some_and(|at| now >= at + settings.node_timeout.ms() / 2);
         let refused = self.commit_refused.is_some() || self.disk_refused.is_some();
-        late(self.commit_since) || late(self.disk_since) || refused
+        late(self.commit_since) || late(self.disk_since) || late(self.door_since) || refused
     }
 
     pub fn state(&self, now: Millis, settings: &Settings) -> Writes {
@@ -178,6 +187,22 @@ mod tests {
         assert_eq!(watch.stuck, None);
         watch.judge(12_900, &settings, &primary());
         assert_eq!(watch.state(12_900, &settings), Writes::Stuck);
+    }
+
+    #[test]
+    fn a_server_that_lets_nobody_in_is_stuck_though_it_commits() {
+        let settings = Settings::default();
+        for obs in [primary(), standby()] {
+            let mut watch = WriteWatch::default();
+            watch.look(10_000, WritePath { door_waits: 1000, ..WritePath::default() });
+            watch.judge(11_999, &settings, &obs);
+            assert_eq!(watch.state(11_999, &settings), Writes::Slow);
+            watch.judge(12_000, &settings, &obs);
+            assert!(watch.stuck.as_ref().is_some_and(|why| why.contains("new sessions")), "{watch:?}");
+            watch.look(12_500, WritePath::default());
+            watch.judge(15_500, &settings, &obs);
+            assert_eq!(watch.stuck, None);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod cut;
 mod durable;
 mod epoch;
 mod error;
+mod knock;
 mod lease;
 mod lifecycle;
 mod lost;
@@ -114,6 +115,7 @@ impl Postgres {
             tokio::spawn(observe::run(inner.clone())).abort_handle(),
             tokio::spawn(lease::run(inner.clone(), lease.clone())).abort_handle(),
             tokio::spawn(write_path::run(inner.clone(), pulse.clone())).abort_handle(),
+            tokio::spawn(knock::run(inner.clone())).abort_handle(),
         ];
         Ok((Postgres { shared: Arc::new(Shared { inner, lease, pulse, tasks }) }, receiver))
     }

@@ -4,6 +4,7 @@ use super::PgEvent;
 use super::config::PostgresConfig;
 use super::config_files::{self, Desired};
 use super::error::{Result, blocking, not_running};
+use super::knock::Door;
 use super::process::Postmaster;
 use super::rewind_mark::RewindMark;
 use super::session::{Manner, Session};
@@ -32,6 +33,8 @@ pub struct Inner {
     /// Known for certain: the server makes commits wait for standbys. Whether it does is a flag that the checkpointer
     /// keeps, from its start on or when it comes to read the configuration again.
     pub commits_wait: AtomicBool,
+    /// Whether the server lets new sessions in.
+    pub door: Door,
     /// How long an operation waits for another node's server, in milliseconds.
     patience: AtomicU64,
     /// A kept session for the operations on the failover path.
@@ -78,6 +81,7 @@ impl Inner {
             running: Mutex::default(),
             notes: Mutex::new(Notes { rewind, ..Notes::default() }),
             commits_wait: AtomicBool::new(false),
+            door: Door::default(),
             patience: AtomicU64::new(1000),
             kept: tokio::sync::Mutex::default(),
         })

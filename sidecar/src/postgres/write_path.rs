@@ -1,5 +1,5 @@
 //! Watching how writes go, without ever waiting for one: a row that a primary commits locally, on a session of its own,
-//! and a small file beside data and WAL, written by a thread of its own. A call that a hung disk holds cannot be
+//! a small file beside data and WAL, written by a thread of its own, and a knock for a new session (`knock.rs`). A call that a hung disk holds cannot be
 //! cancelled; so each is begun by somebody who has nothing else to do, and others look at how long it takes.
 
 use super::PgEvent;
@@ -52,7 +52,10 @@ fn end(gauge: &Mutex<Gauge>, refused: Option<String>) {
 }
 
 fn waits(gauge: &Mutex<Gauge>) -> u64 {
-    let waits = lock(gauge).begun.map_or(Duration::ZERO, |at| at.elapsed());
+    reported(lock(gauge).begun.map_or(Duration::ZERO, |at| at.elapsed()))
+}
+
+fn reported(waits: Duration) -> u64 {
     if waits < QUICK { 0 } else { u64::try_from(waits.as_millis()).unwrap_or(u64::MAX) }
 }
 
@@ -92,6 +95,7 @@ pub async fn run(inner: Arc<Inner>, pulse: Pulse) {
         let path = WritePath {
             commit_waits: waits(&commit),
             commit_refused: lock(&commit).refused.clone(),
+            door_waits: reported(inner.door.waits()),
             disk_waits: waits(&data).max(waits(&wal)),
             disk_refused: lock(&data).refused.clone().or_else(|| lock(&wal).refused.clone()),
         };

@@ -8,6 +8,7 @@ mod cli;
 mod db_config;
 mod dead_man;
 mod force_leader;
+mod freeze_postmaster;
 mod freeze_sidecar;
 mod kill_node;
 mod kill_postmaster;

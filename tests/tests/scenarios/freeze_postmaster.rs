@@ -1,0 +1,79 @@
+//! The first process of a server stands still, its sessions run on: whoever is connected writes, nobody else gets in.
+
+use pgquorum_tests::{Cluster, PATIENCE, await_until, poll_until, request};
+use postgres::error::SqlState;
+use std::time::Duration;
+
+/// Three times the node timeout, and an election on a busy machine.
+const BOUND: Duration = Duration::from_secs(15);
+
+#[test]
+fn a_leader_that_takes_no_new_sessions_is_replaced() {
+    let cluster = Cluster::start(3);
+    cluster.sql("CREATE TABLE written_elsewhere (n int)");
+    let old = cluster.leader();
+    let port = cluster.node(old).api_port();
+    let probe = cluster.probe();
+    cluster.freeze(old, Some("postmaster"));
+    let new = await_until(BOUND, "another leader takes writes from new sessions", || {
+        let leader = cluster.status().leader.filter(|l| *l != old).ok_or("no other leader")?;
+        let mut client = cluster.connect(leader).map_err(|e| format!("{e:?}"))?;
+        client.batch_execute("INSERT INTO written_elsewhere VALUES (1)").map_err(|e| format!("{e:?}"))?;
+        Ok(leader)
+    });
+    let (_, rpc) = request(port, "GET", "/rpc", None).expect("the old leader's sidecar answers");
+    assert!(rpc.to_string().contains("takes no new sessions"), "the node says why it leads no more: {rpc}");
+    cluster.thaw(old, Some("postmaster"));
+    cluster.await_replicas(2);
+    cluster.assert_one_writable();
+    cluster.await_replayed(old);
+    assert_eq!(cluster.ask(old, "SELECT count(*)::text FROM written_elsewhere"), "1");
+    let report = probe.finish();
+    report.assert_nothing_lost();
+    let gap = report.longest_gap_ms;
+    eprintln!("node {new} took over; longest time without an acknowledged write: {gap:.0} ms");
+}
+
+/// It streams on and acknowledges. But the leader knows, and would not choose it.
+#[test]
+fn a_follower_that_takes_no_new_sessions_costs_no_election() {
+    let cluster = Cluster::start(3);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    let probe = cluster.probe();
+    cluster.freeze(follower, Some("postmaster"));
+    await_until(PATIENCE, "the leader knows", || {
+        let (_, map) = cluster.get(leader, "/map");
+        let mut nodes = map["nodes"].as_array().into_iter().flatten();
+        let told = |n: &serde_json::Value| n["trouble"].as_str().is_some_and(|t| t.contains("new sessions"));
+        if nodes.any(|n| n["id"] == follower && told(n)) { Ok(()) } else { Err(map.to_string()) }
+    });
+    assert_eq!(cluster.leader(), leader);
+    cluster.thaw(follower, Some("postmaster"));
+    cluster.await_replicas(2);
+    assert_eq!(cluster.leader(), leader, "a follower's postmaster costs no election");
+    probe.finish().assert_nothing_lost();
+}
+
+/// A server that is full refuses new sessions, and that is an answer.
+#[test]
+fn a_leader_without_free_connections_stays() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let mut sessions = Vec::new();
+    let refused = loop {
+        match cluster.connect(leader) {
+            Ok(session) => sessions.push(session),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.code(), Some(&SqlState::TOO_MANY_CONNECTIONS), "{refused:?}");
+    // Twice as long as it takes to find a server stuck.
+    let moved = poll_until(Duration::from_secs(6), || {
+        let (code, answer) = cluster.get(leader, "/primary");
+        if code == 200 { Err("it leads".to_owned()) } else { Ok(answer) }
+    });
+    assert_eq!(moved, Err("it leads".to_owned()), "a server that is full lost its leadership");
+    drop(sessions);
+    cluster.sql("CREATE TABLE t (n int)");
+    assert_eq!(cluster.leader(), leader);
+}
