@@ -279,6 +279,9 @@ pub struct PgObservation {
     pub standbys: Vec<StandbyState>,
     /// Timelines this server's history went through and where each ended, oldest first; the present one is not in it.
     pub history: Vec<(Timeline, Lsn)>,
+    /// Whoever logs in now gets nowhere: the restart barrier refuses clients, or the server takes no new sessions.
+    #[serde(default)]
+    pub closed: bool,
     /// Highest index of the cluster's log that the database holds.
     pub recorded_index: u64,
     /// Parameters that wait for a restart.
@@ -296,6 +299,11 @@ pub struct PgObservation {
 impl PgObservation {
     pub fn is_running(&self) -> bool {
         self.process == PgProcess::Running
+    }
+
+    /// Whether clients may log in.
+    pub fn admits_clients(&self) -> bool {
+        self.is_running() && !self.closed
     }
 
     pub fn is_primary(&self) -> bool {

@@ -28,6 +28,8 @@ const RESTART_AGAIN: Duration = Duration::from_secs(20);
 
 const STANDBYS: &str = "SELECT application_name, state = 'streaming', flush_lsn::text, replay_lsn::text, \
     sync_state IN ('quorum', 'sync') FROM pg_stat_replication WHERE application_name LIKE 'pgquorum\\_%'";
+const HELD: &str = "clients are refused: this server was the primary when it stopped, and it is not settled what becomes \
+    of its last transactions; that needs a leader";
 const RECORDED: &str = "SELECT quorum.applied_index()::int8";
 
 /// A session with its statements prepared.
@@ -47,8 +49,9 @@ impl Eye {
         let session = Session::local(&inner.config, manner).await?;
         let extension = session.has_function(POSITION_FUNCTION).await?;
         let recorded = session.has_function("quorum.applied_index()").await?;
+        let barrier = session.has_function("quorum.admits_clients()").await?;
         let what = "preparing to observe the server";
-        let state = session.prepare(&state_query(extension)).await.map_err(sql(what))?;
+        let state = session.prepare(&state_query(extension, barrier)).await.map_err(sql(what))?;
         let standbys = session.prepare(STANDBYS).await.map_err(sql(what))?;
         let recorded = match recorded {
             true => Some(session.prepare(RECORDED).await.map_err(sql(what))?),
@@ -56,7 +59,7 @@ impl Eye {
         };
         let identifier = session.query_one("SELECT system_identifier FROM pg_control_system()", &[]).await;
         let system_identifier = identifier.map_err(sql(what))?.get::<_, i64>(0).cast_unsigned();
-        let complete = extension && recorded.is_some();
+        let complete = extension && barrier && recorded.is_some();
         Ok(Eye { session, state, standbys, recorded, system_identifier, complete })
     }
 
@@ -74,10 +77,12 @@ impl Eye {
     }
 }
 
-/// The position, then the receiver's process, whether the startup process waits, and what the receiver says.
-fn state_query(extension: bool) -> String {
+/// The position, then the receiver's process, whether the startup process waits, what the receiver says, and whether the
+/// restart barrier refuses clients.
+fn state_query(extension: bool, barrier: bool) -> String {
+    let held = if barrier { "NOT quorum.admits_clients()" } else { "false" };
     format!(
-        "SELECT p.*, a.*, w.status, w.sender_port::int8 FROM ({}) p(c1, c2, c3, c4, c5, c6, c7) CROSS JOIN ( \
+        "SELECT p.*, a.*, w.status, w.sender_port::int8, {held} FROM ({}) p(c1, c2, c3, c4, c5, c6, c7) CROSS JOIN ( \
          SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') > 0, \
          COALESCE(bool_or(wait_event IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')) \
          FILTER (WHERE backend_type = 'startup'), false) FROM pg_stat_get_activity(NULL)) a \
@@ -199,6 +204,11 @@ impl Observer {
             self.still = still;
         } else {
             observation.standbys = read_standbys(&standbys);
+        }
+        let held: bool = row.get(11);
+        observation.closed = held || self.inner.door.waits() >= self.inner.patience();
+        if held {
+            observation.trouble = Some(HELD.to_owned());
         }
         observation.recorded_index =
             recorded.and_then(|r| r.get::<_, Option<i64>>(0)).unwrap_or(0).cast_unsigned();

@@ -34,13 +34,17 @@ fn a_leader_that_takes_no_new_sessions_is_replaced() {
     eprintln!("node {new} took over; longest time without an acknowledged write: {gap:.0} ms");
 }
 
-/// It streams on and acknowledges. But the leader knows, and would not choose it.
+/// It streams on and acknowledges. But it says that nobody can log in there, and is not chosen to lead.
 #[test]
 fn a_follower_that_takes_no_new_sessions_costs_no_election() {
     let cluster = Cluster::start(3);
     let (leader, follower) = (cluster.leader(), cluster.follower());
     let probe = cluster.probe();
     cluster.freeze(follower, Some("postmaster"));
+    await_until(PATIENCE, "the follower is no replica for new sessions", || {
+        let codes = ["/replica", "/read-only", "/health", "/readiness"].map(|p| cluster.get(follower, p).0);
+        if codes == [503; 4] { Ok(()) } else { Err(format!("{codes:?}")) }
+    });
     await_until(PATIENCE, "the leader knows", || {
         let (_, map) = cluster.get(leader, "/map");
         let mut nodes = map["nodes"].as_array().into_iter().flatten();
@@ -49,6 +53,10 @@ fn a_follower_that_takes_no_new_sessions_costs_no_election() {
     });
     assert_eq!(cluster.leader(), leader);
     cluster.thaw(follower, Some("postmaster"));
+    await_until(PATIENCE, "the follower is a replica again", || match cluster.get(follower, "/replica").0 {
+        200 => Ok(()),
+        code => Err(code.to_string()),
+    });
     cluster.await_replicas(2);
     assert_eq!(cluster.leader(), leader, "a follower's postmaster costs no election");
     probe.finish().assert_nothing_lost();

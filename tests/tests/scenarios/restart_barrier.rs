@@ -54,6 +54,10 @@ fn assert_held(cluster: &Cluster, id: u64) {
         assert_eq!(*error.code(), SqlState::CANNOT_CONNECT_NOW, "{options}: {error:?}");
         assert!(error.message().contains("not open for clients yet"), "{error:?}");
     }
+    for path in ["/health", "/replica", "/read-only", "/readiness", "/primary"] {
+        let (code, answer) = cluster.get(id, path);
+        assert_eq!((code, answer["state"].as_str()), (503, Some("starting")), "node {id} {path}: {answer}");
+    }
 }
 
 #[test]
@@ -108,6 +112,33 @@ fn commits_that_no_standby_has_are_not_shown_after_a_crash() {
     for id in standbys {
         cluster.await_replayed(id);
         assert_eq!(cluster.ask(id, "SELECT count(*)::text FROM t"), seen);
+    }
+}
+
+/// A load balancer that believes its checks sends nobody to a server that refuses him.
+#[test]
+fn health_checks_say_yes_only_where_clients_are_let_in() {
+    let cluster = Cluster::start(3);
+    for _ in 0..3 {
+        let old = cluster.leader();
+        cluster.kill(old, Some("postgres"));
+        await_until(Duration::from_secs(60), "the former leader is a replica for load balancers", || {
+            let codes = ["/health", "/replica", "/read-only"].map(|path| (path, cluster.get(old, path).0));
+            let good: Vec<&str> =
+                codes.iter().filter(|(_, code)| *code == 200).map(|(path, _)| *path).collect();
+            if good.is_empty() {
+                return Err("it is not".to_owned());
+            }
+            match connect(&cluster, old, "") {
+                Err(e) if e.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
+                    panic!("{good:?} of node {old} say 200, and a client gets {e:?}")
+                }
+                Err(error) => return Err(format!("{error:?}")),
+                Ok(_) => {}
+            }
+            if good.len() == codes.len() { Ok(()) } else { Err(format!("{codes:?}")) }
+        });
+        cluster.await_replicas(2);
     }
 }
 

@@ -88,7 +88,7 @@ fn holds(check: Check, view: &View, now: Millis, lag: Option<u64>, written: bool
     if !is_running(view, now) {
         return false;
     }
-    let leader = leads(view, now);
+    let leader = leads(view, now) && view.postgres.admits_clients();
     let within = |max| lag_bytes(view, written).is_some_and(|behind| behind <= max);
     let replica = |max: Option<u64>| is_replica(view) && max.is_none_or(within);
     let synchronous = view.cluster.durability.k > 0 && view.cluster.durability.voters.contains(&view.id);
@@ -98,20 +98,20 @@ fn holds(check: Check, view: &View, now: Millis, lag: Option<u64>, written: bool
         Check::ReadOnly => leader || replica(lag),
         Check::Synchronous => synchronous && replica(lag),
         Check::Asynchronous => !synchronous && replica(lag),
-        Check::Health => view.postgres.is_running(),
+        Check::Health => view.postgres.admits_clients(),
         Check::Liveness => true,
         Check::Readiness => leader || replica(Some(lag.unwrap_or(READY_LAG_BYTES_MAX))),
     }
 }
 
-/// A standby that streams and that nobody has marked as down.
+/// A standby that streams, lets clients in, and that nobody has marked as down.
 fn is_replica(view: &View) -> bool {
     let postgres = &view.postgres;
     let well = view.cluster.member(view.id).is_some_and(|member| !member.down);
     view.member
         && !view.removed
         && well
-        && postgres.is_running()
+        && postgres.admits_clients()
         && postgres.in_recovery
         && postgres.streaming
 }
@@ -133,8 +133,8 @@ fn body(view: &View) -> Value {
         (false, false) => "replica",
     };
     let state = match postgres.process {
-        PgProcess::Running => "running",
-        PgProcess::Starting => "starting",
+        PgProcess::Running if postgres.admits_clients() => "running",
+        PgProcess::Running | PgProcess::Starting => "starting",
         PgProcess::Stopped => "stopped",
         PgProcess::Absent => "uninitialized",
     };

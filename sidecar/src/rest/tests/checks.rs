@@ -73,7 +73,8 @@ async fn lag_is_compared_in_the_units_of_postgresql() {
 #[tokio::test]
 async fn a_replica_must_run_stream_and_be_well() {
     let served = serve(view(2), accept).await;
-    let changes: [fn(&mut View); 4] = [
+    let changes: [fn(&mut View); 5] = [
+        |view| view.postgres.closed = true,
         |view| view.postgres.process = PgProcess::Starting,
         |view| view.postgres.in_recovery = false,
         |view| view.postgres.streaming = false,
@@ -92,6 +93,22 @@ async fn a_replica_must_run_stream_and_be_well() {
         Arc::make_mut(&mut v.cluster).durability.k = 0;
     });
     assert_eq!((served.get("/sync").await.status, served.get("/async").await.status), (503, 200));
+}
+
+/// The restart barrier holds clients, or the postmaster stands still: who is sent there hangs or is refused.
+#[tokio::test]
+async fn a_server_that_lets_nobody_in_is_starting() {
+    for id in [1, 2] {
+        let served = serve(view(id), accept).await;
+        assert_eq!(served.get("/health").await.json()["state"], "running");
+        served.change_view(|view| view.postgres.closed = true);
+        for path in PRIMARY.iter().chain(&["/replica", "/read-only", "/sync", "/health", "/readiness"]) {
+            let answer = served.get(path).await;
+            assert_eq!(answer.status, 503, "node {id} {path}");
+            assert_eq!(answer.json()["state"], "starting", "node {id} {path}");
+        }
+        assert_eq!(served.get("/liveness").await.status, 200);
+    }
 }
 
 #[tokio::test]
