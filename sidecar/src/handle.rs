@@ -1,5 +1,6 @@
 //! How the rest of the process talks to the driver: a snapshot to read, a queue for requests, a trace to follow.
 
+use crate::postgres::WeakCommits;
 use pgquorum_agent::request::{Rejection, RejectionKind, Reply, Request};
 use pgquorum_agent::view::{Trace, View};
 use std::collections::VecDeque;
@@ -59,6 +60,7 @@ pub struct Handle {
     pub view: watch::Receiver<Arc<View>>,
     pub requests: mpsc::Sender<Asked>,
     pub traces: Traces,
+    pub weak_commits: watch::Receiver<Vec<WeakCommits>>,
 }
 
 impl Handle {

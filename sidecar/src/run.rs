@@ -79,7 +79,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let watchdog = Watchdog::new(config.watchdog_config());
     let (driver, view) =
         Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone(), watchdog);
-    let handle = Handle { view, requests, traces };
+    let handle = Handle { view, requests, traces, weak_commits: postgres.weak_commits() };
     let (stop_rest, rest_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(bound.serve(handle, incoming, async {
         // Told to stop, or the sender is gone: both mean the end.

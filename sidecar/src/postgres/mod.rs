@@ -33,11 +33,13 @@ mod slots;
 mod state;
 mod sync;
 mod timeline;
+mod weak_commits;
 mod write_path;
 
 pub use basebackup::clone_from;
 pub use config::{PostgresConfig, Secrets};
 pub use error::PostgresError;
+pub use weak_commits::WeakCommits;
 
 /// Where the WAL of a stopped server ends, as far as can be told without starting it.
 pub async fn stopped_at(
@@ -54,7 +56,7 @@ use pgquorum_agent::postgres::{PgFailure, PgObservation, PgOp, PgOutcome, StopMo
 use pgquorum_agent::write_path::WritePath;
 use state::Inner;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use write_path::Pulse;
 
@@ -128,6 +130,11 @@ impl Postgres {
     /// Reports that the operation was not begun.
     pub fn refuse(&self, id: u64, why: String) {
         self.shared.inner.emit(PgEvent::Done { id, result: Err(error::failure(why)) });
+    }
+
+    /// What was committed weakly on this server; nothing while it does not run.
+    pub fn weak_commits(&self) -> watch::Receiver<Vec<WeakCommits>> {
+        self.shared.inner.weak_commits.subscribe()
     }
 
     /// The cluster's log holds this report of lost transactions.

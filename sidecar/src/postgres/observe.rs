@@ -7,7 +7,7 @@ use super::process::{self, Postmaster, Status};
 use super::rewind_mark::RewindMark;
 use super::session::{Manner, POSITION_FUNCTION, Session, WalPosition, position_query};
 use super::state::Inner;
-use super::{barrier, config_files, control, lifecycle, ops, slots, sync, timeline};
+use super::{barrier, config_files, control, lifecycle, ops, slots, sync, timeline, weak_commits};
 use futures_util::future::{OptionFuture, try_join3};
 use pgquorum_agent::postgres::{PgObservation, PgProcess, StandbyState};
 use pgquorum_agent::types::{Lsn, Timeline};
@@ -145,6 +145,7 @@ impl Observer {
             }
             None => {
                 (self.eye, self.still, self.stuck_since, self.history) = (None, None, None, None);
+                self.inner.weak_commits.send_replace(Vec::new());
                 self.gone().await
             }
         };
@@ -219,6 +220,7 @@ impl Observer {
             self.inner.session().await?;
             config_files::ensure_standby_signal(&self.inner.config)?;
             self.pending_restart = sync::pending_restart(&eye.session).await?;
+            self.inner.weak_commits.send_replace(weak_commits::read(&eye.session).await?);
             // Slots are files: on a disk that hangs the server does not come back from this.
             let advance = slots::advance(&eye.session, position.in_recovery);
             match tokio::time::timeout(ANSWER_LIMIT, advance).await {

@@ -8,6 +8,7 @@ use super::knock::Door;
 use super::process::Postmaster;
 use super::rewind_mark::RewindMark;
 use super::session::{Manner, Session};
+use super::weak_commits::WeakCommits;
 use nix::sys::signal::Signal;
 use pgquorum_agent::types::Timeline;
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ pub struct Inner {
     pub commits_wait: AtomicBool,
     /// Whether the server lets new sessions in.
     pub door: Door,
+    pub weak_commits: watch::Sender<Vec<WeakCommits>>,
     /// How long an operation waits for another node's server, in milliseconds.
     patience: AtomicU64,
     /// A kept session for the operations on the failover path.
@@ -82,6 +84,7 @@ impl Inner {
             notes: Mutex::new(Notes { rewind, ..Notes::default() }),
             commits_wait: AtomicBool::new(false),
             door: Door::default(),
+            weak_commits: watch::Sender::default(),
             patience: AtomicU64::new(1000),
             kept: tokio::sync::Mutex::default(),
         })

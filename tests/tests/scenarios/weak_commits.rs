@@ -117,6 +117,12 @@ fn a_weak_commit_needs_permission() {
         )
         .expect("a superuser may allow it to himself");
     assert_eq!(counted(&cluster), "shop app 4, postgres postgres 1");
+    let series = "pgquorum_weak_commits_total{database=\"shop\",role=\"app\"} 4";
+    await_until(SOON, series, || {
+        let (_, metrics) = cluster.get(cluster.leader(), "/metrics");
+        let metrics = metrics.as_str().unwrap_or_default();
+        if metrics.lines().any(|line| line == series) { Ok(()) } else { Err(metrics.to_owned()) }
+    });
 
     // The cluster's own work goes on, and where nobody is waited for nothing is weak.
     cluster.configure(json!({"quorum-replication": false, "replication-factor": 0}));

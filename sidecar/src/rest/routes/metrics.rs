@@ -1,6 +1,7 @@
-//! `GET /metrics`: gauges and counters in Prometheus' text format, all read from the view.
+//! `GET /metrics`: gauges and counters in Prometheus' text format, read from the view and from what the supervisor counts.
 
 use crate::clock;
+use crate::postgres::WeakCommits;
 use crate::rest::api::{Api, is_running, leads, read};
 use crate::rest::refusal::with_body;
 use pgquorum_agent::member::Role;
@@ -15,7 +16,11 @@ pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
     let api = api.clone();
     warp::path!("metrics")
         .and(read())
-        .map(move || with_body(200, "text/plain; version=0.0.4", text(&api.view(), clock::now())))
+        .map(move || {
+            let mut out = text(&api.view(), clock::now());
+            out.weak_commits(&api.handle().weak_commits.borrow());
+            with_body(200, "text/plain; version=0.0.4", out.0)
+        })
         .boxed()
 }
 
@@ -38,12 +43,30 @@ impl Exposition {
         }
     }
 
+    fn weak_commits(&mut self, counts: &[WeakCommits]) {
+        let labels =
+            |database, role| format!("{{database=\"{}\",role=\"{}\"}}", escaped(database), escaped(role));
+        let mut values: Vec<_> = counts.iter().map(|c| (labels(&c.database, &c.role), c.commits)).collect();
+        // A counter that first appears with 1 has not grown, for Prometheus; one that was 0 has.
+        if counts.iter().all(|c| !c.database.is_empty() || !c.role.is_empty()) {
+            values.push((labels("", ""), 0));
+        }
+        let help =
+            "Commits that were allowed to return before the standbys had them, since the server started.";
+        self.metric("counter", "weak_commits_total", help, values);
+    }
+
     fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.metric("gauge", name, help, [(String::new(), value)]);
     }
 }
 
-fn text(view: &View, now: Millis) -> String {
+/// A label's value as Prometheus reads it.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn text(view: &View, now: Millis) -> Exposition {
     let mut out = Exposition::default();
     let (cluster, postgres) = (&view.cluster, &view.postgres);
     let per_node = |value: &dyn Fn(u64) -> u64| -> Vec<(String, u64)> {
@@ -105,5 +128,5 @@ fn text(view: &View, now: Millis) -> String {
         "Parameters that wait for a restart.",
         postgres.pending_restart.len() as u64,
     );
-    out.0
+    out
 }

@@ -13,6 +13,7 @@ mod transport;
 use super::{PeerConnection, RestConfig, bind};
 use crate::clock;
 use crate::handle::{Asked, Handle, Traces};
+use crate::postgres::WeakCommits;
 use pgquorum_agent::cluster::Cluster;
 use pgquorum_agent::entry::{Appointment, Entry};
 use pgquorum_agent::member::{Member, Role};
@@ -42,6 +43,7 @@ struct Served {
     address: SocketAddr,
     view: watch::Sender<Arc<View>>,
     traces: Traces,
+    weak_commits: watch::Sender<Vec<WeakCommits>>,
     asked: Arc<Mutex<Vec<Request>>>,
     peers: mpsc::Receiver<PeerConnection>,
     stop: oneshot::Sender<()>,
@@ -72,11 +74,12 @@ async fn serve_with(config: &RestConfig, view: View, driver: Driver) -> Served {
             noted.lock().unwrap().push(request);
         }
     });
-    let handle = Handle { view: views, requests, traces: traces.clone() };
+    let (weak_commits, counts) = watch::channel(Vec::new());
+    let handle = Handle { view: views, requests, traces: traces.clone(), weak_commits: counts };
     let done = tokio::spawn(async move {
         bound.serve(handle, peer, async move { stopped.await.unwrap_or_default() }).await;
     });
-    Served { address, view, traces, asked, peers, stop, done }
+    Served { address, view, traces, weak_commits, asked, peers, stop, done }
 }
 
 impl Served {

@@ -165,3 +165,31 @@ async fn metrics_are_for_prometheus() {
     served.change_view(|view| *view = stranger());
     assert!(served.get("/metrics").await.body.contains("pgquorum_member 0\n"));
 }
+
+#[tokio::test]
+async fn weak_commits_are_counted_by_database_and_role() {
+    let served = serve(view(1), accept).await;
+    let lines = |body: &str| -> Vec<String> {
+        let ours = body.lines().filter(|l| l.starts_with("pgquorum_weak_commits_total{"));
+        ours.map(str::to_owned).collect()
+    };
+    let none = "pgquorum_weak_commits_total{database=\"\",role=\"\"} 0";
+    assert_eq!(lines(&served.get("/metrics").await.body), [none], "the series is there before it grows");
+    let count = |database: &str, role: &str, commits| WeakCommits {
+        database: database.to_owned(),
+        role: role.to_owned(),
+        commits,
+    };
+    served.weak_commits.send_replace(vec![count("shop", "a\"b\\c\nd", 3)]);
+    let shown = lines(&served.get("/metrics").await.body);
+    assert_eq!(shown, ["pgquorum_weak_commits_total{database=\"shop\",role=\"a\\\"b\\\\c\\nd\"} 3", none]);
+    served.weak_commits.send_replace(vec![count("", "", 2), count("shop", "app", 1)]);
+    let shown = lines(&served.get("/metrics").await.body);
+    assert_eq!(
+        shown,
+        [
+            "pgquorum_weak_commits_total{database=\"\",role=\"\"} 2",
+            "pgquorum_weak_commits_total{database=\"shop\",role=\"app\"} 1"
+        ]
+    );
+}
