@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The program: `PGQUORUM_BIN`, or the release build beside this test.
@@ -39,6 +39,14 @@ impl Outcome {
 /// The program cannot be started.
 pub fn pgquorum<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Outcome {
     outcome(Command::new(pgquorum_program()), args)
+}
+
+/// The same with a copy of the program that has another name.
+///
+/// # Panics
+/// It cannot be started.
+pub fn run_program<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(program: &Path, args: I) -> Outcome {
+    outcome(Command::new(program), args)
 }
 
 /// The same as the user that the servers run as, for commands that refuse root.

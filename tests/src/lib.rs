@@ -13,7 +13,7 @@ mod stalled_disk;
 mod user;
 
 pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
-pub use command::{Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_shown};
+pub use command::{Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_shown, run_program};
 pub use http::{request, request_raw, request_to, request_within};
 pub use net_cluster::{NetCluster, Prepare};
 pub use netns::{CLIENT, Network};

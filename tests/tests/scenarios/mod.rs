@@ -14,6 +14,7 @@ mod kill_node;
 mod kill_postmaster;
 mod kill_sidecar;
 mod kill_under_load;
+mod local_kill;
 mod lost_memory;
 mod lost_transactions;
 mod membership;

@@ -2,7 +2,7 @@
 
 use super::cluster::{LocalCluster, LocalNode};
 use super::processes::Running;
-use super::signal::stop_node;
+use super::signal::{kill_below, stop_node};
 use crate::cli::failure::{Context, Failure};
 use crate::cli::output::Out;
 use futures_util::future::join_all;
@@ -29,6 +29,7 @@ pub async fn down(dir: &Path, out: Out) -> Result<(), Failure> {
 pub async fn destroy(dir: &Path, out: Out) -> Result<(), Failure> {
     let cluster = LocalCluster::open(dir)?;
     stop_all(&cluster).await?;
+    kill_below(&cluster.dir).await?;
     // The marker goes last: a directory that is half removed can be destroyed again.
     for entry in std::fs::read_dir(&cluster.dir).or_fail(cluster.dir.display())? {
         let path = entry.or_fail(cluster.dir.display())?.path();

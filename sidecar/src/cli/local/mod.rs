@@ -7,6 +7,7 @@ mod down;
 mod identity;
 mod probe;
 mod processes;
+mod segments;
 mod signal;
 mod state;
 mod up;

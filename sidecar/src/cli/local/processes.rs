@@ -3,7 +3,10 @@
 
 use super::cluster::LocalNode;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Programs that work on a node's data, and may outlive the sidecar that started them.
+const HELPERS: [&str; 5] = ["initdb", "pg_basebackup", "pg_rewind", "pg_waldump", "pg_controldata"];
 
 #[derive(Clone, Debug)]
 struct Process {
@@ -16,9 +19,9 @@ struct Process {
 pub struct Running {
     pub sidecar: Option<i32>,
     pub postmaster: Option<i32>,
-    /// All of PostgreSQL, the postmaster first.
+    /// All of PostgreSQL, the postmaster first; also what is left of one whose postmaster is gone.
     pub postgres: Vec<i32>,
-    /// What the sidecar has started beside PostgreSQL: pg_basebackup, pg_rewind.
+    /// What the sidecar, or an earlier one, has started beside PostgreSQL: pg_basebackup, pg_rewind.
     pub helpers: Vec<i32>,
 }
 
@@ -27,22 +30,27 @@ impl Running {
     pub fn of(node: &LocalNode) -> Running {
         let all = processes();
         let sidecar = sidecar(node, &all);
-        let data_dir = node.config.data_dir.canonicalize().unwrap_or_else(|_| node.config.data_dir.clone());
+        let data_dir = resolved(&node.config.data_dir);
         let postmaster = postmaster(&data_dir, &all);
         let mut postgres: Vec<i32> = postmaster.into_iter().collect();
         postgres.extend(postmaster.map(|p| descendants(p, &all)).unwrap_or_default());
-        // Backends that outlive their postmaster have another parent, but still stand in the data directory.
-        let orphans = all.iter().filter(|(_, p)| p.name == "postgres").map(|(pid, _)| *pid);
-        let orphans =
-            orphans.filter(|pid| !postgres.contains(pid) && stands_in(*pid, &data_dir)).collect::<Vec<_>>();
-        postgres.extend(orphans);
-        let helpers = sidecar.map(|s| descendants(s, &all)).unwrap_or_default();
-        let helpers = helpers.into_iter().filter(|pid| !postgres.contains(pid)).collect();
+        // Backends that outlive their postmaster have another parent, but still stand in the data directory, whatever
+        // it is called by now. So do their own children.
+        let ours = |cwd: &Path| is_or_was(cwd, &data_dir);
+        for orphan in all.iter().filter(|(pid, p)| p.name == "postgres" && stands(**pid, ours)) {
+            postgres.push(*orphan.0);
+            postgres.extend(descendants(*orphan.0, &all));
+        }
+        keep_first(&mut postgres);
+        let mut helpers = sidecar.map(|s| descendants(s, &all)).unwrap_or_default();
+        helpers.extend(working_on(&all, |path| is_or_was(path, &data_dir)));
+        keep_first(&mut helpers);
+        helpers.retain(|pid| !postgres.contains(pid));
         Running { sidecar, postmaster, postgres, helpers }
     }
 
     pub fn nothing(&self) -> bool {
-        self.sidecar.is_none() && self.postgres.is_empty()
+        self.sidecar.is_none() && self.postgres.is_empty() && self.helpers.is_empty()
     }
 
     /// All processes in the order in which a power cut is imitated best: first those that could still acknowledge.
@@ -55,6 +63,52 @@ impl Running {
             .chain(self.helpers.iter().copied())
             .collect()
     }
+}
+
+/// PostgreSQL's processes and helpers that work below this directory: of nodes that were never made completely.
+pub fn below(dir: &Path) -> Vec<i32> {
+    let (all, dir) = (processes(), resolved(dir));
+    let servers =
+        all.iter().filter(|(pid, p)| p.name == "postgres" && stands(**pid, |c| c.starts_with(&dir)));
+    let servers: Vec<i32> = servers.map(|(pid, _)| *pid).collect();
+    servers.into_iter().chain(working_on(&all, |path| path.starts_with(&dir))).collect()
+}
+
+fn keep_first(pids: &mut Vec<i32>) {
+    let mut seen = BTreeSet::new();
+    pids.retain(|pid| seen.insert(*pid));
+}
+
+/// As the kernel names it, also if the last part of it is gone.
+fn resolved(dir: &Path) -> PathBuf {
+    dir.canonicalize().unwrap_or_else(|_| match (dir.parent().map(Path::canonicalize), dir.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => dir.to_owned(),
+    })
+}
+
+/// Whether this is the data directory, something in it, or one that a copy was made in (`data.clone-…`) or has replaced
+/// (`data.old-…`).
+fn is_or_was(path: &Path, data_dir: &Path) -> bool {
+    let Some(name) = data_dir.file_name() else { return false };
+    let beside = data_dir.parent().and_then(|parent| path.strip_prefix(parent).ok());
+    let first = beside.and_then(|rest| rest.components().next()).map(|c| c.as_os_str().as_encoded_bytes());
+    let rest = first.and_then(|first| first.strip_prefix(name.as_encoded_bytes()));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b".clone-") || rest.starts_with(b".old-"))
+}
+
+/// Helpers with such a directory among their arguments.
+fn working_on(all: &BTreeMap<i32, Process>, ours: impl Fn(&Path) -> bool) -> Vec<i32> {
+    let helpers = all.iter().filter(|(_, p)| HELPERS.contains(&p.name.as_str())).map(|(pid, _)| *pid);
+    let names = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // Both `-D DIR` and `--pgdata=DIR`.
+        line.split(|b| *b == 0).any(|word| {
+            let value = word.iter().position(|b| *b == b'/').map(|at| &word[at..]).unwrap_or_default();
+            std::str::from_utf8(value).is_ok_and(|path| ours(Path::new(path)))
+        })
+    };
+    helpers.filter(names).collect()
 }
 
 /// All living processes. One that has ended and was not yet collected by its parent is dead.
@@ -96,7 +150,14 @@ fn descendants(of: i32, all: &BTreeMap<i32, Process>) -> Vec<i32> {
 }
 
 fn stands_in(pid: i32, dir: &Path) -> bool {
-    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir)
+    stands(pid, |cwd| cwd == dir)
+}
+
+/// The kernel marks a directory that is removed.
+fn stands(pid: i32, ours: impl Fn(&Path) -> bool) -> bool {
+    let Ok(cwd) = std::fs::read_link(format!("/proc/{pid}/cwd")) else { return false };
+    let text = cwd.to_string_lossy();
+    ours(text.strip_suffix(" (deleted)").map_or(cwd.as_path(), Path::new))
 }
 
 fn postmaster(data_dir: &Path, all: &BTreeMap<i32, Process>) -> Option<i32> {
@@ -116,12 +177,17 @@ fn sidecar(node: &LocalNode, all: &BTreeMap<i32, Process>) -> Option<i32> {
 }
 
 fn runs(pid: i32, config: &Path) -> bool {
-    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-    let program = words.first().copied().unwrap_or_default();
-    program.ends_with(b"pgquorum")
-        && words.contains(&b"run".as_slice())
-        && words.contains(&config.as_os_str().as_encoded_bytes())
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_sidecar(&line, config))
+}
+
+/// `PROGRAM [--option]… run … CONFIG`. The program may have any name. One that starts another with these words (setsid,
+/// sudo, strace) has that one's name before `run`.
+fn is_sidecar(line: &[u8], config: &Path) -> bool {
+    let mut words = line.split(|b| *b == 0).skip(1);
+    words.find(|word| !word.starts_with(b"-")) == Some(b"run")
+        && words.any(|word| {
+            word.strip_prefix(b"--config=").unwrap_or(word) == config.as_os_str().as_encoded_bytes()
+        })
 }
 
 #[cfg(test)]
@@ -144,6 +210,56 @@ mod tests {
             .collect();
         assert_eq!(descendants(2, &all), [3, 4]);
         assert_eq!(descendants(4, &all), Vec::<i32>::new());
+    }
+
+    #[test]
+    fn a_sidecar_is_known_by_what_it_runs_whatever_its_name() {
+        let config = Path::new("/d/node1/node.toml");
+        let is = |words: &str| is_sidecar(words.replace(' ', "\0").as_bytes(), config);
+        for ours in
+            ["/usr/local/bin/pgquorum run --config", "./pgq-1.2 run --config", "pgquorum --json run --config"]
+        {
+            assert!(is(&format!("{ours} /d/node1/node.toml")), "{ours}");
+            assert!(!is(&format!("{ours} /d/node11/node.toml")), "{ours}");
+        }
+        assert!(is("pgquorum run --config=/d/node1/node.toml"));
+        for other in [
+            "vi",
+            "tail -f",
+            "pgquorum doctor --config",
+            "setsid pgquorum run --config",
+            "sudo -u me pgquorum run --config",
+        ] {
+            assert!(!is(&format!("{other} /d/node1/node.toml")), "{other}");
+        }
+    }
+
+    #[test]
+    fn directories_of_a_node_are_known_under_all_their_names() {
+        let data = Path::new("/d/node1/data");
+        for ours in ["/d/node1/data", "/d/node1/data/base", "/d/node1/data.clone-17", "/d/node1/data.old-3"] {
+            assert!(is_or_was(Path::new(ours), data), "{ours}");
+        }
+        for other in
+            ["/d/node1", "/d/node1/data2", "/d/node1/data.lost", "/d/node11/data", "/d/node1/database"]
+        {
+            assert!(!is_or_was(Path::new(other), data), "{other}");
+        }
+    }
+
+    #[test]
+    fn who_stands_in_a_removed_directory_still_belongs_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().canonicalize().unwrap().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let mut sleeper = std::process::Command::new("sleep").arg("60").current_dir(&data).spawn().unwrap();
+        let pid = i32::try_from(sleeper.id()).unwrap();
+        std::fs::remove_dir(&data).unwrap();
+        let stands = stands_in(pid, &data);
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert!(stands);
+        assert_eq!(resolved(&data), data);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::cluster::{LocalCluster, LocalNode};
 use super::identity::Identity;
-use super::processes::Running;
+use super::processes::{Running, below};
+use super::segments::Segments;
 use super::up::start_sidecar;
 use crate::cli::failure::{Context, Failure};
 use crate::cli::output::Out;
@@ -11,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use pgquorum_agent::types::NodeId;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long a node may take to stop in good order.
@@ -79,15 +80,22 @@ fn unix_ms() -> u128 {
 pub async fn kill(args: NodeArgs, out: Out) -> Result<(), Failure> {
     let node = node_of(&args)?;
     let first = pids(&Running::of(&node), args.only);
+    let mut segments = Segments::default();
+    segments.note(&first);
     let at = unix_ms();
-    kill_and_wait(&node, args.only, first.clone()).await?;
+    kill_and_wait(&node, args.only, first.clone(), segments).await?;
     report(out, &args, "killed", at, &first);
     Ok(())
 }
 
 /// Kills in one go, then whatever was forked meanwhile, and waits until they are gone. A PostgreSQL that a living
-/// sidecar has started again since is not touched.
-async fn kill_and_wait(node: &LocalNode, only: Option<Part>, first: Vec<i32>) -> Result<(), Failure> {
+/// sidecar has started again since is not touched. What the killed server leaves in shared memory is removed.
+async fn kill_and_wait(
+    node: &LocalNode,
+    only: Option<Part>,
+    first: Vec<i32>,
+    mut segments: Segments,
+) -> Result<(), Failure> {
     for pid in &first {
         send(*pid, Signal::SIGKILL)?;
     }
@@ -101,6 +109,7 @@ async fn kill_and_wait(node: &LocalNode, only: Option<Part>, first: Vec<i32>) ->
             _ => pids(&now, only).into_iter().filter(|p| first.contains(p)).collect(),
         };
         if left.is_empty() {
+            segments.remove();
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -109,6 +118,31 @@ async fn kill_and_wait(node: &LocalNode, only: Option<Part>, first: Vec<i32>) ->
                 format!("processes {left:?} survive SIGKILL; look at ps"),
             ));
         }
+        segments.note(&left);
+        for pid in left {
+            send(pid, Signal::SIGKILL)?;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Kills what works in a directory that is about to be removed and belongs to no node that could be asked to stop.
+pub async fn kill_below(dir: &Path) -> Result<(), Failure> {
+    let mut segments = Segments::default();
+    let deadline = Instant::now() + KILL_DEADLINE;
+    loop {
+        let left = below(dir);
+        if left.is_empty() {
+            segments.remove();
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::failed(
+                "still_there",
+                format!("processes {left:?} survive SIGKILL; look at ps"),
+            ));
+        }
+        segments.note(&left);
         for pid in left {
             send(pid, Signal::SIGKILL)?;
         }
@@ -190,7 +224,10 @@ pub async fn stop_node(node: &LocalNode, wait: Duration) -> Result<(), Failure> 
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    kill_and_wait(node, None, Running::of(node).all()).await?;
+    let left = Running::of(node).all();
+    let mut segments = Segments::default();
+    segments.note(&left);
+    kill_and_wait(node, None, left, segments).await?;
     let _ = std::fs::remove_file(node.pid_file());
     Ok(())
 }
