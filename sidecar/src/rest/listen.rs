@@ -5,6 +5,7 @@ use super::forward::Forward;
 use super::refusal::Refusal;
 use super::tls::{PEER_PROTOCOL, Tls};
 use crate::handle::Handle;
+use crate::peer::MAGIC;
 use futures_util::FutureExt;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -25,9 +26,6 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
-
-/// The first bytes of a peer's connection without TLS.
-const PEER_MAGIC: &[u8; 4] = b"PGQ1";
 
 /// How long a new connection may take to show what it is, its TLS handshake included.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -287,16 +285,16 @@ fn too_many() -> String {
 
 /// Looks at the first bytes without taking them.
 async fn starts_with_magic(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; PEER_MAGIC.len()];
+    let mut first = [0; MAGIC.len()];
     loop {
         let seen = stream.peek(&mut first).await?;
         if seen == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if first[..seen] != PEER_MAGIC[..seen] {
+        if first[..seen] != MAGIC[..seen] {
             return Ok(false);
         }
-        if seen == PEER_MAGIC.len() {
+        if seen == MAGIC.len() {
             return Ok(true);
         }
         // The beginning fits and more must come. Peeking returns at once while anything is there, so wait a little;
