@@ -43,9 +43,6 @@ pub fn request_within(
     path: &str,
     body: Option<&str>,
 ) -> Result<(u16, Value), Error> {
-    let mut stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT.min(limit))?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
     let body = body.unwrap_or_default();
     let token = token.map(|t| format!("authorization: Bearer {t}\r\n")).unwrap_or_default();
     let head = format!(
@@ -53,15 +50,7 @@ pub fn request_within(
          content-length: {}\r\n\r\n",
         body.len()
     );
-    // A server that refuses a large body answers before it has read it all.
-    let sent = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));
-    let mut answer = Vec::new();
-    let read = stream.read_to_end(&mut answer);
-    if answer.is_empty() {
-        sent?;
-        read?;
-    }
-    parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| Error::other("not an HTTP answer"))
+    exchange(limit, to, &(head + body))
 }
 
 /// Sends this text as it is to `127.0.0.1:port`, and nothing more; returns the status of the answer and its body.
@@ -69,11 +58,22 @@ pub fn request_within(
 /// # Errors
 /// No connection, or no proper answer in time.
 pub fn request_raw(port: u16, text: &str) -> Result<(u16, Value), Error> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), CONNECT_TIMEOUT)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.write_all(text.as_bytes())?;
+    exchange(ANSWER_TIMEOUT, SocketAddr::from(([127, 0, 0, 1], port)), text)
+}
+
+/// One connection: sends the text, reads until the other side closes.
+fn exchange(limit: Duration, to: SocketAddr, text: &str) -> Result<(u16, Value), Error> {
+    let mut stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT.min(limit))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    // A server that refuses a large body answers before it has read it all.
+    let sent = stream.write_all(text.as_bytes());
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    let read = stream.read_to_end(&mut answer);
+    if answer.is_empty() {
+        sent?;
+        read?;
+    }
     parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| Error::other("not an HTTP answer"))
 }
 

@@ -322,20 +322,26 @@ mod tests {
     use std::net::UdpSocket;
     use std::time::Duration;
 
-    #[test]
-    fn packets_are_dropped_in_the_direction_that_was_named() {
+    /// Two places with a socket each, which waits this long for a packet. `None`: there can be no such network here.
+    fn two_places(patience: Duration) -> Option<(Network, UdpSocket, UdpSocket)> {
         if let Some(why) = Network::refused() {
             eprintln!("skipped: {why}");
-            return;
+            return None;
         }
         let network = Network::new(2);
         let socket = |place| {
             let address = (network.address(place), 999);
             let socket = network.inside(place, || UdpSocket::bind(address)).expect("a socket");
-            socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+            socket.set_read_timeout(Some(patience)).expect("a timeout");
             socket
         };
         let (one, two) = (socket(1), socket(2));
+        Some((network, one, two))
+    }
+
+    #[test]
+    fn packets_are_dropped_in_the_direction_that_was_named() {
+        let Some((network, one, two)) = two_places(Duration::from_millis(300)) else { return };
         let passes = |from: &UdpSocket, to: &UdpSocket| {
             let sent = from.send_to(b"x", to.local_addr().expect("bound"));
             assert!(sent.is_ok(), "who sends notices nothing: {sent:?}");
@@ -353,18 +359,7 @@ mod tests {
 
     #[test]
     fn packets_are_late_or_lost_in_the_direction_that_was_named() {
-        if let Some(why) = Network::refused() {
-            eprintln!("skipped: {why}");
-            return;
-        }
-        let network = Network::new(2);
-        let socket = |place| {
-            let address = (network.address(place), 999);
-            let socket = network.inside(place, || UdpSocket::bind(address)).expect("a socket");
-            socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
-            socket
-        };
-        let (one, two) = (socket(1), socket(2));
+        let Some((network, one, two)) = two_places(Duration::from_secs(1)) else { return };
         let takes = |from: &UdpSocket, to: &UdpSocket| {
             let begin = std::time::Instant::now();
             from.send_to(b"x", to.local_addr().expect("bound")).expect("who sends notices nothing");
