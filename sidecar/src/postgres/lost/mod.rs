@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
 /// Reading the lost WAL takes no longer, or the rest of it stays unread.
 const READ_LIMIT: Duration = Duration::from_secs(60);
@@ -111,6 +111,14 @@ async fn keep_and_read(inner: &Arc<Inner>, source: &Session) -> Result<Option<Lo
         problems.push(error.to_string());
         names::Names::default()
     });
+    problems.extend(names.problems.iter().cloned());
+    let unseen = decoder.committed.iter().filter(|c| !c.changes.seen).count();
+    if unseen > 0 {
+        problems.push(format!(
+            "of {unseen} transactions the tables are not known: all that they wrote, if anything, is in older WAL or was \
+             too much to remember"
+        ));
+    }
     for committed in &decoder.committed {
         match names.describe(committed) {
             Some(transaction) => {
@@ -227,16 +235,24 @@ async fn read_piece(
     command.stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(io("starting pg_waldump"))?;
     let out = child.stdout.take().ok_or_else(|| failure("pg_waldump has no output"))?;
-    let mut lines = BufReader::new(out).lines();
-    while let Some(line) = lines.next_line().await.map_err(io("reading pg_waldump's output"))? {
-        decoder.feed(&line);
-    }
+    decoder.begin_piece();
+    feed_lines(BufReader::new(out), decoder).await.map_err(io("reading pg_waldump's output"))?;
     let ended = child.wait_with_output().await.map_err(io("waiting for pg_waldump"))?;
     if ended.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&ended.stderr);
     Err(failure(format!("pg_waldump stopped: {}", said.lines().last().unwrap_or_default())))
+}
+
+/// The lines may hold words of clients, in whatever encoding.
+async fn feed_lines(mut out: impl AsyncBufRead + Unpin, decoder: &mut Decoder) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    while out.read_until(b'\n', &mut line).await? > 0 {
+        decoder.feed(String::from_utf8_lossy(&line).trim_end());
+        line.clear();
+    }
+    Ok(())
 }
 
 /// Whether commits on these timelines waited for standbys, by what the database says: the rule of the epoch, as it was
@@ -252,4 +268,20 @@ async fn acknowledged(session: &Session, pieces: &[Piece]) -> Result<Acknowledge
     let row = session.query_one(question, &[&timelines]).await;
     let possibly: bool = row.map_err(sql("asking how commits were acknowledged"))?.get(0);
     Ok(if possibly { Acknowledged::Possibly } else { Acknowledged::No })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_in_another_encoding_does_not_end_the_reading() {
+        let (first, rest) = include_str!("sample.txt").split_once('\n').unwrap();
+        let mut bytes = first.as_bytes().to_vec();
+        bytes.extend(b"\n\xe4\xff of a name with line breaks\n");
+        bytes.extend(rest.as_bytes());
+        let mut decoder = Decoder::new(Lsn(0));
+        feed_lines(bytes.as_slice(), &mut decoder).await.unwrap();
+        assert_eq!(decoder.committed.len(), 10);
+    }
 }

@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 const FIRST_NORMAL: u32 = 16384;
 /// Large objects and their owners: catalogs that hold users' data.
 const LARGE_OBJECTS: [u32; 2] = [2613, 2995];
-/// What ANALYZE writes.
-const STATISTICS: [u32; 2] = [2619, 3429];
+/// What ANALYZE writes: statistics, and the TOAST tables of both kinds.
+const STATISTICS: [u32; 4] = [2619, 3429, 2840, 3430];
 /// Tables of one transaction that are listed.
 const TABLES_MAX: usize = 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Relation {
+    oid: u32,
     name: String,
     /// The cluster's own tables.
     ours: bool,
@@ -41,6 +42,8 @@ pub struct Names {
     oids: HashMap<(u32, u32), Relation>,
     /// Files that are gone, and the table that had them.
     former: HashMap<File, (u32, u32)>,
+    /// Databases that could not be asked, and why.
+    pub problems: Vec<String>,
 }
 
 /// Everything about the relations that these transactions touched, from this node's own server.
@@ -62,7 +65,9 @@ pub async fn look_up(config: &PostgresConfig, committed: &[Committed]) -> Result
         let (name, open): (String, bool) = (row.get(1), row.get(2));
         if let Some(numbers) = wanted.get(&oid).filter(|_| open) {
             let numbers: Vec<i64> = numbers.iter().copied().collect();
-            look_up_in(&mut names, config, oid, &name, &numbers).await?;
+            if let Err(error) = look_up_in(&mut names, config, oid, &name, &numbers).await {
+                names.problems.push(error.to_string());
+            }
         }
         names.databases.insert(oid, name);
     }
@@ -89,7 +94,7 @@ async fn look_up_in(
         let (schema, relation): (String, String) = (row.get(2), row.get(3));
         let kind = u8::try_from(row.get::<_, i32>(4)).unwrap_or(0);
         let (ours, catalog) = (schema == "quorum", oid < FIRST_NORMAL);
-        let relation = Relation { name: format!("{schema}.{relation}"), ours, kind, catalog };
+        let relation = Relation { oid, name: format!("{schema}.{relation}"), ours, kind, catalog };
         names.files.insert((database, file), relation.clone());
         names.oids.insert((database, oid), relation);
     }
@@ -120,17 +125,18 @@ impl Names {
     pub fn describe(&self, committed: &Committed) -> Option<LostTransaction> {
         let mut tables: BTreeMap<(String, String), LostTable> = BTreeMap::new();
         let mut schema_changed = false;
-        let Changes { rows, made, .. } = &committed.changes;
+        let Changes { rows, made, seen, .. } = &committed.changes;
         for (&file, rows) in rows {
             if file.0 == 0 {
                 schema_changed = true;
                 continue;
             }
             let relation = self.relation(file);
-            let own = relation.is_some_and(|r| r.catalog) || file.1 < FIRST_NORMAL;
+            // A catalog that was rewritten has another file; as long as it has its first one, the numbers are the same.
+            let oid = relation.map_or(file.1, |r| r.oid);
             match relation {
-                _ if STATISTICS.contains(&file.1) => {}
-                _ if own && !LARGE_OBJECTS.contains(&file.1) => schema_changed = true,
+                _ if STATISTICS.contains(&oid) => {}
+                _ if oid < FIRST_NORMAL && !LARGE_OBJECTS.contains(&oid) => schema_changed = true,
                 Some(r) if r.ours || !(r.is_table() || r.catalog) => {}
                 _ => {
                     let table = self.table(&mut tables, file);
@@ -148,7 +154,8 @@ impl Names {
                 _ => {}
             }
         }
-        if tables.is_empty() && !schema_changed {
+        // Of one that wrote before all that was read nothing is known; it may have been a client's.
+        if tables.is_empty() && !schema_changed && *seen {
             return None;
         }
         let more_tables = tables.len().saturating_sub(TABLES_MAX);
@@ -176,7 +183,12 @@ mod tests {
     use super::*;
 
     fn relation(name: &str, kind: u8) -> Relation {
-        Relation { name: name.to_owned(), ours: name.starts_with("quorum."), kind, catalog: false }
+        let (name, ours) = (name.to_owned(), name.starts_with("quorum."));
+        Relation { oid: FIRST_NORMAL, name, ours, kind, catalog: false }
+    }
+
+    fn catalog(oid: u32, name: &str, kind: u8) -> Relation {
+        Relation { oid, name: format!("pg_catalog.{name}"), ours: false, kind, catalog: true }
     }
 
     fn names(committed: &[Committed]) -> Names {
@@ -230,15 +242,39 @@ mod tests {
             at: String::new(),
             changes: Changes {
                 rows: files.iter().map(|f| (*f, Rows { inserted: 1, ..Rows::default() })).collect(),
+                seen: true,
                 ..Changes::default()
             },
         };
         use super::super::decode::Rows;
-        let names = names(&[]);
-        assert_eq!(names.describe(&committed(&[(5, 2619)])), None);
+        let mut names = names(&[]);
+        assert_eq!(names.describe(&committed(&[(5, 2619), (5, 2840)])), None);
         assert!(names.describe(&committed(&[(5, 1259)])).unwrap().schema_changed);
         assert!(names.describe(&committed(&[(0, 1262)])).unwrap().schema_changed);
         assert_eq!(names.describe(&committed(&[(5, 99_999)])).unwrap().tables[0].table, "file 99999");
         assert_eq!(names.describe(&committed(&[(5, 2613)])).unwrap().tables[0].table, "file 2613");
+        // VACUUM FULL gives them files with other numbers.
+        names.files.insert((5, 20_001), catalog(2619, "pg_statistic", b'r'));
+        names.files.insert((5, 20_002), catalog(2613, "pg_largeobject", b'r'));
+        names.files.insert((5, 20_003), catalog(1255, "pg_proc", b'r'));
+        assert_eq!(names.describe(&committed(&[(5, 20_001)])), None);
+        let blobs = names.describe(&committed(&[(5, 20_002)])).unwrap();
+        assert_eq!(
+            (blobs.tables[0].table.as_str(), blobs.schema_changed),
+            ("pg_catalog.pg_largeobject", false)
+        );
+        assert!(names.describe(&committed(&[(5, 20_003)])).unwrap().schema_changed);
+    }
+
+    #[test]
+    fn of_a_transaction_that_wrote_before_all_that_is_read_nothing_is_hidden() {
+        let of = |seen| Committed {
+            xid: 7,
+            at: "2026-01-01T00:00:00Z".to_owned(),
+            changes: Changes { seen, ..Changes::default() },
+        };
+        let told = names(&[]).describe(&of(false)).unwrap();
+        assert!(told.xid == 7 && told.tables.is_empty() && !told.schema_changed);
+        assert_eq!(names(&[]).describe(&of(true)), None, "it wrote no rows");
     }
 }
