@@ -59,9 +59,13 @@ fn store_failure(error: StoreError) -> Failure {
 }
 
 /// Where the WAL of a stopped server ends, as far as can be told without starting it.
-pub async fn stopped_at(config: &NodeConfig) -> Option<(Timeline, Lsn)> {
-    let secrets = Secrets::load(&config.secrets_file()).ok()?;
-    crate::postgres::stopped_at(&postgres_config(config, &secrets)).await
+///
+/// # Errors
+/// There is no database here that could be started by itself.
+pub async fn stopped_at(config: &NodeConfig) -> Result<(Timeline, Lsn), Failure> {
+    let secrets = Secrets::load(&config.secrets_file())?;
+    let at = crate::postgres::stopped_at(&postgres_config(config, &secrets)).await;
+    at.map_err(|e| Failure::failed("no_data", format!("there is nothing to go on with here: {e}")))
 }
 
 /// Writes the log of a new cluster with this node as its only member; returns the cluster's id.

@@ -49,15 +49,13 @@ pub async fn run(args: ForceLeaderArgs, out: Out) -> Result<(), Failure> {
     let (identity, restored) = engine::read_store(&config)?;
     let forced = force(&restored, config.node, rand::random())
         .map_err(|e| Failure::failed("cannot_force", e.to_string()))?;
-    if !config.data_dir.join("PG_VERSION").exists() {
-        let text =
-            format!("there is no database in {}; there is nothing to go on with", config.data_dir.display());
-        return Err(Failure::failed("no_data", text));
-    }
+    let (timeline, lsn) = engine::stopped_at(&config).await?;
     let before = whole_log(&restored).or_fail("the cluster's log")?;
+    let mine = before.position(timeline, lsn);
     out.note("asking the other members");
     let answers = ask_all(&config, &before).await;
-    refuse_if_needless(&config, &before, &answers).await?;
+    refuse_if_needless(config.node, &before, &answers)?;
+    refuse_if_another_has_more(&before, mine, &answers)?;
     let loss = what_is_lost(&config, &before);
     if !args.i_accept_data_loss {
         return Err(Failure::failed(
@@ -100,13 +98,9 @@ async fn ask_all(config: &NodeConfig, cluster: &Cluster) -> Vec<Answer> {
     asked.join_all().await.into_iter().flatten().collect()
 }
 
-async fn refuse_if_needless(
-    config: &NodeConfig,
-    cluster: &Cluster,
-    answers: &[Answer],
-) -> Result<(), Failure> {
+fn refuse_if_needless(own: NodeId, cluster: &Cluster, answers: &[Answer]) -> Result<(), Failure> {
     let voters: Vec<NodeId> = cluster.members.values().filter(|m| m.is_voter()).map(|m| m.id).collect();
-    let there = |n: &&NodeId| **n == config.node || answers.iter().any(|a| a.node == **n);
+    let there = |n: &&NodeId| **n == own || answers.iter().any(|a| a.node == **n);
     let reached = voters.iter().filter(there).count();
     if let Some(answer) = answers.iter().find(|a| a.leader.is_some()) {
         return Err(Failure::failed(
@@ -130,8 +124,10 @@ async fn refuse_if_needless(
             ),
         ));
     }
-    let Some((timeline, lsn)) = engine::stopped_at(config).await else { return Ok(()) };
-    let mine = cluster.position(timeline, lsn);
+    Ok(())
+}
+
+fn refuse_if_another_has_more(cluster: &Cluster, mine: Position, answers: &[Answer]) -> Result<(), Failure> {
     if let Some((node, position)) =
         answers.iter().filter_map(|a| Some((a.node, a.position?))).find(|(_, p)| *p > mine)
     {
@@ -140,6 +136,19 @@ async fn refuse_if_needless(
             format!(
                 "nothing was changed: node {node} answers and has more ({position}) than this node ({mine}). Run this \
                  there instead. If that node's data is of no use, stop its sidecar and repeat this"
+            ),
+        ));
+    }
+    let silent = |a: &&Answer| {
+        a.position.is_none() && cluster.member(a.node).is_some_and(|member| member.holds_data())
+    };
+    if let Some(Answer { node, .. }) = answers.iter().find(silent) {
+        return Err(Failure::failed(
+            "position_unknown",
+            format!(
+                "nothing was changed: node {node} is there and does not say how far its data reach; they may be ahead of \
+                 this node's ({mine}). Ask it: pgquorum status --url. If its data are of no use, or another program has \
+                 its address now, stop that and repeat this"
             ),
         ));
     }
@@ -208,4 +217,66 @@ fn report(
 
 fn describe(member: &Member) -> String {
     format!("node {} at {}", member.id, member.api_address())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgquorum_agent::entry::Entry;
+    use pgquorum_agent::member::Role;
+    use pgquorum_agent::settings::Settings;
+
+    fn cluster() -> Cluster {
+        let member = |id: NodeId, role| Member {
+            id,
+            ip: [127, 0, 0, 1].into(),
+            db_port: 5000,
+            api_port: 8000,
+            role,
+            down: false,
+            auto_upgrade: false,
+            identity: Some(id),
+        };
+        let mut cluster = Cluster::new("c".to_owned(), 1, member(1, Role::Node), Settings::default());
+        for (id, role) in [(2, Role::Node), (3, Role::Node), (4, Role::Node), (5, Role::Witness)] {
+            cluster.apply(id, 1, &Entry::AddNode { member: member(id, role) });
+        }
+        cluster
+    }
+
+    fn at(epoch: u64, lsn: u64) -> Position {
+        Position { epoch, lsn: Lsn(lsn) }
+    }
+
+    fn answer(node: NodeId, position: Option<Position>) -> Answer {
+        Answer { node, leader: None, position }
+    }
+
+    #[test]
+    fn it_is_refused_while_a_majority_is_there_or_somebody_leads() {
+        let code = |answers: &[Answer]| refuse_if_needless(1, &cluster(), answers).err().map(|f| f.code);
+        assert_eq!(code(&[]), None);
+        assert_eq!(code(&[answer(2, None)]), None, "two of five");
+        assert_eq!(code(&[answer(2, None), answer(5, None)]).as_deref(), Some("majority_answers"));
+        let leads = Answer { leader: Some(3), ..answer(2, None) };
+        assert_eq!(code(&[leads]).as_deref(), Some("there_is_a_leader"));
+    }
+
+    #[test]
+    fn it_is_refused_while_another_has_more_or_may_have() {
+        let mine = at(7, 100);
+        let code = |other| refuse_if_another_has_more(&cluster(), mine, &[other]).err().map(|f| f.code);
+        for position in [at(7, 100), at(7, 99), at(6, 900)] {
+            assert_eq!(code(answer(2, Some(position))), None, "{position}");
+        }
+        for position in [at(7, 101), at(8, 1)] {
+            assert_eq!(code(answer(2, Some(position))).as_deref(), Some("another_is_ahead"), "{position}");
+        }
+        assert_eq!(
+            code(answer(2, None)).as_deref(),
+            Some("position_unknown"),
+            "it is there and says nothing"
+        );
+        assert_eq!(code(answer(5, None)), None, "a witness has nothing");
+    }
 }

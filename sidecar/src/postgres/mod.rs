@@ -42,18 +42,37 @@ pub use error::PostgresError;
 pub use weak_commits::WeakCommits;
 
 /// Where the WAL of a stopped server ends, as far as can be told without starting it.
-pub async fn stopped_at(
-    config: &PostgresConfig,
-) -> Option<(pgquorum_agent::types::Timeline, pgquorum_agent::types::Lsn)> {
-    let control = control::read(config).await.ok()?;
-    Some(control::wal_end(config, &control).await)
+///
+/// # Errors
+/// There is no database that could be started by itself: none at all, one that a rewind or a copy has left unusable, or
+/// one that needs WAL of another server first.
+pub async fn stopped_at(config: &PostgresConfig) -> Result<(Timeline, Lsn)> {
+    process::check_data_dir(config)?;
+    if let RewindMark::Replaying(timeline, lsn) = RewindMark::load(config) {
+        return Err(error::no_data(format!(
+            "{} was rewound and has not replayed the WAL up to {lsn} of timeline {timeline} that makes it whole; that may \
+             have to come from another node ({} is there)",
+            config.data_dir.display(),
+            config.rewind_marker().display()
+        )));
+    }
+    if process::find(&config.data_dir)?.is_some() {
+        return Err(error::failure(format!(
+            "PostgreSQL runs in {}: stop it first, with pg_ctl stop -m immediate",
+            config.data_dir.display()
+        )));
+    }
+    let control = control::read(config).await?;
+    Ok(control::wal_end(config, &control).await)
 }
 
 use error::Result;
 use lease::Lease;
 use pgquorum_agent::lost::LostReport;
 use pgquorum_agent::postgres::{PgFailure, PgObservation, PgOp, PgOutcome, StopMode};
+use pgquorum_agent::types::{Lsn, Timeline};
 use pgquorum_agent::write_path::WritePath;
+use rewind_mark::RewindMark;
 use state::Inner;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -175,5 +194,35 @@ impl Postgres {
             task.abort();
         }
         stopped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_that_cannot_be_started_by_itself_ends_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let secrets = Secrets { superuser_password: String::new(), replication_password: String::new() };
+        let listen = std::net::IpAddr::from([127, 0, 0, 1]);
+        let config = PostgresConfig::new(1, data.clone(), "/no/programs".into(), listen, 5432, secrets);
+        let refused = async || stopped_at(&config).await.unwrap_err().message;
+        assert!(refused().await.contains("holds no PostgreSQL database"));
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+        for (mark, why) in [
+            (RewindMark::Writing, "a rewind of it was interrupted"),
+            (
+                RewindMark::Replaying(3, Lsn(0x30)),
+                "was rewound and has not replayed the WAL up to 0/30 of timeline 3",
+            ),
+            (RewindMark::None, "control file"),
+        ] {
+            mark.store(&config).unwrap();
+            let said = refused().await;
+            assert!(said.contains(why), "{said}");
+        }
     }
 }
