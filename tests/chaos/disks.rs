@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Much more than a run needs; only what is used takes memory.
-const SIZE: &str = "1500m";
+const SIZE: &str = "3g";
 const FILLER: &str = "filler";
 
 pub fn data_disk(cluster: &NetCluster, place: u64) -> PathBuf {

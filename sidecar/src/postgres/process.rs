@@ -195,10 +195,9 @@ pub fn log_length(config: &PostgresConfig) -> u64 {
     std::fs::metadata(&config.log_file).map(|m| m.len()).unwrap_or(0)
 }
 
-/// The last telling lines of the server's log after `offset`. Lines that speak of passwords are left out.
-pub fn log_tail(config: &PostgresConfig, offset: u64) -> String {
+/// The newest part of the server's log after `offset`, at most 16 kB of it; empty if it cannot be read.
+pub fn log_since(config: &PostgresConfig, offset: u64) -> String {
     const READ_MAX: u64 = 16 * 1024;
-    const LINES_MAX: usize = 4;
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(&config.log_file)?;
         let end = file.metadata()?.len();
@@ -207,8 +206,13 @@ pub fn log_tail(config: &PostgresConfig, offset: u64) -> String {
         file.take(READ_MAX).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// The last telling lines of the server's log after `offset`. Lines that speak of passwords are left out.
+pub fn log_tail(config: &PostgresConfig, offset: u64) -> String {
+    const LINES_MAX: usize = 4;
+    let text = log_since(config, offset);
     let harmless = |l: &&str| !l.to_lowercase().contains("password") && !l.trim().is_empty();
     let lines: Vec<&str> = text.lines().filter(harmless).collect();
     let grave = |l: &&&str| ["FATAL:", "PANIC:", "ERROR:", "HINT:", "DETAIL:"].iter().any(|w| l.contains(w));

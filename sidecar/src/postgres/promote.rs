@@ -6,7 +6,7 @@ use super::process::{self, Status};
 use super::state::Inner;
 use super::timeline::{self, Obstacle};
 use super::{cut, lifecycle};
-use pgquorum_agent::postgres::{PgFailureKind, PgOutcome, StopMode, SyncSet};
+use pgquorum_agent::postgres::{PgFailure, PgFailureKind, PgOutcome, StopMode, SyncSet};
 use pgquorum_agent::types::{Lsn, Timeline};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -63,7 +63,8 @@ pub async fn promote(inner: &Arc<Inner>, wanted: Timeline, sync: SyncSet) -> Res
     let (wal_dir, present) = (inner.config.wal_dir(), position.replayed_timeline);
     blocking(move || timeline::plant(&wal_dir, present, wanted).map_err(io("reserving timeline numbers")))
         .await?;
-    leave_recovery(inner).await?;
+    let offset = process::log_length(&inner.config);
+    leave_recovery(inner).await.map_err(|failure| explained(inner, offset, failure))?;
     let config = inner.config.clone();
     // PostgreSQL has just removed it; from now on a restart is a standby's again.
     blocking(move || config_files::ensure_standby_signal(&config)).await?;
@@ -141,6 +142,16 @@ async fn leave_recovery(inner: &Arc<Inner>) -> Result<()> {
         interval.tick().await;
     }
     Err(timed_out(format!("the server did not leave recovery within {PROMOTE_LIMIT:?}; its log may say why")))
+}
+
+/// With what the server's log says about one of the usual causes. A promotion begins with a new segment of WAL, so it is
+/// where a full disk shows first, and the server ends then.
+fn explained(inner: &Inner, offset: u64, mut failure: PgFailure) -> PgFailure {
+    let log = process::log_since(&inner.config, offset);
+    if let Some(advice) = lifecycle::advice(&log, inner.config.port) {
+        failure.message = format!("{}: {advice} (see {})", failure.message, inner.config.log_file.display());
+    }
+    failure
 }
 
 async fn promoted(inner: &Arc<Inner>, wanted: Timeline) -> Result<PgOutcome> {
