@@ -1,6 +1,7 @@
 //! What an event does: inputs reach a sidecar, and what it puts out is carried out.
 
 use crate::disk::Disk;
+use crate::machine::Machine;
 use crate::world::{Event, OBSERVE_MS, TICK_MS, UPKEEP_MS, World};
 use pgquorum_agent::message::Wire;
 use pgquorum_agent::node::{Action, Input, Output};
@@ -20,8 +21,12 @@ impl World {
                     }
                 }
             }
-            Event::Deliver { from, to, life, wire } => {
-                if self.machines.get(&to).is_some_and(|m| m.life == life) {
+            Event::Deliver { from, to, life, expected, wire } => {
+                // A sender that lives is asked itself.
+                let lives = self.machines[&from].alive();
+                let knows = |m: &Machine| lives || !is_other(expected, m.disk.state.identity);
+                let connected = |m: &Machine| m.life == life && knows(m);
+                if self.machines.get(&to).is_some_and(connected) {
                     self.deliver(from, to, *wire);
                 }
             }
@@ -164,12 +169,14 @@ impl World {
         for (to, wire) in output.messages {
             let times = self.net.arrivals(&mut self.rng, node, to);
             let Some(life) = self.machines.get(&to).map(|m| m.life) else { continue };
+            let agent = self.machines[&node].agent.as_ref();
+            let expected = agent.and_then(|a| a.cluster().identity_of(to));
             let last = times.len().saturating_sub(1);
             let mut wire = Some(Box::new(wire));
             for (i, delay) in times.into_iter().enumerate() {
                 let copy = if i == last { wire.take() } else { wire.clone() };
                 let wire = copy.expect("the last copy is taken last");
-                self.after(delay, Event::Deliver { from: node, to, life, wire });
+                self.after(delay, Event::Deliver { from: node, to, life, expected, wire });
             }
         }
         for (id, reply) in output.replies {

@@ -39,6 +39,8 @@ pub enum Event {
         from: NodeId,
         to: NodeId,
         life: u64,
+        /// The store that its sender takes that process for.
+        expected: Option<u64>,
         wire: Box<Wire>,
     },
     Written {
