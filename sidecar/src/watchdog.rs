@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 mod ioctl {
     nix::ioctl_readwrite!(set_timeout, b'W', 6, nix::libc::c_int);
@@ -13,6 +13,9 @@ mod ioctl {
 
 /// What closes the device without a restart of the machine.
 const MAGIC_CLOSE: &[u8] = b"V";
+
+/// `/dev/watchdog` is another name of the first one.
+const FIRST: (u32, u32) = (10, 130);
 
 /// What `node.toml` says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +41,13 @@ pub struct Watchdog {
     config: Option<WatchdogConfig>,
     file: Option<File>,
     set_timeout: fn(&File, u32) -> io::Result<u32>,
+    sysfs: PathBuf,
 }
 
 impl Watchdog {
     /// Opens nothing, but for one moment: an earlier sidecar that was killed has left the device running.
     pub fn new(config: Option<WatchdogConfig>) -> Watchdog {
-        let mut watchdog = Watchdog { config, file: None, set_timeout };
+        let mut watchdog = Watchdog { config, file: None, set_timeout, sysfs: PathBuf::from("/sys") };
         if watchdog.config.is_some() {
             match watchdog.arm() {
                 Ok(()) => watchdog.disarm(),
@@ -70,13 +74,21 @@ impl Watchdog {
     fn arm(&mut self) -> Result<(), String> {
         let Some(config) = self.config.as_ref().filter(|_| self.file.is_none()) else { return Ok(()) };
         let shown = config.device.display();
+        // Once it is open it can only be fed: a standby, or a sidecar that ends, would have its machine restarted.
+        if runs_for_good(&self.sysfs, &config.device) {
+            return Err(format!(
+                "the watchdog {shown} cannot be stopped once it runs (nowayout), so it is not started. Load its driver with \
+                 nowayout=0"
+            ));
+        }
         let mut options = std::fs::OpenOptions::new();
         let file = options
             .write(true)
             .custom_flags(nix::libc::O_NONBLOCK)
             .open(&config.device)
             .map_err(|e| format!("the watchdog {shown} cannot be opened: {e}"))?;
-        let mut opened = Watchdog { config: None, file: Some(file), set_timeout: self.set_timeout };
+        let mut opened =
+            Watchdog { config: None, file: Some(file), set_timeout: self.set_timeout, sysfs: PathBuf::new() };
         let set = opened.file.as_ref().map_or(Ok(0), |f| (self.set_timeout)(f, config.seconds));
         match set {
             Ok(seconds) if seconds == config.seconds => {
@@ -126,6 +138,19 @@ impl Watchdog {
     }
 }
 
+/// Whether the kernel goes on without a sign of life after the device was closed in order, as far as it says.
+fn runs_for_good(sysfs: &Path, device: &Path) -> bool {
+    let Ok(file) = std::fs::metadata(device) else { return false };
+    if !file.file_type().is_char_device() {
+        return false;
+    }
+    let place = match (nix::libc::major(file.rdev()), nix::libc::minor(file.rdev())) {
+        FIRST => "class/watchdog/watchdog0".to_owned(),
+        (major, minor) => format!("dev/char/{major}:{minor}"),
+    };
+    std::fs::read_to_string(sysfs.join(place).join("nowayout")).is_ok_and(|text| text.trim() == "1")
+}
+
 /// Sets the device's timeout and returns the one that it took.
 fn set_timeout(file: &File, seconds: u32) -> io::Result<u32> {
     let mut value = nix::libc::c_int::try_from(seconds).map_err(io::Error::other)?;
@@ -137,12 +162,12 @@ fn set_timeout(file: &File, seconds: u32) -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn watchdog(device: &Path, required: bool) -> Watchdog {
         std::fs::write(device, "").unwrap();
         let config = WatchdogConfig { device: device.to_owned(), seconds: 5, required };
-        Watchdog { config: Some(config), file: None, set_timeout: |_, seconds| Ok(seconds) }
+        let sysfs = device.with_extension("sys");
+        Watchdog { config: Some(config), file: None, set_timeout: |_, seconds| Ok(seconds), sysfs }
     }
 
     #[test]
@@ -178,6 +203,26 @@ mod tests {
             assert_eq!(w.require().is_err(), refused);
         }
         assert!(Watchdog::new(None).require().is_ok());
+    }
+
+    /// The device is another one that may be opened at will; what counts is what the kernel says of its number.
+    #[test]
+    fn a_watchdog_that_cannot_be_stopped_is_not_started() {
+        let dir = tempfile::tempdir().unwrap();
+        for required in [true, false] {
+            let mut w = watchdog(&dir.path().join("watchdog"), required);
+            w.config.as_mut().unwrap().device = "/dev/null".into();
+            let says = w.sysfs.join("dev/char/1:3");
+            std::fs::create_dir_all(&says).unwrap();
+            std::fs::write(says.join("nowayout"), "1\n").unwrap();
+            let done = w.require();
+            assert_eq!(done.is_err(), required);
+            assert!(done.err().is_none_or(|text| text.contains("nowayout=0")));
+            assert!(w.file.is_none(), "it was not opened");
+            std::fs::write(says.join("nowayout"), "0\n").unwrap();
+            w.require().unwrap();
+            assert!(w.file.is_some());
+        }
     }
 
     #[test]
