@@ -33,3 +33,32 @@ fn an_empty_data_directory_is_filled_again() {
     cluster.await_replayed(node);
     assert_eq!(cluster.ask(node, "SELECT count(*)::text FROM kept"), "1");
 }
+
+/// PostgreSQL waits for WAL that is gone, and says nothing. Another node has it.
+#[test]
+fn a_standby_without_its_wal_gets_it_from_the_primary() {
+    let cluster = Cluster::start(3);
+    let node = cluster.follower();
+    cluster.sql("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)");
+    cluster.await_replayed(node);
+    cluster.stop(node);
+    let data = cluster.node(node).data_dir;
+    for entry in std::fs::read_dir(data.join("pg_wal")).expect("pg_wal").flatten() {
+        if entry.path().is_file() {
+            std::fs::remove_file(entry.path()).expect("removing a segment");
+        }
+    }
+    // A copy would not have it.
+    let mark = data.join("as_it_was");
+    std::fs::write(&mark, "").expect("a mark");
+    cluster.sql("INSERT INTO kept VALUES (2)");
+    cluster.start_node(node);
+    cluster.await_replicas(2);
+    cluster.await_replayed(node);
+    assert_eq!(cluster.ask(node, "SELECT count(*)::text FROM kept"), "2");
+    assert!(mark.exists(), "its data were copied");
+    let names = "SELECT string_agg(application_name, ' ') FROM pg_stat_replication";
+    let names = cluster.ask(cluster.leader(), names);
+    assert!(!names.contains("rejoining"), "it does not acknowledge: {names}");
+    cluster.assert_one_writable();
+}
