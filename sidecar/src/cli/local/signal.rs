@@ -94,44 +94,33 @@ async fn kill_and_wait(
     node: &LocalNode,
     only: Option<Part>,
     first: Vec<i32>,
-    mut segments: Segments,
+    segments: Segments,
 ) -> Result<(), Failure> {
     for pid in &first {
         send(*pid, Signal::SIGKILL)?;
     }
-    let deadline = Instant::now() + KILL_DEADLINE;
-    loop {
+    let left = || {
         let now = Running::of(node);
         let restarted = only.is_some() && now.postmaster.is_some_and(|p| !first.contains(&p));
-        let left = match only {
+        match only {
             None => now.all(),
             Some(Part::Postgres) if !restarted => now.postgres,
             _ => pids(&now, only).into_iter().filter(|p| first.contains(p)).collect(),
-        };
-        if left.is_empty() {
-            segments.remove();
-            return Ok(());
         }
-        if Instant::now() > deadline {
-            return Err(Failure::failed(
-                "still_there",
-                format!("processes {left:?} survive SIGKILL; look at ps"),
-            ));
-        }
-        segments.note(&left);
-        for pid in left {
-            send(pid, Signal::SIGKILL)?;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    };
+    kill_while(left, segments).await
 }
 
 /// Kills what works in a directory that is about to be removed and belongs to no node that could be asked to stop.
 pub async fn kill_below(dir: &Path) -> Result<(), Failure> {
-    let mut segments = Segments::default();
+    kill_while(|| below(dir), Segments::default()).await
+}
+
+/// Kills those that `left` finds until there are none.
+async fn kill_while(left: impl Fn() -> Vec<i32>, mut segments: Segments) -> Result<(), Failure> {
     let deadline = Instant::now() + KILL_DEADLINE;
     loop {
-        let left = below(dir);
+        let left = left();
         if left.is_empty() {
             segments.remove();
             return Ok(());
@@ -206,6 +195,9 @@ pub async fn stop_node(node: &LocalNode, wait: Duration) -> Result<(), Failure> 
     if running.nothing() {
         return Ok(());
     }
+    // One whose postmaster is gone leaves its shared memory behind, however its processes end.
+    let mut segments = Segments::default();
+    segments.note(&running.postgres);
     match (running.sidecar, running.postmaster) {
         (Some(sidecar), _) => send(sidecar, Signal::SIGTERM)?,
         // Nobody supervises it any more, so it is stopped directly.
@@ -219,13 +211,13 @@ pub async fn stop_node(node: &LocalNode, wait: Duration) -> Result<(), Failure> 
     let deadline = Instant::now() + wait;
     while Instant::now() < deadline {
         if Running::of(node).nothing() {
+            segments.remove();
             let _ = std::fs::remove_file(node.pid_file());
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let left = Running::of(node).all();
-    let mut segments = Segments::default();
     segments.note(&left);
     kill_and_wait(node, None, left, segments).await?;
     let _ = std::fs::remove_file(node.pid_file());
