@@ -9,6 +9,7 @@ use crate::postgres::{
     PgFailure, PgFailureKind, PgObservation, PgOp, PgOutcome, PgProcess, StopMode, Upstream,
 };
 use crate::types::{Epoch, Millis};
+use interrupt::Feeding;
 use std::collections::BTreeMap;
 
 /// A primary without leadership is stopped when it was not appointed again for this long after its lease was revoked.
@@ -43,8 +44,8 @@ pub struct Local {
     pub following: Option<(Epoch, Upstream)>,
     /// Since when the server starts without being there.
     pub starting_since: Option<Millis>,
-    /// The upstream that the server was given because it does not come up by itself, in which epoch, and when.
-    pub fed: Option<(Epoch, Upstream, Millis)>,
+    /// What came of giving an upstream to a server that does not come up by itself.
+    pub feeding: Feeding,
     /// The server is a primary because this process promoted it or found it promoted.
     pub promoted: bool,
     /// The process that was promoted, and the one that was stopped: what an outdated look says of them is known.
@@ -96,8 +97,10 @@ impl Node {
         if self.local.obs.process == PgProcess::Starting {
             self.local.starting_since.get_or_insert(self.now);
         } else {
-            (self.local.starting_since, self.local.fed) = (None, None);
+            self.local.starting_since = None;
         }
+        let (since, idle) = (self.local.starting_since, self.local.op.is_none());
+        self.local.feeding.look(self.now, &self.local.obs, since, idle);
         let obs = &self.local.obs;
         let lost_stream = before.streaming && !obs.streaming && obs.is_running() && obs.in_recovery;
         if lost_stream && self.local.op.is_none() {
@@ -161,7 +164,7 @@ impl Node {
             (PgOp::Follow(upstream), Ok(_)) => self.now_following(upstream),
             (PgOp::Feed(upstream), Ok(_)) => {
                 let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
-                self.local.fed = Some((epoch, upstream, self.now));
+                self.local.feeding.given(epoch, upstream, self.now);
             }
             (PgOp::Rewind(upstream) | PgOp::Clone(upstream), Ok(_)) => {
                 self.local.repair = None;
@@ -385,6 +388,8 @@ impl Node {
         let running = self.local.side_ops.values().any(|op| matches!(op, PgOp::Configure(_)));
         let wanted = &self.cluster.db_config;
         if running
+            // It would not listen.
+            || self.local.obs.process == PgProcess::Starting
             || self.local.configured.as_ref() == Some(wanted)
             || self.now < self.local.configure_retry_at
         {

@@ -173,6 +173,9 @@ impl World {
                     return failure(PgFailureKind::Other, "it is not starting");
                 }
                 (s.conninfo, s.unheard) = (Some(upstream.node), true);
+                if self.fed_servers_end {
+                    s.halt(false);
+                }
                 self.after(2, Event::Upkeep { again: false });
                 done()
             }

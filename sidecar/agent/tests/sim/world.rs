@@ -135,6 +135,8 @@ pub struct World {
     pub rewinds_fail: bool,
     /// No server has the WAL any more that data lack which do not fit together.
     pub wal_recycled: bool,
+    /// A server that does not come up by itself ends when it gets an upstream.
+    pub fed_servers_end: bool,
     /// How long a copy takes at most.
     pub copy_ms: Time,
     pub client_ms: Time,
@@ -178,6 +180,7 @@ impl World {
             slow_server: None,
             rewinds_fail: false,
             wal_recycled: false,
+            fed_servers_end: false,
             copy_ms: 1500,
             client_ms: 15,
             replies: Vec::new(),

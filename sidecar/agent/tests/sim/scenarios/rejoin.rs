@@ -167,6 +167,19 @@ fn a_standby_whose_upstream_does_not_help_is_copied() {
     heals(w);
 }
 
+/// It starts again each time, and must not do so for ever.
+#[test]
+fn a_standby_that_ends_whenever_it_gets_its_upstream_is_copied() {
+    for seed in 0..10 {
+        let (mut w, _, node) = starts_in_vain(seed);
+        w.fed_servers_end = true;
+        let end = w.now + 45_000;
+        let counts = |w: &World| w.converged() && !w.machines[&node].server.unheard;
+        assert!(w.run_until(end, counts), "seed {seed}: {}", w.describe());
+        heals(w);
+    }
+}
+
 /// What has to come from an upstream is nothing to pledge, and the others suffice.
 #[test]
 fn a_standby_that_is_given_wal_keeps_no_election_waiting() {
