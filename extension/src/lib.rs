@@ -22,6 +22,7 @@ mod deadman;
 mod error;
 mod fence;
 mod guc;
+mod log;
 mod pg;
 mod shmem;
 #[cfg(any(test, feature = "pg_test"))]
@@ -34,6 +35,7 @@ extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
 extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles"]);
 extension_sql_file!("../../sql/apply.sql", name = "apply", requires = ["tables"]);
 extension_sql_file!("../../sql/read.sql", name = "read", requires = ["tables"]);
+extension_sql_file!("../../sql/channels.sql", name = "channels", requires = ["apply"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]
@@ -43,6 +45,8 @@ pub extern "C-unwind" fn _PG_init() {
     shmem::init();
     weak_commits::init();
     barrier::init();
+    log::slots::init();
+    pg::shared::init();
     pg::standby_names::init();
     pg::commit_level::init();
     pg::hooks::init();

@@ -15,6 +15,7 @@ pub mod login;
 pub mod process;
 pub mod session;
 mod settings;
+pub mod shared;
 pub mod standby_names;
 pub mod syncrep;
 pub mod wal;
