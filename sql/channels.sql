@@ -93,7 +93,7 @@ COMMENT ON FUNCTION quorum.own_table(regclass) IS 'Internal. Makes a table of th
 CREATE FUNCTION quorum.open_segment(channel integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    next integer;
+    fresh integer;
     heap text;
 BEGIN
     -- One at a time.
@@ -101,26 +101,34 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no channel with the id %', channel USING ERRCODE = 'undefined_object';
     END IF;
-    SELECT coalesce(max(s.number), 0) + 1 INTO next FROM quorum.log_segment AS s WHERE s.channel = open_segment.channel;
-    heap := format('quorum_log.log_%s_%s', channel, next);
+    SELECT coalesce(max(s.number), 0) + 1 INTO fresh FROM quorum.log_segment AS s WHERE s.channel = open_segment.channel;
+    heap := format('quorum_log.log_%s_%s', channel, fresh);
     -- Nothing is ever deleted or updated in it. Vacuum comes only to freeze, and must not shorten the table: its
     -- writers append at the end and count on it.
     EXECUTE format('CREATE TABLE %s (order_lsn bigint NOT NULL, xid xid8 NOT NULL, part integer NOT NULL, changes integer NOT NULL, '
-                   'flags integer NOT NULL, data bytea STORAGE PLAIN NOT NULL) '
-                   'WITH (autovacuum_enabled = off, vacuum_truncate = off, toast_tuple_target = 8160)', heap);
+                   'flags integer NOT NULL) WITH (autovacuum_enabled = off, vacuum_truncate = off, toast_tuple_target = 8160)', heap);
+    -- In one step, so that no table for values stored elsewhere is made: chunks fit a page.
+    EXECUTE format('ALTER TABLE %s ADD COLUMN data bytea NOT NULL, ALTER COLUMN data SET STORAGE PLAIN', heap);
     PERFORM quorum.own_table(heap::regclass);
     UPDATE quorum.log_segment AS s SET closed_at = clock_timestamp(), closed_xid = pg_current_xact_id()
     WHERE s.channel = open_segment.channel AND s.closed_at IS NULL;
-    INSERT INTO quorum.log_segment (channel, number, heap) VALUES (open_segment.channel, next, heap::regclass);
+    INSERT INTO quorum.log_segment (channel, number, heap) VALUES (open_segment.channel, fresh, heap::regclass);
     IF to_regprocedure('quorum.make_batch_table(integer, integer)') IS NOT NULL THEN
-        PERFORM quorum.make_batch_table(channel, next);
+        PERFORM quorum.make_batch_table(channel, fresh);
     END IF;
-    PERFORM quorum.forget_cached('quorum.log_segment');
-    RETURN next;
+    PERFORM quorum.forget_cached('quorum.log_segment'::regclass);
+    RETURN fresh;
 END
 $$;
 COMMENT ON FUNCTION quorum.open_segment(integer) IS
     'Internal. Closes the present segment of a channel''s log, opens the next one, and returns its number.';
+
+CREATE FUNCTION quorum.current_segment(channel oid, OUT segments oid, OUT heap oid) RETURNS SETOF record
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'quorum.log_segment'::regclass::oid, s.heap FROM quorum.log_segment AS s
+    WHERE s.channel = current_segment.channel::integer AND s.closed_at IS NULL
+$$;
+COMMENT ON FUNCTION quorum.current_segment(oid) IS 'Internal. The list of segments, and the table that a channel''s log grows in; no row: there is no such channel.';
 
 CREATE FUNCTION quorum.create_channel(
     name text, old_image text DEFAULT 'key', retain_age interval DEFAULT NULL, retain_rows bigint DEFAULT NULL,
@@ -177,8 +185,6 @@ BEGIN
     FOR member IN SELECT t.relid FROM quorum.tracked_table AS t WHERE t.channel = dropped ORDER BY t.relid LOOP
         PERFORM quorum.untrack(member.relid::regclass);
     END LOOP;
-    -- Whatever of this transaction is still to be written into the log has nowhere to go.
-    PERFORM quorum.forget_changes(dropped);
     DELETE FROM quorum.schema_version AS v WHERE v.channel = dropped;
     DELETE FROM quorum.log_segment AS s WHERE s.channel = dropped;
     FOR member IN SELECT c.oid::regclass AS relation FROM pg_class AS c
@@ -188,7 +194,7 @@ BEGIN
         EXECUTE format('DROP TABLE %s', member.relation);
     END LOOP;
     DELETE FROM quorum.channel AS c WHERE c.id = dropped;
-    PERFORM quorum.forget_cached('quorum.log_segment');
+    PERFORM quorum.forget_cached('quorum.log_segment'::regclass);
 END
 $$;
 COMMENT ON FUNCTION quorum.drop_channel(text) IS

@@ -1,4 +1,5 @@
--- Runs last: comments of the functions written in Rust, and all rights. Nothing is for PUBLIC.
+-- Runs last: comments of the functions written in Rust, all rights (nothing is for PUBLIC), and what would fire while
+-- the rest is made.
 
 COMMENT ON SCHEMA quorum IS 'pgquorum: the cluster''s state and the lease of this server.';
 COMMENT ON FUNCTION quorum.lease_renew(bigint, integer, bigint) IS
@@ -20,7 +21,18 @@ COMMENT ON FUNCTION quorum.is_leader() IS
 COMMENT ON FUNCTION quorum.wal_position() IS
     'Where this server''s WAL stands. Primary: timeline and flush_lsn, the rest NULL. In recovery: received (NULL: nothing streamed since the start) and replayed, flush_lsn and timeline being those of the one further on.';
 
-REVOKE ALL ON SCHEMA quorum FROM PUBLIC;
+COMMENT ON FUNCTION quorum.parse_filter(oid, text) IS
+    'Internal. Parses and checks a row filter. Errors: 42601 it is no condition, 0A000 it is none that filters take.';
+COMMENT ON FUNCTION quorum.filter_holds(oid, text) IS
+    'Internal. Do the columns that a stored filter looks at still have the types that it was parsed with?';
+COMMENT ON FUNCTION quorum.record_entry(integer, bigint, text) IS
+    'Internal. Puts an entry about a tracked table into the log, with the text of the statement that runs.';
+COMMENT ON FUNCTION quorum.statement_text() IS 'Internal. The utility statement that runs now.';
+COMMENT ON FUNCTION quorum.forget_cached(oid) IS 'Internal. Tells all sessions to look up anew what they keep about a table.';
+
+REVOKE ALL ON SCHEMA quorum, quorum_log FROM PUBLIC;
+REVOKE ALL ON TABLE quorum.channel, quorum.tracked_table, quorum.tracked_partition, quorum.schema_version,
+    quorum.log_segment, quorum.channels, quorum.tracked_tables FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
     quorum.lost_transactions, quorum.leadership, quorum.heartbeat FROM PUBLIC;
 
@@ -48,3 +60,21 @@ GRANT EXECUTE ON FUNCTION quorum.applied_index(), quorum.leader(), quorum.map(),
 GRANT EXECUTE ON FUNCTION quorum.lease_renew(bigint, integer, bigint), quorum.lease_revoke(bigint, text),
     quorum.admit_clients(), quorum.set_leader_hint(text), quorum.open_epoch(bigint, bigint, integer, pg_lsn, integer, bigint[]),
     quorum.apply_entry(bigint, bigint, jsonb), quorum.apply_snapshot(bigint, bigint, jsonb) TO quorum_admin;
+
+-- Whoever may track a table reads it through the log: administrators only. Readers see what there is.
+GRANT SELECT ON TABLE quorum.channel, quorum.schema_version, quorum.channels, quorum.tracked_tables TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.channel_id(text) TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.create_channel(text, text, interval, bigint, bigint, bigint), quorum.drop_channel(text),
+    quorum.track(regclass, text, text[], text, text), quorum.untrack(regclass) TO quorum_admin;
+DO $$
+BEGIN
+    IF pg_catalog.current_setting('server_version_num')::integer >= 150000 THEN
+        EXECUTE 'GRANT SET ON PARAMETER pgquorum.origin, pgquorum.origin_commit_time TO quorum_admin';
+    END IF;
+END
+$$;
+
+CREATE EVENT TRIGGER pgquorum_ddl ON ddl_command_end EXECUTE FUNCTION quorum.after_ddl();
+ALTER EVENT TRIGGER pgquorum_ddl ENABLE ALWAYS;
+CREATE EVENT TRIGGER pgquorum_drop ON sql_drop EXECUTE FUNCTION quorum.after_drop();
+ALTER EVENT TRIGGER pgquorum_drop ENABLE ALWAYS;

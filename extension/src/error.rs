@@ -51,6 +51,11 @@ impl Refusal {
         unreachable!("a FATAL report does not return")
     }
 
+    /// Tells the client and the server's log, and goes on.
+    pub fn warn(self) {
+        self.report_at(PgLogLevel::WARNING);
+    }
+
     /// Writes it to the server's log and goes on.
     pub fn log(self) {
         self.report_at(PgLogLevel::LOG);

@@ -20,6 +20,12 @@ pub static ALLOW_WEAK_COMMITS: GucSetting<bool> = GucSetting::<bool>::new(false)
 pub static LAST_PRIMARY_TIMELINE: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// `pgquorum.node_id`: 0 is a server outside any cluster.
 pub static NODE_ID: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// `pgquorum.capture_memory`, kB: changes of a transaction beyond it go to a temporary file until the commit.
+pub static CAPTURE_MEMORY_KB: GucSetting<i32> = GucSetting::<i32>::new(8192);
+/// `pgquorum.origin`: where the changes of this session come from; empty: here.
+pub static ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// `pgquorum.origin_commit_time`: when they were committed there.
+pub static ORIGIN_COMMIT_TIME: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// Defines the settings and reserves their prefix, so that a misspelt one is an error.
 pub fn init() {
@@ -96,6 +102,32 @@ pub fn init() {
         0,
         i32::MAX,
         GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgquorum.capture_memory",
+        c"Memory for the captured changes of a transaction; what is more goes to a temporary file until the commit.",
+        c"",
+        &CAPTURE_MEMORY_KB,
+        64,
+        1024 * 1024,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_string_guc(
+        c"pgquorum.origin",
+        c"Where the changes of this session come from, when they are applied from elsewhere.",
+        c"Stands in the change log with each transaction, so that changes do not go back to where they came from.",
+        &ORIGIN,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"pgquorum.origin_commit_time",
+        c"When the changes of this session were committed at their origin: a time with time zone.",
+        c"",
+        &ORIGIN_COMMIT_TIME,
+        GucContext::Suset,
         GucFlags::default(),
     );
     crate::pg::reserve_guc_prefix(c"pgquorum");

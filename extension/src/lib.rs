@@ -6,6 +6,7 @@
 //! * `guc` – settings; `shmem` – the lease; `cluster` – SQL functions written in Rust;
 //! * `fence` – who may not commit, and when; `commit_wait` – commits that wait for standbys cannot be given up;
 //!   `weak_commits` – who may commit without waiting; `barrier` – when clients may log in after a restart;
+//! * `capture` – what tracked tables go through, into the log; `log` – what its writers and readers share;
 //! * `deadman` – the worker that stops a server whose sidecar is gone;
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
 //! * `pg/` – all `unsafe` calls into PostgreSQL; only shared-memory declarations have theirs elsewhere.
@@ -16,6 +17,7 @@
 use pgrx::prelude::*;
 
 mod barrier;
+mod capture;
 mod cluster;
 mod commit_wait;
 mod deadman;
@@ -36,6 +38,8 @@ extension_sql_file!("../../sql/tables.sql", name = "tables", requires = ["roles"
 extension_sql_file!("../../sql/apply.sql", name = "apply", requires = ["tables"]);
 extension_sql_file!("../../sql/read.sql", name = "read", requires = ["tables"]);
 extension_sql_file!("../../sql/channels.sql", name = "channels", requires = ["apply"]);
+extension_sql_file!("../../sql/track.sql", name = "track", requires = ["channels"]);
+extension_sql_file!("../../sql/ddl.sql", name = "ddl", requires = ["track"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]
@@ -49,6 +53,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::shared::init();
     pg::standby_names::init();
     pg::commit_level::init();
+    pg::relcache::init();
     pg::hooks::init();
     deadman::init();
 }

@@ -80,7 +80,8 @@ pub struct Chunk<'a> {
     pub data: &'a [u8],
 }
 
-/// Cuts a transaction's changes into chunks. Holds one chunk, whatever the transaction's size.
+/// Cuts transactions' changes into chunks. Holds one chunk, whatever a transaction's size.
+#[derive(Debug, Default)]
 pub struct Chunker {
     /// Taken by part 0.
     header: Vec<u8>,
@@ -98,18 +99,19 @@ pub struct Chunker {
 impl Chunker {
     #[must_use]
     pub fn new(header: &Header) -> Self {
-        let mut bytes = Vec::new();
-        header.put(&mut bytes);
-        Self {
-            header: bytes,
-            header_flags: header.flags(),
-            body: Vec::new(),
-            data: Vec::new(),
-            part: 0,
-            changes: 0,
-            tail: None,
-            head: None,
-        }
+        let mut chunker = Self::default();
+        chunker.begin(header);
+        chunker
+    }
+
+    /// Begins another transaction, whatever became of the last one.
+    pub fn begin(&mut self, header: &Header) {
+        self.header.clear();
+        header.put(&mut self.header);
+        self.header_flags = header.flags();
+        self.body.clear();
+        (self.part, self.changes) = (0, 0);
+        (self.tail, self.head) = (None, None);
     }
 
     fn room(&self) -> usize {

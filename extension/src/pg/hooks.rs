@@ -1,6 +1,6 @@
 //! The places where PostgreSQL calls us: end of transaction, utility statements, authentication, reports.
 //!
-//! Each hook calls its predecessor, and `crate::fence` or `crate::commit_wait` for what it is about.
+//! Each hook calls its predecessor, and `crate::fence`, `crate::commit_wait` or `crate::capture` for what it is about.
 //!
 //! Invariant: the hooks through which all utility statements, log-ins and reports go have no guard of pgrx around what they
 //! pass on. A guard turns every ERROR into a Rust panic and back, and on the way loses what an `ErrorReport` has no
@@ -11,7 +11,8 @@ use std::ffi::{c_char, c_int, c_void};
 
 use pgrx::prelude::*;
 
-use super::syncrep;
+use super::{process, statement, syncrep};
+use crate::capture::{self, Savepoint};
 use crate::{barrier, commit_wait, fence, guc};
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
@@ -42,6 +43,7 @@ pub fn init() {
     // SAFETY: `_PG_init` runs once, in the postmaster, before any other code could read the hooks.
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_savepoint), std::ptr::null_mut());
         PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
         pg_sys::ProcessUtility_hook = Some(at_utility);
         PREVIOUS_AUTHENTICATION = ClientAuthentication_hook;
@@ -57,17 +59,40 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
             barrier::before_commit();
             fence::before_commit();
+            capture::before_commit();
             syncrep::hear_warnings();
         }
-        pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             syncrep::after_transaction();
+            capture::after_end();
+        }
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            syncrep::after_transaction();
+            capture::after_prepare();
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT => {
             syncrep::after_transaction();
+            capture::after_abort();
             fence::after_abort();
         }
         _ => {}
     }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_savepoint(
+    event: pg_sys::SubXactEvent::Type,
+    _savepoint: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut c_void,
+) {
+    let what = match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_START_SUB => Savepoint::Started,
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => Savepoint::Released,
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => Savepoint::RolledBack,
+        _ => return,
+    };
+    capture::at_savepoint(what, process::nesting_level());
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -87,8 +112,10 @@ unsafe extern "C-unwind" fn at_utility(
         if finishes_prepared(pstmt) {
             before_finish_prepared();
         }
+        let outer = statement::enter(pstmt, query_string);
         let next = PREVIOUS_UTILITY.unwrap_or(standard_ProcessUtility);
         next(pstmt, query_string, read_only_tree, context, params, query_env, dest, completion);
+        statement::leave(outer);
     }
 }
 

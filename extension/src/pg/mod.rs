@@ -9,15 +9,25 @@ use crate::error::Refusal;
 
 pub mod client;
 pub mod clock;
+pub mod columns;
 pub mod commit_level;
+pub mod filter;
+mod formats;
 pub mod hooks;
+pub mod log_heap;
 pub mod login;
 pub mod process;
+pub mod query;
+pub mod relcache;
 pub mod session;
 mod settings;
 pub mod shared;
+pub mod spill;
 pub mod standby_names;
+pub mod statement;
 pub mod syncrep;
+pub mod tables;
+pub mod trigger;
 pub mod wal;
 
 /// Raises 55000 unless the library is being loaded by `shared_preload_libraries`: shared memory and hooks of

@@ -16,6 +16,44 @@ pub fn has_transaction_id() -> bool {
     unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
+/// The number of the present command in its transaction.
+pub fn command() -> u32 {
+    // SAFETY: reads state of this process.
+    unsafe { pg_sys::GetCurrentCommandId(false) }
+}
+
+/// The nesting level of the present savepoint; the transaction itself is 1.
+pub fn nesting_level() -> i32 {
+    // SAFETY: reads state of this process.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+}
+
+/// PostgreSQL counts from 2000-01-01, Unix from 1970.
+const UNIX_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// The time, in microseconds since 1970.
+pub fn now_us() -> i64 {
+    // SAFETY: reads a clock.
+    unsafe { pg_sys::GetCurrentTimestamp() + UNIX_EPOCH_US }
+}
+
+/// A time with time zone, in microseconds since 1970; `None`: the text is empty. Raises 22007 if it is no time.
+pub fn parse_time_us(text: &std::ffi::CStr) -> Option<i64> {
+    if text.is_empty() {
+        return None;
+    }
+    // SAFETY: the function of the type's input, called as SQL would.
+    let time = unsafe {
+        pg_sys::OidInputFunctionCall(
+            pg_sys::F_TIMESTAMPTZ_IN.into(),
+            text.as_ptr().cast_mut(),
+            pg_sys::InvalidOid,
+            -1,
+        )
+    };
+    Some(time.value() as i64 + UNIX_EPOCH_US)
+}
+
 /// Is this a kind of process that the fence is for? Not autovacuum, which changes no row that anybody would
 /// miss; not single-user mode and pg_upgrade, where there is no cluster.
 pub fn is_fenced_kind() -> bool {

@@ -1,0 +1,171 @@
+//! The end of a transaction: its buffers become rows of the log.
+
+use std::cell::{Cell, RefCell};
+
+use pgquorum_change::{Chunker, Header};
+
+use super::buffer::{Buffer, Buffers};
+use super::{CAPTURE, DIRTY, LEVEL, forget_made_versions};
+use crate::guc;
+use crate::log::slots;
+use crate::pg::log_heap::{self, Identity, LogHeap, RowBuffer};
+use crate::pg::relcache::{self, Changes};
+use crate::pg::{process, query, statement};
+
+thread_local! {
+    static WRITER: RefCell<Writer> = RefCell::new(Writer::default());
+    /// The log tables that channels grow in.
+    static SEGMENTS: RefCell<Vec<Segment>> = const { RefCell::new(Vec::new()) };
+    /// What this transaction has written; for its preparation.
+    static WRITTEN: RefCell<Vec<slots::Written>> = const { RefCell::new(Vec::new()) };
+    static XID: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Room that is kept between transactions.
+#[derive(Default)]
+struct Writer {
+    chunker: Chunker,
+    row: RowBuffer,
+}
+
+#[derive(Clone, Copy)]
+struct Segment {
+    channel: i32,
+    heap: u32,
+}
+
+/// At pre-commit and pre-prepare. An ERROR is legal here.
+#[inline]
+pub fn before_commit() {
+    if DIRTY.get() {
+        write();
+    }
+}
+
+fn write() {
+    // Taken out, so that nothing is borrowed while rows are inserted; after an error they are gone with the
+    // transaction.
+    let mut buffers = CAPTURE.with_borrow_mut(|capture| std::mem::take(&mut capture.buffers));
+    let mut identity = None;
+    for buffer in buffers.filled() {
+        let Some(heap) = open_segment(buffer.channel) else {
+            // Dropped by this transaction itself; nobody else could have, since it holds locks on the tables.
+            continue;
+        };
+        let identity = *identity.get_or_insert_with(|| {
+            let identity = Identity::now();
+            XID.set(identity.xid);
+            identity
+        });
+        write_channel(buffer, heap, identity);
+    }
+    buffers.written();
+    keep(buffers);
+}
+
+/// The buffer's memory serves the next transaction.
+fn keep(mut buffers: Buffers) {
+    buffers.clear();
+    CAPTURE.with_borrow_mut(|capture| capture.buffers = buffers);
+}
+
+fn write_channel(buffer: &mut Buffer, mut heap: LogHeap, identity: Identity) {
+    let origin = guc::ORIGIN.get();
+    let origin = origin.as_deref().and_then(|origin| origin.to_str().ok()).filter(|name| !name.is_empty());
+    let header = Header {
+        origin,
+        origin_commit_us: guc::ORIGIN_COMMIT_TIME.get().and_then(|time| process::parse_time_us(&time)),
+        commit_us: process::now_us(),
+    };
+    let frontier = slots::begin(identity.xid, log_heap::database(), heap.oid());
+    heap.keep_behind(frontier);
+    WRITER.with_borrow_mut(|writer| {
+        let Writer { chunker, row } = writer;
+        chunker.begin(&header);
+        let mut store = |chunk: pgquorum_change::Chunk| {
+            heap.insert(identity, &chunk, row);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        buffer.changes(|change| {
+            let Ok(()) = chunker.push(change, &mut store);
+        });
+        let Ok(()) = chunker.finish(&mut store);
+    });
+    if let Some(written) = heap.written() {
+        WRITTEN.with_borrow_mut(|all| all.push(written));
+    }
+    heap.close();
+}
+
+/// Opens the table in which a channel's log grows; `None`: there is no such channel any more.
+fn open_segment(channel: i32) -> Option<LogHeap> {
+    loop {
+        let known = SEGMENTS.with_borrow(|all| all.iter().find(|s| s.channel == channel).copied());
+        let segment = match known {
+            Some(segment) => segment,
+            None => look_up(channel)?,
+        };
+        let heap = LogHeap::open(segment.heap);
+        // Opening takes a lock, and with it come the notices: was the segment closed meanwhile?
+        if let Some(changes) = relcache::changes() {
+            CAPTURE.with_borrow_mut(|capture| capture.forget(&changes));
+        }
+        let still = SEGMENTS.with_borrow(|all| all.iter().any(|s| s.heap == segment.heap));
+        match heap {
+            Some(heap) if still => return Some(heap),
+            Some(heap) => heap.close(),
+            None => SEGMENTS.with_borrow_mut(Vec::clear),
+        }
+    }
+}
+
+#[cold]
+fn look_up(channel: i32) -> Option<Segment> {
+    let number = u32::try_from(channel).ok()?;
+    let found = query::newest(c"SELECT segments, heap FROM quorum.current_segment($1)", number)?;
+    let [segments, heap] = <[Option<String>; 2]>::try_from(found).ok()?;
+    relcache::watch(segments?.parse().ok()?);
+    let segment = Segment { channel, heap: heap?.parse().ok()? };
+    SEGMENTS.with_borrow_mut(|all| all.push(segment));
+    Some(segment)
+}
+
+/// After notices of changed tables. Which of them was the list of segments does not matter: they are few.
+pub fn forget_segments(_changes: &Changes) {
+    SEGMENTS.with_borrow_mut(Vec::clear);
+}
+
+/// After a commit or abort, when others see what became of the transaction. Must not raise anything.
+pub fn after_end() {
+    LEVEL.set(1);
+    statement::forget();
+    if DIRTY.take() {
+        slots::end();
+        clear();
+    }
+}
+
+/// After the transaction was prepared: what it wrote is shown until it has been read. Must not raise anything.
+pub fn after_prepare() {
+    if DIRTY.get() {
+        WRITTEN.with_borrow(|all| slots::hand_over(XID.get(), log_heap::database(), all));
+    }
+    after_end();
+}
+
+fn clear() {
+    XID.set(0);
+    let _ = WRITTEN.try_with(|all| all.try_borrow_mut().map(|mut all| all.clear()));
+    CAPTURE.with(|capture| {
+        if let Ok(mut capture) = capture.try_borrow_mut() {
+            capture.buffers.clear();
+            capture.truncated.clear();
+        }
+    });
+}
+
+/// After an abort. Must not raise anything.
+pub fn after_abort() {
+    forget_made_versions();
+    after_end();
+}

@@ -1,0 +1,41 @@
+//! What the SQL side of capture needs of this one. None of it is for users.
+
+use pgrx::prelude::*;
+
+use crate::pg::{filter, relcache, statement};
+
+/// Parses and checks a row filter; what is to be stored, and the columns it looks at.
+#[pg_extern]
+fn parse_filter(
+    relation: pg_sys::Oid,
+    condition: &str,
+) -> TableIterator<'static, (name!(tree, String), name!(columns, Vec<i16>))> {
+    let parsed = filter::parse(relation, condition);
+    TableIterator::once((parsed.tree, parsed.columns))
+}
+
+/// Do the columns that a stored filter looks at still have the types that it was parsed with?
+#[pg_extern]
+fn filter_holds(relation: pg_sys::Oid, tree: &str) -> bool {
+    filter::holds(relation, tree)
+}
+
+/// Puts an entry about a tracked table into the log, with the text of the statement that runs.
+#[pg_extern]
+fn record_entry(channel: i32, schema_version: i64, tag: &str) {
+    // That tracking begins or ends has no statement of its own.
+    let sql = if matches!(tag, "TRACK" | "UNTRACK") { String::new() } else { statement::text() };
+    super::ddl(channel, u64::try_from(schema_version).unwrap_or(0), tag, &sql);
+}
+
+/// The utility statement that runs now.
+#[pg_extern]
+fn statement_text() -> String {
+    statement::text()
+}
+
+/// Tells all sessions to look up anew what they keep about a table.
+#[pg_extern]
+fn forget_cached(relation: pg_sys::Oid) {
+    relcache::forget_everywhere(relation);
+}

@@ -1,0 +1,65 @@
+//! Notices of changed tables.
+
+use std::cell::{Cell, RefCell};
+
+use pgrx::prelude::*;
+
+thread_local! {
+    /// Tables about which something is kept in this process.
+    static WATCHED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static CHANGED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static ANY: Cell<bool> = const { Cell::new(false) };
+    static ALL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Asks to be told; once, from `_PG_init`.
+pub fn init() {
+    // SAFETY: the callback is registered once, before any session exists.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(at_change), pg_sys::Datum::from(0)) }
+}
+
+/// Called at any moment at which a lock may be waited for. Notes only, and calls nothing.
+unsafe extern "C-unwind" fn at_change(_argument: pg_sys::Datum, relid: pg_sys::Oid) {
+    let relid = relid.to_u32();
+    if relid == 0 {
+        ALL.set(true);
+        ANY.set(true);
+    } else if WATCHED.with_borrow(|watched| watched.contains(&relid)) {
+        CHANGED.with_borrow_mut(|changed| changed.push(relid));
+        ANY.set(true);
+    }
+}
+
+/// From now on notices about this table are wanted.
+pub fn watch(relid: u32) {
+    WATCHED.with_borrow_mut(|watched| {
+        if !watched.contains(&relid) {
+            watched.push(relid);
+        }
+    });
+}
+
+/// Which tables have changed.
+pub enum Changes {
+    All,
+    Some(Vec<u32>),
+}
+
+/// What has changed since the last call.
+#[inline]
+pub fn changes() -> Option<Changes> {
+    ANY.get().then(take)
+}
+
+#[cold]
+fn take() -> Changes {
+    ANY.set(false);
+    let changed = CHANGED.take();
+    if ALL.take() { Changes::All } else { Changes::Some(changed) }
+}
+
+/// Tells all processes, at the end of this transaction, that what they keep about a table is to be looked up again.
+pub fn forget_everywhere(relid: pg_sys::Oid) {
+    // SAFETY: the table exists; raises otherwise.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relid) }
+}

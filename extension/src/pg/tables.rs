@@ -1,0 +1,196 @@
+//! How the rows of a tracked table are captured: looked up once, kept until the table changes.
+
+use std::ffi::CStr;
+
+use pgquorum_change::{Encoder, Old, Op, Schema};
+use pgrx::pg_sys;
+
+use super::columns::{Columns, Row};
+use super::filter::Filter;
+use super::query;
+use super::trigger::{RowEvent, Tuple};
+
+/// What is recorded of old rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OldImage {
+    /// Only keys that change or vanish.
+    None,
+    Key,
+    Full,
+}
+
+/// A tracked table, or a partition of one.
+pub struct Table {
+    pub relid: u32,
+    /// The table that is tracked.
+    pub root: u32,
+    pub channel: i32,
+    pub schema_version: u64,
+    /// The schema version was recorded by this transaction, without a statement that changed the table.
+    pub made_version: bool,
+    old_image: OldImage,
+    columns: Columns,
+    filter: Option<Filter>,
+    old: Row,
+    new: Row,
+    /// Room for a key, to be compared.
+    key: Vec<u8>,
+    /// What output functions and the filter keep.
+    memory: pg_sys::MemoryContext,
+}
+
+impl Table {
+    /// Looks up how a table is captured; `None`: it is not.
+    ///
+    /// # Safety
+    ///
+    /// `relation` is open.
+    pub unsafe fn look_up(relation: pg_sys::Relation) -> Option<Self> {
+        // SAFETY: see above.
+        let relid = unsafe { (*relation).rd_id };
+        let found = query::newest(
+            c"SELECT root, channel, old_image, filter, schema_version, schema_name, table_name, columns FROM quorum.tracking($1)",
+            relid.to_u32(),
+        )?;
+        let Ok([root, channel, old_image, filter, version, schema, table, columns]) =
+            <[Option<String>; 8]>::try_from(found)
+        else {
+            return None;
+        };
+        let number = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok());
+        let root = u32::try_from(number(root)?).ok()?;
+        let (version, made_version) = match number(version) {
+            Some(version) => (version, false),
+            None => {
+                let made = query::write(c"SELECT quorum.record_schema($1)", root)?;
+                (number(made.into_iter().next().flatten())?, true)
+            }
+        };
+        let schema = Schema::new(version, &schema?, &table?, &columns?).ok()?;
+        // SAFETY: the context is deleted with the table; the relation is open.
+        unsafe {
+            let memory = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CacheMemoryContext,
+                c"pgquorum tracked table".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+            );
+            Some(Self {
+                relid: relid.to_u32(),
+                root,
+                channel: i32::try_from(number(channel)?).ok()?,
+                schema_version: version,
+                made_version,
+                old_image: match old_image.as_deref() {
+                    Some("none") => OldImage::None,
+                    Some("full") => OldImage::Full,
+                    _ => OldImage::Key,
+                },
+                columns: Columns::new(places(relation, &schema), memory),
+                filter: filter.map(|tree| Filter::new(&tree, relation, root.into(), memory)),
+                old: Row::default(),
+                new: Row::default(),
+                key: Vec::new(),
+                memory,
+            })
+        }
+    }
+
+    /// What becomes of an event by the filter: nothing, or an operation. A row that an update takes across the
+    /// filter's edge appears or vanishes.
+    pub fn operation(&self, event: &RowEvent) -> Option<Op> {
+        let Some(filter) = &self.filter else { return Some(event.op) };
+        // SAFETY: the event's slots hold rows of this table.
+        let takes = |tuple: &Option<Tuple>| tuple.as_ref().is_some_and(|t| unsafe { filter.takes(t.slot) });
+        match (event.op, takes(&event.old), takes(&event.new)) {
+            (Op::Update, true, true) => Some(Op::Update),
+            (Op::Update | Op::Delete, true, _) => Some(Op::Delete),
+            (Op::Update | Op::Insert, _, true) => Some(Op::Insert),
+            _ => None,
+        }
+    }
+
+    /// Writes a change.
+    #[inline]
+    pub fn write(&mut self, op: Op, event: &RowEvent, out: &mut Vec<u8>) {
+        let _settings = self.columns.settings();
+        // SAFETY: the event's tuples are valid rows of this table while the trigger runs; the settings hold.
+        unsafe {
+            let descriptor = (*event.relation).rd_att;
+            let old = event.old.as_ref().filter(|_| op != Op::Insert);
+            let new = event.new.as_ref().filter(|_| op != Op::Delete);
+            if let Some(old) = old {
+                self.old.take_apart(old.tuple, descriptor);
+            }
+            if let Some(new) = new {
+                self.new.take_apart(new.tuple, descriptor);
+            }
+            let image = match (old.is_some(), self.old_image) {
+                (false, _) => Old::None,
+                (true, OldImage::Full) => Old::Full,
+                (true, OldImage::None) if op == Op::Update && !self.key_changes() => Old::None,
+                (true, _) => Old::Key,
+            };
+            let mut encoder = Encoder::begin(out, op, self.schema_version, image, new.is_some());
+            match image {
+                Old::None => {}
+                Old::Key => self.columns.put_key(&mut encoder, &self.old),
+                Old::Full => self.columns.put_row(&mut encoder, &self.old, None),
+            }
+            if new.is_some() {
+                self.columns.put_row(&mut encoder, &self.new, old.map(|_| &self.old));
+            }
+        }
+    }
+
+    /// Writes both keys to see whether they differ.
+    fn key_changes(&mut self) -> bool {
+        self.key.clear();
+        let mut encoder = Encoder::begin(&mut self.key, Op::Update, 0, Old::None, false);
+        // SAFETY: both rows were taken apart just now, and the settings hold.
+        unsafe {
+            self.columns.put_key(&mut encoder, &self.old);
+            let begin = 2;
+            let middle = self.key.len();
+            let mut encoder = Encoder::begin(&mut self.key, Op::Update, 0, Old::None, false);
+            self.columns.put_key(&mut encoder, &self.new);
+            self.key[begin..middle] != self.key[middle + begin..]
+        }
+    }
+
+    /// Writes that the table was emptied.
+    pub fn write_truncate(&self, out: &mut Vec<u8>) {
+        Encoder::begin(out, Op::Truncate, self.schema_version, Old::None, false);
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // SAFETY: the context is this table's own.
+        unsafe { pg_sys::MemoryContextDelete(self.memory) }
+    }
+}
+
+/// Where the columns of a schema version are in a table: in a partition they may stand in another order.
+///
+/// # Safety
+///
+/// `relation` is open.
+unsafe fn places(relation: pg_sys::Relation, schema: &Schema) -> Vec<(usize, pg_sys::Oid, bool)> {
+    // SAFETY: see above; the descriptor has as many attributes as it says, and names end with a zero.
+    let attributes = unsafe {
+        let descriptor = (*relation).rd_att;
+        let count = usize::try_from((*descriptor).natts).unwrap_or(0);
+        (*descriptor).attrs.as_slice(count)
+    };
+    let place = |name: &str| {
+        attributes.iter().position(|attribute| {
+            // SAFETY: as above.
+            let found = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) };
+            !attribute.attisdropped && found.to_bytes() == name.as_bytes()
+        })
+    };
+    let columns = schema.columns.iter().filter_map(|column| place(&column.name).map(|at| (at, column)));
+    columns.map(|(at, column)| (at, attributes[at].atttypid, column.key)).collect()
+}

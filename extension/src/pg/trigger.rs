@@ -1,0 +1,141 @@
+//! The triggers of tracked tables. Entry points that PostgreSQL calls with its own convention: for each row of a large
+//! statement the way through a wrapper would cost as much as the capture.
+
+use pgquorum_change::Op;
+use pgrx::PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED;
+use pgrx::prelude::*;
+
+use crate::capture;
+use crate::error::Refusal;
+
+/// A row before or after the event.
+pub struct Tuple {
+    pub tuple: pg_sys::HeapTuple,
+    pub slot: *mut pg_sys::TupleTableSlot,
+}
+
+/// What happened to a row. Made here only; its pointers are valid while the trigger runs.
+pub struct RowEvent {
+    pub op: Op,
+    pub relation: pg_sys::Relation,
+    pub old: Option<Tuple>,
+    pub new: Option<Tuple>,
+}
+
+impl RowEvent {
+    pub fn relid(&self) -> u32 {
+        // SAFETY: the relation is open while the trigger runs.
+        unsafe { (*self.relation).rd_id.to_u32() }
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pgquorum_capture_row() -> &'static pg_sys::Pg_finfo_record {
+    &pg_sys::Pg_finfo_record { api_version: 1 }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pgquorum_capture_truncate() -> &'static pg_sys::Pg_finfo_record {
+    &pg_sys::Pg_finfo_record { api_version: 1 }
+}
+
+/// AFTER INSERT OR UPDATE OR DELETE ... FOR EACH ROW.
+///
+/// # Safety
+///
+/// Called by PostgreSQL.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pgquorum_capture_row(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL hands over valid trigger data for an event of this kind, with the tuples that it has.
+    unsafe {
+        let Some(data) = trigger_data(fcinfo) else { protocol_violated() };
+        let event = data.tg_event;
+        if event & pg_sys::TRIGGER_EVENT_ROW == 0 || event & pg_sys::TRIGGER_EVENT_TIMINGMASK != 0 {
+            protocol_violated();
+        }
+        let first = || Some(Tuple { tuple: data.tg_trigtuple, slot: data.tg_trigslot });
+        let (op, old, new) = match event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => (Op::Insert, None, first()),
+            pg_sys::TRIGGER_EVENT_DELETE => (Op::Delete, first(), None),
+            pg_sys::TRIGGER_EVENT_UPDATE => {
+                (Op::Update, first(), Some(Tuple { tuple: data.tg_newtuple, slot: data.tg_newslot }))
+            }
+            _ => protocol_violated(),
+        };
+        capture::row(&RowEvent { op, relation: data.tg_relation, old, new });
+    }
+    pg_sys::Datum::from(0)
+}
+
+/// BEFORE TRUNCATE ... FOR EACH STATEMENT.
+///
+/// # Safety
+///
+/// Called by PostgreSQL.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn pgquorum_capture_truncate(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe {
+        let Some(data) = trigger_data(fcinfo) else { protocol_violated() };
+        if data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK != pg_sys::TRIGGER_EVENT_TRUNCATE {
+            protocol_violated();
+        }
+        capture::truncate(data.tg_relation);
+    }
+    pg_sys::Datum::from(0)
+}
+
+/// # Safety
+///
+/// `fcinfo` is what PostgreSQL called a function with.
+unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Option<&'a pg_sys::TriggerData> {
+    // SAFETY: see above; the node's tag says what it is.
+    unsafe {
+        let context = (*fcinfo).context;
+        (!context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData)
+            .then(|| &*context.cast::<pg_sys::TriggerData>())
+    }
+}
+
+#[cold]
+fn protocol_violated() -> ! {
+    Refusal::new(
+        ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        "this function serves the triggers that quorum.track makes, and no others",
+    )
+    .raise()
+}
+
+/// Gives all rows of a table as deleted: they go with a TRUNCATE that is not one of the whole tracked table.
+pub fn for_each_row(relation: pg_sys::Relation, mut take: impl FnMut(&RowEvent)) {
+    // SAFETY: the relation is open and locked by the statement; scan, slot and snapshot end here, or by the abort.
+    unsafe {
+        if (*(*relation).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION {
+            return;
+        }
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let slot = pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &raw const pg_sys::TTSOpsHeapTuple);
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            pg_sys::InvalidOid,
+            false,
+            snapshot,
+            0,
+            std::ptr::null_mut(),
+        );
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+            take(&RowEvent { op: Op::Delete, relation, old: Some(Tuple { tuple, slot }), new: None });
+            pgrx::check_for_interrupts!();
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::UnregisterSnapshot(snapshot);
+    }
+}

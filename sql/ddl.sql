@@ -1,0 +1,130 @@
+-- What statements do to tracked tables: noted in the log in its place, put right, or refused.
+
+CREATE FUNCTION quorum.refuse_change(root oid, reason text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'table % is tracked by pgquorum: %', root::regclass, reason
+        USING ERRCODE = 'object_in_use', HINT = format('To go on all the same: SELECT quorum.untrack(%L), then this, then quorum.track.', root::regclass);
+END
+$$;
+COMMENT ON FUNCTION quorum.refuse_change(oid, text) IS 'Internal. Raises 55006 for a statement that a tracked table cannot bear.';
+
+CREATE FUNCTION quorum.table_changed(root oid, tag text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t quorum.tracked_table;
+    version bigint;
+    found text;
+BEGIN
+    SELECT x.* INTO STRICT t FROM quorum.tracked_table AS x WHERE x.relid = root;
+    SELECT m.relid::regclass INTO found FROM quorum.table_tree(root) AS m(relid) JOIN pg_class AS c ON c.oid = m.relid
+    WHERE c.relpersistence <> 'p' OR c.relkind NOT IN ('r', 'p');
+    IF FOUND THEN
+        PERFORM quorum.refuse_change(root, format('%s would be a kind of table whose changes cannot be captured (unlogged or foreign)', found));
+    END IF;
+    SELECT k.schema_version, k.columns INTO version, found FROM quorum.tracking(root) AS k;
+    IF t.old_image <> 'full' AND NOT found::jsonb @> '[{"key": true}]' THEN
+        PERFORM quorum.refuse_change(root, 'it would have no key by which its rows can be told apart');
+    END IF;
+    IF EXISTS (SELECT FROM unnest(t.filter_columns) AS f(attnum) JOIN pg_attribute AS a ON a.attrelid = root AND a.attnum = f.attnum
+               WHERE a.attisdropped) THEN
+        PERFORM quorum.refuse_change(root, 'its filter needs a column that would be dropped');
+    END IF;
+    -- A filter that no longer parses to the same would compare values of the wrong type.
+    IF t.filter_sql IS NOT NULL AND tag = 'ALTER TABLE' AND NOT quorum.filter_holds(root, t.filter) THEN
+        PERFORM quorum.refuse_change(root, 'its filter needs a column whose type would change');
+    END IF;
+    PERFORM quorum.equip(root);
+    IF version IS NULL THEN
+        version := quorum.record_schema(root);
+    END IF;
+    UPDATE quorum.tracked_table AS x SET schema_version = version WHERE x.relid = root AND x.schema_version <> version;
+    PERFORM quorum.record_entry(t.channel, version, tag);
+END
+$$;
+COMMENT ON FUNCTION quorum.table_changed(oid, text) IS 'Internal. A statement has changed a tracked table: checks it, records a new schema version and an entry in the log.';
+
+CREATE FUNCTION quorum.after_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changed record;
+BEGIN
+    -- Most databases have no channel, and most statements no tracked table. What pgquorum itself does is no change.
+    IF NOT EXISTS (SELECT FROM quorum.tracked_table)
+        OR quorum.statement_text() ~ '^ALTER TABLE .* ENABLE ALWAYS TRIGGER pgquorum_(row|truncate)$' THEN
+        RETURN;
+    END IF;
+    IF tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') THEN
+        -- The names of tables and types in the newest version may be wrong now.
+        FOR changed IN SELECT t.relid FROM quorum.tracked_table AS t
+                       WHERE (SELECT k.schema_version FROM quorum.tracking(t.relid) AS k) IS NULL LOOP
+            PERFORM quorum.table_changed(changed.relid, tg_tag);
+        END LOOP;
+        RETURN;
+    END IF;
+    -- A partition that was detached is not found by its ancestors any more; its former root is among the objects.
+    FOR changed IN SELECT DISTINCT t.relid FROM pg_event_trigger_ddl_commands() AS d
+                   JOIN quorum.tracked_table AS t ON t.relid = d.objid
+                        OR t.relid IN (SELECT a.relid FROM pg_partition_ancestors(d.objid::regclass) AS a(relid))
+                   WHERE d.classid = 'pg_class'::regclass LOOP
+        PERFORM quorum.release_detached(changed.relid);
+        PERFORM quorum.table_changed(changed.relid, tg_tag);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION quorum.after_ddl() IS 'Internal. Event trigger: tracked tables after ALTER TABLE and CREATE TABLE ... PARTITION OF.';
+
+CREATE FUNCTION quorum.release_detached(root oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    member record;
+BEGIN
+    FOR member IN DELETE FROM quorum.tracked_partition AS p
+                  WHERE p.root = release_detached.root AND p.relid NOT IN (SELECT quorum.table_tree(release_detached.root))
+                  RETURNING p.relid LOOP
+        IF EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = member.relid AND g.tgname = 'pgquorum_truncate') THEN
+            EXECUTE format('DROP TRIGGER pgquorum_truncate ON %s', member.relid::regclass);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION quorum.release_detached(oid) IS 'Internal. Takes what is left of our triggers off partitions that were detached.';
+
+CREATE FUNCTION quorum.after_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    dropped record;
+BEGIN
+    IF NOT EXISTS (SELECT FROM quorum.tracked_table) THEN
+        RETURN;
+    END IF;
+    FOR dropped IN DELETE FROM quorum.tracked_table AS t USING pg_event_trigger_dropped_objects() AS d
+                   WHERE d.classid = 'pg_class'::regclass AND d.objid = t.relid AND d.objsubid = 0
+                   RETURNING t.relid, t.channel, t.schema_version LOOP
+        DELETE FROM quorum.tracked_partition AS p WHERE p.root = dropped.relid;
+        PERFORM quorum.record_entry(dropped.channel, dropped.schema_version, tg_tag);
+    END LOOP;
+    -- The rows of a partition go with it, though nobody deleted them: followers of the table read it here.
+    FOR dropped IN DELETE FROM quorum.tracked_partition AS p USING pg_event_trigger_dropped_objects() AS d, quorum.tracked_table AS t
+                   WHERE d.classid = 'pg_class'::regclass AND d.objid = p.relid AND d.objsubid = 0 AND t.relid = p.root
+                   RETURNING t.channel, t.schema_version LOOP
+        PERFORM quorum.record_entry(dropped.channel, dropped.schema_version, tg_tag);
+    END LOOP;
+    FOR dropped IN SELECT t.relid, d.address_names[3] AS name FROM pg_event_trigger_dropped_objects() AS d
+                   JOIN quorum.tracked_table AS t
+                        ON t.relid = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))
+                        OR t.relid = (SELECT p.root FROM quorum.tracked_partition AS p
+                                      WHERE p.relid = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2])))
+                   WHERE d.classid = 'pg_trigger'::regclass AND d.address_names[3] IN ('pgquorum_row', 'pgquorum_truncate') LOOP
+        PERFORM quorum.refuse_change(dropped.relid, format('it needs its trigger %s', dropped.name));
+    END LOOP;
+    -- DROP INDEX can take the key away that REPLICA IDENTITY named.
+    IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d WHERE d.object_type = 'index') THEN
+        FOR dropped IN SELECT t.relid FROM quorum.tracked_table AS t
+                       WHERE t.old_image <> 'full' AND NOT quorum.table_columns(t.relid, t.columns) @> '[{"key": true}]' LOOP
+            PERFORM quorum.refuse_change(dropped.relid, 'it would have no key by which its rows can be told apart');
+        END LOOP;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION quorum.after_drop() IS 'Internal. Event trigger: tracked tables and partitions that were dropped, and our triggers, which must stay.';
