@@ -163,14 +163,14 @@ COMMENT ON FUNCTION quorum.create_channel(text, text, interval, bigint, bigint, 
 CREATE FUNCTION quorum.channel_id(name text) RETURNS integer
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    found integer;
+    result integer;
 BEGIN
-    SELECT c.id INTO found FROM quorum.channel AS c WHERE c.name = channel_id.name;
-    IF found IS NULL THEN
+    SELECT c.id INTO result FROM quorum.channel AS c WHERE c.name = channel_id.name;
+    IF result IS NULL THEN
         RAISE EXCEPTION 'there is no channel %', coalesce(quote_ident(name), 'NULL')
             USING ERRCODE = 'undefined_object', HINT = 'SELECT * FROM quorum.channels lists them; quorum.create_channel makes one.';
     END IF;
-    RETURN found;
+    RETURN result;
 END
 $$;
 COMMENT ON FUNCTION quorum.channel_id(text) IS 'The id of a channel. Error 42704: there is none of that name.';

@@ -14,16 +14,16 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t quorum.tracked_table;
     version bigint;
-    found text;
+    shown text;
 BEGIN
     SELECT x.* INTO STRICT t FROM quorum.tracked_table AS x WHERE x.relid = root;
-    SELECT m.relid::regclass INTO found FROM quorum.table_tree(root) AS m(relid) JOIN pg_class AS c ON c.oid = m.relid
+    SELECT m.relid::regclass INTO shown FROM quorum.table_tree(root) AS m(relid) JOIN pg_class AS c ON c.oid = m.relid
     WHERE c.relpersistence <> 'p' OR c.relkind NOT IN ('r', 'p');
     IF FOUND THEN
-        PERFORM quorum.refuse_change(root, format('%s would be a kind of table whose changes cannot be captured (unlogged or foreign)', found));
+        PERFORM quorum.refuse_change(root, format('%s would be a kind of table whose changes cannot be captured (unlogged or foreign)', shown));
     END IF;
-    SELECT k.schema_version, k.columns INTO version, found FROM quorum.tracking(root) AS k;
-    IF t.old_image <> 'full' AND NOT found::jsonb @> '[{"key": true}]' THEN
+    SELECT k.schema_version, k.columns INTO version, shown FROM quorum.tracking(root) AS k;
+    IF t.old_image <> 'full' AND NOT shown::jsonb @> '[{"key": true}]' THEN
         PERFORM quorum.refuse_change(root, 'it would have no key by which its rows can be told apart');
     END IF;
     IF EXISTS (SELECT FROM unnest(t.filter_columns) AS f(attnum) JOIN pg_attribute AS a ON a.attrelid = root AND a.attnum = f.attnum

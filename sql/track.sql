@@ -175,7 +175,7 @@ DECLARE
     image text := coalesce(track.old_image, (SELECT c.old_image FROM quorum.channel AS c WHERE c.id = target));
     numbers smallint[];
     missing text;
-    found jsonb;
+    present jsonb;
     parsed record;
     version bigint;
 BEGIN
@@ -202,13 +202,13 @@ BEGIN
         WHERE a.attrelid = relation AND a.attname = ANY (track.columns) AND a.attnum > 0;
         PERFORM quorum.require_input(numbers IS NOT NULL, 'the list of columns is empty; leave it out to capture all of them');
     END IF;
-    found := quorum.table_columns(relation, NULL);
-    IF image <> 'full' AND NOT found @> '[{"key": true}]' THEN
+    present := quorum.table_columns(relation, NULL);
+    IF image <> 'full' AND NOT present @> '[{"key": true}]' THEN
         RAISE EXCEPTION 'cannot track %: it has no key by which its rows could be told apart', relation
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Add a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX, or track it with old_image => ''full''.';
     END IF;
-    SELECT string_agg(e.value ->> 'name', ', ') INTO missing FROM jsonb_array_elements(found) AS e
+    SELECT string_agg(e.value ->> 'name', ', ') INTO missing FROM jsonb_array_elements(present) AS e
     WHERE (e.value ->> 'key')::boolean AND NOT (e.value ->> 'attnum')::smallint = ANY (numbers);
     PERFORM quorum.require_input(missing IS NULL, format('the list of columns must have the key''s: %s', missing));
     IF track."where" IS NOT NULL THEN

@@ -1,8 +1,6 @@
 //! What a transaction has changed so far: for each channel the encoded changes, in memory and beyond a limit in a
 //! temporary file. Savepoints are marks at which all of it can be cut off.
 
-use crate::pg::spill::SpillFile;
-
 /// So much memory is kept between transactions.
 const KEPT_BYTES: usize = 64 * 1024;
 /// Changes are read back from the file in pieces of this size.
@@ -10,9 +8,19 @@ const READ_BYTES: usize = 256 * 1024;
 /// Bytes before each change, which hold its length.
 const LENGTH_BYTES: usize = 4;
 
-#[derive(Default)]
-pub struct Buffers {
-    channels: Vec<Buffer>,
+/// A file for what does not fit into memory. Its end without `close` is the end of the transaction's.
+pub trait Spill: Sized {
+    fn create() -> Self;
+    /// Writes at a position that is not behind the end.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]);
+    /// Reads as many bytes as were asked for.
+    fn read_at(&mut self, offset: u64, bytes: &mut [u8]);
+    /// Closes and removes it.
+    fn close(self);
+}
+
+pub struct Buffers<F> {
+    channels: Vec<Buffer<F>>,
     marks: Vec<Mark>,
     /// Memory of a former transaction.
     spare: Vec<u8>,
@@ -26,9 +34,9 @@ struct Mark {
 }
 
 /// The changes of one channel: each with its length before it.
-pub struct Buffer {
+pub struct Buffer<F> {
     pub channel: i32,
-    file: Option<SpillFile>,
+    file: Option<F>,
     /// Bytes in the file that count; they come before those in memory.
     spilled: u64,
     bytes: Vec<u8>,
@@ -39,7 +47,13 @@ pub struct Buffer {
 /// A change is longer than its length can say.
 pub struct TooLong;
 
-impl Buffers {
+impl<F> Default for Buffers<F> {
+    fn default() -> Self {
+        Self { channels: Vec::new(), marks: Vec::new(), spare: Vec::new() }
+    }
+}
+
+impl<F: Spill> Buffers<F> {
     /// Adds a change, which `write` appends to the buffer that it is given. `level` is the nesting level of the
     /// present savepoint, `limit` how many bytes may stay in memory.
     #[inline]
@@ -108,13 +122,13 @@ impl Buffers {
     }
 
     /// What there is to be written, channel by channel.
-    pub fn filled(&mut self) -> impl Iterator<Item = &mut Buffer> {
+    pub fn filled(&mut self) -> impl Iterator<Item = &mut Buffer<F>> {
         self.channels.iter_mut().filter(|buffer| buffer.length() > 0)
     }
 
     /// Everything was written: files are closed.
     pub fn written(&mut self) {
-        self.channels.iter_mut().filter_map(|buffer| buffer.file.take()).for_each(SpillFile::close);
+        self.channels.iter_mut().filter_map(|buffer| buffer.file.take()).for_each(F::close);
     }
 
     /// At the end of the transaction, which closes files that are still open.
@@ -129,7 +143,7 @@ impl Buffers {
     }
 }
 
-impl Buffer {
+impl<F: Spill> Buffer<F> {
     fn length(&self) -> u64 {
         self.spilled + self.whole as u64
     }
@@ -147,7 +161,7 @@ impl Buffer {
 
     #[cold]
     fn spill(&mut self) {
-        let file = self.file.get_or_insert_with(SpillFile::create);
+        let file = self.file.get_or_insert_with(F::create);
         file.write_at(self.spilled, &self.bytes[..self.whole]);
         self.spilled += self.whole as u64;
         self.whole = 0;
@@ -189,6 +203,82 @@ fn split(bytes: &[u8], take: &mut impl FnMut(&[u8])) -> usize {
 #[cfg(test)]
 mod unit {
     use super::*;
+
+    /// A file in memory.
+    struct Memory(Vec<u8>);
+
+    impl Spill for Memory {
+        fn create() -> Self {
+            Memory(Vec::new())
+        }
+
+        fn write_at(&mut self, offset: u64, bytes: &[u8]) {
+            let offset = offset as usize;
+            assert!(offset <= self.0.len(), "not behind the end");
+            self.0.resize(self.0.len().max(offset + bytes.len()), 0);
+            self.0[offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+
+        fn read_at(&mut self, offset: u64, bytes: &mut [u8]) {
+            bytes.copy_from_slice(&self.0[offset as usize..][..bytes.len()]);
+        }
+
+        fn close(self) {}
+    }
+
+    type Buffers = super::Buffers<Memory>;
+
+    /// Random changes and savepoints, with files and without, against lists of what must be left.
+    #[test]
+    fn whatever_spills_the_same_is_left() {
+        for seed in 0..300_u64 {
+            let mut state = seed * 2 + 1;
+            let mut random = |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            let limit = [0, 50, 1000, 1_000_000][random(4) as usize];
+            let mut buffers = Buffers::default();
+            let mut levels: Vec<[Vec<String>; 2]> = vec![Default::default()];
+            for step in 0..random(200) {
+                match random(8) {
+                    0 => levels.push(levels[levels.len() - 1].clone()),
+                    1 if levels.len() > 1 => {
+                        buffers.released(levels.len() as i32);
+                        let inner = levels.pop().expect("there is one");
+                        levels.pop();
+                        levels.push(inner);
+                    }
+                    2 if levels.len() > 1 => {
+                        buffers.rolled_back(levels.len() as i32);
+                        levels.pop();
+                    }
+                    _ => {
+                        let channel = random(2) as usize;
+                        let text = format!("{step}-{}", "x".repeat(random(60) as usize));
+                        let level = levels.len() as i32;
+                        let added = buffers.append(channel as i32, level, limit, |out| {
+                            out.extend_from_slice(text.as_bytes())
+                        });
+                        assert!(added.is_ok());
+                        levels[level as usize - 1][channel].push(text);
+                    }
+                }
+            }
+            while levels.len() > 1 {
+                buffers.released(levels.len() as i32);
+                let inner = levels.pop().expect("there is one");
+                levels.pop();
+                levels.push(inner);
+            }
+            let mut left: [Vec<String>; 2] = Default::default();
+            for buffer in buffers.filled() {
+                let channel = buffer.channel as usize;
+                buffer.changes(|change| left[channel].push(String::from_utf8_lossy(change).into_owned()));
+            }
+            assert_eq!(left, levels[0], "seed {seed}");
+        }
+    }
 
     fn add(buffers: &mut Buffers, channel: i32, level: i32, text: &str) {
         let added = buffers.append(channel, level, usize::MAX, |out| out.extend_from_slice(text.as_bytes()));

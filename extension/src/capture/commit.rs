@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 
 use pgquorum_change::{Chunker, Header};
 
-use super::buffer::{Buffer, Buffers};
-use super::{CAPTURE, DIRTY, LEVEL, forget_made_versions};
+use super::buffer::Buffer;
+use super::{Buffers, CAPTURE, DIRTY, LEVEL, forget_made_versions};
 use crate::guc;
 use crate::log::slots;
 use crate::pg::log_heap::{self, Identity, LogHeap, RowBuffer};
 use crate::pg::relcache::{self, Changes};
+use crate::pg::spill::SpillFile;
 use crate::pg::{process, query, statement};
 
 thread_local! {
@@ -69,7 +70,7 @@ fn keep(mut buffers: Buffers) {
     CAPTURE.with_borrow_mut(|capture| capture.buffers = buffers);
 }
 
-fn write_channel(buffer: &mut Buffer, mut heap: LogHeap, identity: Identity) {
+fn write_channel(buffer: &mut Buffer<SpillFile>, mut heap: LogHeap, identity: Identity) {
     let origin = guc::ORIGIN.get();
     let origin = origin.as_deref().and_then(|origin| origin.to_str().ok()).filter(|name| !name.is_empty());
     let header = Header {
@@ -121,6 +122,10 @@ fn open_segment(channel: i32) -> Option<LogHeap> {
 
 #[cold]
 fn look_up(channel: i32) -> Option<Segment> {
+    // This transaction may have dropped the extension itself.
+    if !query::has_schema(c"quorum") {
+        return None;
+    }
     let number = u32::try_from(channel).ok()?;
     let found = query::newest(c"SELECT segments, heap FROM quorum.current_segment($1)", number)?;
     let [segments, heap] = <[Option<String>; 2]>::try_from(found).ok()?;

@@ -14,17 +14,20 @@ mod sql;
 use std::cell::{Cell, RefCell};
 
 use pgrx::PgSqlErrorCode::{ERRCODE_PROGRAM_LIMIT_EXCEEDED, ERRCODE_WARNING};
-use pgrx::pg_sys;
 
-use self::buffer::Buffers;
 use crate::error::Refusal;
 use crate::guc;
 use crate::pg::relcache::{self, Changes};
+use crate::pg::spill::SpillFile;
 use crate::pg::tables::Table;
-use crate::pg::trigger::{self, RowEvent};
+use crate::pg::trigger::{self, OpenTable, RowEvent};
 use crate::pg::{process, statement};
 
+pub use buffer::Spill;
 pub use commit::{after_abort, after_end, after_prepare, before_commit};
+
+/// The changes of this process's transaction.
+type Buffers = buffer::Buffers<SpillFile>;
 
 thread_local! {
     static CAPTURE: RefCell<Capture> = RefCell::new(Capture::default());
@@ -43,37 +46,26 @@ struct Capture {
 }
 
 /// What is known of a table with our trigger.
-enum Known {
-    Tracked(Box<Table>),
-    /// It is not tracked: its trigger came out of a dump.
-    Untracked(u32),
+struct Known {
+    relid: u32,
+    /// `None`: it is not tracked; its trigger came out of a dump.
+    table: Option<Box<Table>>,
 }
 
 impl Known {
-    #[inline]
-    fn relid(&self) -> u32 {
-        match self {
-            Known::Tracked(table) => table.relid,
-            Known::Untracked(relid) => *relid,
-        }
-    }
-
     fn depends_on(&self, changed: &[u32]) -> bool {
-        let root = match self {
-            Known::Tracked(table) => table.root,
-            Known::Untracked(relid) => *relid,
-        };
-        changed.contains(&self.relid()) || changed.contains(&root)
+        changed.contains(&self.relid)
+            || self.table.as_ref().is_some_and(|table| changed.contains(&table.root))
     }
 }
 
 impl Capture {
+    /// Forgets what notices say has changed. Before anything that is known is used.
     #[inline]
-    fn find(&mut self, relid: u32) -> Option<&mut Known> {
+    fn refresh(&mut self) {
         if let Some(changes) = relcache::changes() {
             self.forget(&changes);
         }
-        self.tables.iter_mut().find(|known| known.relid() == relid)
     }
 
     #[cold]
@@ -86,30 +78,20 @@ impl Capture {
     }
 }
 
-/// Sees to it that a table is known before anything is borrowed.
-#[inline]
-fn know(relation: pg_sys::Relation, relid: u32) {
-    if !CAPTURE.with_borrow_mut(|capture| capture.find(relid).is_some()) {
-        look_up(relation, relid);
-    }
-}
-
 #[cold]
-fn look_up(relation: pg_sys::Relation, relid: u32) {
+fn look_up(table: OpenTable) {
+    let relid = table.relid();
     // Watched before it is looked up: a change in between is noticed the next time.
     relcache::watch(relid);
-    // SAFETY: the relation is the trigger's own, which is open.
-    let known = match unsafe { Table::look_up(relation) } {
-        Some(table) => {
-            relcache::watch(table.root);
-            Known::Tracked(Box::new(table))
-        }
-        None => {
-            warn_untracked();
-            Known::Untracked(relid)
-        }
-    };
-    CAPTURE.with_borrow_mut(|capture| capture.tables.push(known));
+    let found = Table::look_up(table).map(Box::new);
+    match &found {
+        Some(found) => relcache::watch(found.root),
+        None => warn_untracked(),
+    }
+    CAPTURE.with_borrow_mut(|capture| {
+        capture.tables.retain(|known| known.relid != relid);
+        capture.tables.push(Known { relid, table: found });
+    });
 }
 
 fn warn_untracked() {
@@ -121,30 +103,41 @@ fn warn_untracked() {
 /// The row trigger.
 #[inline]
 pub fn row(event: &RowEvent) {
-    know(event.relation, event.relid());
-    append(event.relid(), |table, buffers, place| {
+    append(event.table, |table, buffers, place| {
         let Some(op) = table.operation(event) else { return Ok(()) };
         buffers.append(table.channel, place.level, place.limit, |out| table.write(op, event, out))
     });
 }
 
+/// Where a change is to be put.
+#[derive(Clone, Copy)]
 struct Place {
     level: i32,
     limit: usize,
 }
 
 #[inline]
-fn append(relid: u32, write: impl FnOnce(&mut Table, &mut Buffers, Place) -> Result<(), buffer::TooLong>) {
+fn append(
+    table: OpenTable,
+    mut write: impl FnMut(&mut Table, &mut Buffers, Place) -> Result<(), buffer::TooLong>,
+) {
     let limit = usize::try_from(guc::CAPTURE_MEMORY_KB.get()).unwrap_or(0) * 1024;
     let place = Place { level: LEVEL.get(), limit };
-    let result = CAPTURE.with_borrow_mut(|capture| {
-        let found = capture.tables.iter_mut().find(|known| known.relid() == relid);
-        let Some(Known::Tracked(table)) = found else { return Ok(()) };
-        DIRTY.set(true);
-        write(table, &mut capture.buffers, place)
-    });
-    if result.is_err() {
-        too_long();
+    loop {
+        let result = CAPTURE.with_borrow_mut(|capture| {
+            capture.refresh();
+            let relid = table.relid();
+            let known = capture.tables.iter_mut().find(|known| known.relid == relid)?;
+            let Some(table) = &mut known.table else { return Some(Ok(())) };
+            DIRTY.set(true);
+            Some(write(table, &mut capture.buffers, place))
+        });
+        match result {
+            Some(Ok(())) => return,
+            Some(Err(_)) => too_long(),
+            // Looked up while nothing is borrowed.
+            None => look_up(table),
+        }
     }
 }
 
@@ -156,23 +149,22 @@ fn too_long() -> ! {
 }
 
 /// The TRUNCATE trigger. What empties a tracked table is one entry. What empties one partition deletes its rows.
-pub fn truncate(relation: pg_sys::Relation) {
-    // SAFETY: the relation is open while its trigger runs.
-    let relid = unsafe { (*relation).rd_id.to_u32() };
-    know(relation, relid);
-    let command = process::command();
-    let root = CAPTURE.with_borrow(|capture| match capture.tables.iter().find(|k| k.relid() == relid) {
-        Some(Known::Tracked(table)) => Some((table.root, capture.truncated.contains(&(table.root, command)))),
-        _ => None,
+pub fn truncate(table: OpenTable) {
+    let (relid, command) = (table.relid(), process::command());
+    look_up(table);
+    let root = CAPTURE.with_borrow(|capture| {
+        let known = capture.tables.iter().find(|known| known.relid == relid)?;
+        let root = known.table.as_ref()?.root;
+        Some((root, capture.truncated.contains(&(root, command))))
     });
     match root {
         Some((root, _)) if root == relid => {
-            append(relid, |table, buffers, place| {
+            append(table, |table, buffers, place| {
                 buffers.append(table.channel, place.level, place.limit, |out| table.write_truncate(out))
             });
             CAPTURE.with_borrow_mut(|capture| capture.truncated.push((root, command)));
         }
-        Some((_, false)) => trigger::for_each_row(relation, row),
+        Some((_, false)) => trigger::for_each_row(table, row),
         _ => {}
     }
 }
@@ -223,7 +215,7 @@ pub fn at_savepoint(what: Savepoint, level: i32) {
 fn forget_made_versions() {
     CAPTURE.with(|capture| {
         if let Ok(mut capture) = capture.try_borrow_mut() {
-            capture.tables.retain(|known| !matches!(known, Known::Tracked(table) if table.made_version));
+            capture.tables.retain(|known| !known.table.as_ref().is_some_and(|table| table.made_version));
         }
     });
 }

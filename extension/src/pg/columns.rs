@@ -7,6 +7,16 @@ use pgrx::pg_sys;
 
 use super::formats::{Formats, PlainPath};
 
+unsafe extern "C-unwind" {
+    /// access/htup_details.h. It raises nothing, so it is called without pgrx's guard, which would cost as much.
+    fn heap_deform_tuple(
+        tuple: pg_sys::HeapTuple,
+        descriptor: pg_sys::TupleDesc,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+    );
+}
+
 /// `VARTAG_ONDISK` (postgres.h) and the size of such a pointer with its header.
 const ON_DISK_TAG: u8 = 18;
 const ON_DISK_BYTES: usize = 2 + 16;
@@ -62,7 +72,7 @@ impl Row {
             let count = usize::try_from((*descriptor).natts).unwrap_or(0);
             self.values.resize(count, pg_sys::Datum::from(0));
             self.nulls.resize(count, true);
-            pg_sys::heap_deform_tuple(tuple, descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+            heap_deform_tuple(tuple, descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
         }
     }
 }

@@ -22,7 +22,13 @@ pub fn newest(query: &'static CStr, argument: u32) -> Option<Values> {
     })
 }
 
-/// The same for a query that writes.
+/// Is there a schema of this name?
+pub fn has_schema(name: &'static CStr) -> bool {
+    // SAFETY: reads the catalogue.
+    unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) != pg_sys::InvalidOid }
+}
+
+/// As [`newest`], for a query that writes.
 pub fn write(query: &'static CStr, argument: u32) -> Option<Values> {
     as_owner(|| {
         // SAFETY: as in `newest`; the snapshot is needed where no statement runs, and harmless elsewhere.

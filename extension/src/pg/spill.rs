@@ -2,13 +2,24 @@
 
 use pgrx::pg_sys;
 
-/// Lives until [`SpillFile::close`] or the end of the transaction, whichever comes first. Its blocks count against
+use crate::capture::Spill;
+
+/// Lives until it is closed or to the end of the transaction, whichever comes first. Its blocks count against
 /// `temp_file_limit`.
 pub struct SpillFile(*mut pg_sys::BufFile);
 
 impl SpillFile {
-    /// In a transaction only.
-    pub fn create() -> Self {
+    fn seek(&self, offset: u64) {
+        // SAFETY: the file is open; positions behind its first gigabyte are found from there.
+        let failed = unsafe {
+            pg_sys::BufFileSeek(self.0, 0, i64::try_from(offset).unwrap_or(i64::MAX), libc::SEEK_SET)
+        };
+        assert!(failed == 0, "could not find a place in the temporary file of captured changes");
+    }
+}
+
+impl Spill for SpillFile {
+    fn create() -> Self {
         // SAFETY: file and memory belong to the top transaction, so neither the end of a statement nor that of a
         // savepoint takes them away. If creating it fails, the abort restores the owner and the context.
         unsafe {
@@ -23,24 +34,14 @@ impl SpillFile {
         }
     }
 
-    fn seek(&self, offset: u64) {
-        // SAFETY: the file is open; positions behind its first gigabyte are found from there.
-        let failed = unsafe {
-            pg_sys::BufFileSeek(self.0, 0, i64::try_from(offset).unwrap_or(i64::MAX), libc::SEEK_SET)
-        };
-        assert!(failed == 0, "could not find a place in the temporary file of captured changes");
-    }
-
-    /// Writes at a position that is not behind the end.
-    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) {
         self.seek(offset);
         // SAFETY: the file is open and the bytes are readable; an error is raised if they cannot be written. A new
         // file of the next gigabyte takes the owner that the first one had.
         unsafe { pg_sys::BufFileWrite(self.0, bytes.as_ptr().cast_mut().cast(), bytes.len()) }
     }
 
-    /// Reads at a position, as many bytes as were asked for.
-    pub fn read_at(&mut self, offset: u64, bytes: &mut [u8]) {
+    fn read_at(&mut self, offset: u64, bytes: &mut [u8]) {
         self.seek(offset);
         // SAFETY: the file is open and the buffer is writable.
         let read = unsafe { pg_sys::BufFileRead(self.0, bytes.as_mut_ptr().cast(), bytes.len()) };
@@ -50,8 +51,7 @@ impl SpillFile {
         );
     }
 
-    /// Closes and removes it.
-    pub fn close(self) {
+    fn close(self) {
         // SAFETY: the file is open; this value is consumed.
         unsafe { pg_sys::BufFileClose(self.0) }
     }

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use super::columns::{Columns, Row};
 use super::filter::Filter;
 use super::query;
-use super::trigger::{RowEvent, Tuple};
+use super::trigger::{OpenTable, RowEvent, Tuple};
 
 /// What is recorded of old rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,6 @@ enum OldImage {
 
 /// A tracked table, or a partition of one.
 pub struct Table {
-    pub relid: u32,
     /// The table that is tracked.
     pub root: u32,
     pub channel: i32,
@@ -41,16 +40,11 @@ pub struct Table {
 
 impl Table {
     /// Looks up how a table is captured; `None`: it is not.
-    ///
-    /// # Safety
-    ///
-    /// `relation` is open.
-    pub unsafe fn look_up(relation: pg_sys::Relation) -> Option<Self> {
-        // SAFETY: see above.
-        let relid = unsafe { (*relation).rd_id };
+    pub fn look_up(table: OpenTable) -> Option<Self> {
+        let (relid, relation) = (table.relid(), table.0);
         let found = query::newest(
             c"SELECT root, channel, old_image, filter, schema_version, schema_name, table_name, columns FROM quorum.tracking($1)",
-            relid.to_u32(),
+            relid,
         )?;
         let Ok([root, channel, old_image, filter, version, schema, table, columns]) =
             <[Option<String>; 8]>::try_from(found)
@@ -77,7 +71,6 @@ impl Table {
                 pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
             );
             Some(Self {
-                relid: relid.to_u32(),
                 root,
                 channel: i32::try_from(number(channel)?).ok()?,
                 schema_version: version,
@@ -117,7 +110,7 @@ impl Table {
         let _settings = self.columns.settings();
         // SAFETY: the event's tuples are valid rows of this table while the trigger runs; the settings hold.
         unsafe {
-            let descriptor = (*event.relation).rd_att;
+            let descriptor = (*event.table.0).rd_att;
             let old = event.old.as_ref().filter(|_| op != Op::Insert);
             let new = event.new.as_ref().filter(|_| op != Op::Delete);
             if let Some(old) = old {

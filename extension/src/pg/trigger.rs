@@ -14,19 +14,24 @@ pub struct Tuple {
     pub slot: *mut pg_sys::TupleTableSlot,
 }
 
+/// The table of a trigger, open while it runs. Made here only.
+#[derive(Clone, Copy)]
+pub struct OpenTable(pub(super) pg_sys::Relation);
+
+impl OpenTable {
+    #[inline]
+    pub fn relid(self) -> u32 {
+        // SAFETY: the relation is open while the trigger runs.
+        unsafe { (*self.0).rd_id.to_u32() }
+    }
+}
+
 /// What happened to a row. Made here only; its pointers are valid while the trigger runs.
 pub struct RowEvent {
     pub op: Op,
-    pub relation: pg_sys::Relation,
+    pub table: OpenTable,
     pub old: Option<Tuple>,
     pub new: Option<Tuple>,
-}
-
-impl RowEvent {
-    pub fn relid(&self) -> u32 {
-        // SAFETY: the relation is open while the trigger runs.
-        unsafe { (*self.relation).rd_id.to_u32() }
-    }
 }
 
 #[unsafe(no_mangle)]
@@ -63,7 +68,7 @@ pub unsafe extern "C-unwind" fn pgquorum_capture_row(fcinfo: pg_sys::FunctionCal
             }
             _ => protocol_violated(),
         };
-        capture::row(&RowEvent { op, relation: data.tg_relation, old, new });
+        capture::row(&RowEvent { op, table: OpenTable(data.tg_relation), old, new });
     }
     pg_sys::Datum::from(0)
 }
@@ -82,7 +87,7 @@ pub unsafe extern "C-unwind" fn pgquorum_capture_truncate(fcinfo: pg_sys::Functi
         if data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK != pg_sys::TRIGGER_EVENT_TRUNCATE {
             protocol_violated();
         }
-        capture::truncate(data.tg_relation);
+        capture::truncate(OpenTable(data.tg_relation));
     }
     pg_sys::Datum::from(0)
 }
@@ -109,9 +114,10 @@ fn protocol_violated() -> ! {
 }
 
 /// Gives all rows of a table as deleted: they go with a TRUNCATE that is not one of the whole tracked table.
-pub fn for_each_row(relation: pg_sys::Relation, mut take: impl FnMut(&RowEvent)) {
+pub fn for_each_row(table: OpenTable, mut take: impl FnMut(&RowEvent)) {
     // SAFETY: the relation is open and locked by the statement; scan, slot and snapshot end here, or by the abort.
     unsafe {
+        let relation = table.0;
         if (*(*relation).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION {
             return;
         }
@@ -131,7 +137,7 @@ pub fn for_each_row(relation: pg_sys::Relation, mut take: impl FnMut(&RowEvent))
                 break;
             }
             pg_sys::ExecStoreHeapTuple(tuple, slot, false);
-            take(&RowEvent { op: Op::Delete, relation, old: Some(Tuple { tuple, slot }), new: None });
+            take(&RowEvent { op: Op::Delete, table, old: Some(Tuple { tuple, slot }), new: None });
             pgrx::check_for_interrupts!();
         }
         pg_sys::systable_endscan(scan);

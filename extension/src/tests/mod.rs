@@ -2,6 +2,8 @@
 //! commit, between sessions and at the end of a server's life is tested from outside.
 
 mod apply;
+mod channels;
 mod lease;
 mod privileges;
 mod read;
+mod track;

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod bootstrap;
+mod capture;
+mod capture_tables;
 mod change_leader;
 mod chaos;
 mod cli;
