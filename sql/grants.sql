@@ -74,6 +74,38 @@ BEGIN
 END
 $$;
 
+-- The feed: comments of its functions in Rust.
+COMMENT ON FUNCTION quorum.read_log(text, text, integer) IS
+    'The log of a channel after a position, for programs that decode it: log rows in the order of their ticks. A row holds the ends of the changes first_tick to last_tick; where none ends, first_tick is the one under way and last_tick one below. When the position lies inside a transaction, that one''s first row and the row in which the change at the position ends come first. Stops when max_bytes were given and one change is complete. Errors: 42704 no such channel, 22023 not a position, PQ001 purged, PQ002 of another history, PQ003 in the future, XX001 a damaged row.';
+COMMENT ON FUNCTION quorum.changes(text, text, integer, text[]) IS
+    'The changes of a channel after a position, at most so many, optionally only of some tables. To go on, give the position of the last row. key: the row, as it was before an update or delete; new lacks the columns in unchanged; sql: the statement of a ddl. Errors: as quorum.read_log; 42P01 the channel never had such a table.';
+COMMENT ON FUNCTION quorum.wait(text, text, interval) IS
+    'Waits until a channel has changes after a position, at most for the timeout, and returns the position of its end then. Errors: as quorum.read_log.';
+COMMENT ON FUNCTION quorum.cut(text) IS
+    'Has a batch cut now and returns the position of the channel''s end; all transactions that committed before the call are in it. Errors: 42704 no such channel, 25006 on a standby, 55000 it could not be cut.';
+COMMENT ON FUNCTION quorum.dump_start(text) IS
+    'The position of a copy that is made in this transaction, which must be REPEATABLE READ; as its first statement. Errors: 25000 it is not, 25006 on a standby, PQ004 the snapshot is too old (begin again), else as quorum.cut.';
+COMMENT ON FUNCTION quorum.find_position(text, text) IS 'Checks a position and gives it as epoch and tick. Errors: as quorum.read_log.';
+COMMENT ON FUNCTION quorum.channel_ends(integer) IS
+    'What can be read of a channel on this server, by its id; no row: it does not exist. quorum.channel_state shows it with more.';
+COMMENT ON FUNCTION quorum.start_cutter() IS 'Internal. Lets a worker be started for this database when the transaction commits.';
+
+-- One row: else the planner expects a thousand, and compiles for them.
+ALTER FUNCTION quorum.channel_ends(integer) ROWS 1;
+ALTER FUNCTION quorum.find_position(text, text) ROWS 1;
+
+REVOKE ALL ON SCHEMA quorum_log FROM PUBLIC;
+GRANT USAGE ON SCHEMA quorum TO quorum_follower;
+GRANT quorum_reader TO quorum_follower;
+GRANT SELECT ON TABLE quorum.channel_state, quorum.channel_epoch, quorum.follower, quorum.retired_channel
+    TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.read_log(text, text, integer), quorum.changes(text, text, integer, text[]),
+    quorum.wait(text, text, interval), quorum.find_position(text, text), quorum.channel_ends(integer), quorum.dump_start(text)
+    TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.register_follower(text, text, text, interval), quorum.move_follower(text, text, text),
+    quorum.drop_follower(text, text) TO quorum_follower, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.cut(text), quorum.purge(text, bigint, text), quorum.prune(text) TO quorum_admin;
+
 CREATE EVENT TRIGGER pgquorum_ddl ON ddl_command_end EXECUTE FUNCTION quorum.after_ddl();
 ALTER EVENT TRIGGER pgquorum_ddl ENABLE ALWAYS;
 CREATE EVENT TRIGGER pgquorum_drop ON sql_drop EXECUTE FUNCTION quorum.after_drop();

@@ -18,7 +18,7 @@ DO $$
 DECLARE
     role_name name;
 BEGIN
-    FOREACH role_name IN ARRAY ARRAY['quorum_admin', 'quorum_reader'] LOOP
+    FOREACH role_name IN ARRAY ARRAY['quorum_admin', 'quorum_reader', 'quorum_follower'] LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = role_name) THEN
             EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role_name);
         END IF;

@@ -26,6 +26,10 @@ pub static CAPTURE_MEMORY_KB: GucSetting<i32> = GucSetting::<i32>::new(8192);
 pub static ORIGIN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// `pgquorum.origin_commit_time`: when they were committed there.
 pub static ORIGIN_COMMIT_TIME: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// `pgquorum.batch_interval`, milliseconds.
+pub static BATCH_INTERVAL_MS: GucSetting<i32> = GucSetting::<i32>::new(10);
+/// `pgquorum.segment_size`, megabytes.
+pub static SEGMENT_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
 
 /// Defines the settings and reserves their prefix, so that a misspelt one is an error.
 pub fn init() {
@@ -129,6 +133,26 @@ pub fn init() {
         &ORIGIN_COMMIT_TIME,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"pgquorum.batch_interval",
+        c"The shortest time between two batches of a channel that somebody waits for.",
+        c"Readers get a change about so late. A channel that nobody waits for is cut once a second.",
+        &BATCH_INTERVAL_MS,
+        1,
+        10_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"pgquorum.segment_size",
+        c"How large a piece of a channel's log gets before the next one is begun.",
+        c"Old log goes by whole pieces. Channels with limits of their own have smaller ones.",
+        &SEGMENT_SIZE_MB,
+        1,
+        65_536,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
     );
     crate::pg::reserve_guc_prefix(c"pgquorum");
 }

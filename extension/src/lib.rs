@@ -8,6 +8,7 @@
 //!   `weak_commits` – who may commit without waiting; `barrier` – when clients may log in after a restart;
 //! * `capture` – what tracked tables go through, into the log; `log` – what its writers and readers share;
 //! * `deadman` – the worker that stops a server whose sidecar is gone;
+//! * `feed` – from the log to batches, and what readers see;
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
 //! * `pg/` – all `unsafe` calls into PostgreSQL; only shared-memory declarations have theirs elsewhere.
 //!
@@ -22,6 +23,7 @@ mod cluster;
 mod commit_wait;
 mod deadman;
 mod error;
+mod feed;
 mod fence;
 mod guc;
 mod log;
@@ -40,6 +42,7 @@ extension_sql_file!("../../sql/read.sql", name = "read", requires = ["tables"]);
 extension_sql_file!("../../sql/channels.sql", name = "channels", requires = ["apply"]);
 extension_sql_file!("../../sql/track.sql", name = "track", requires = ["channels"]);
 extension_sql_file!("../../sql/ddl.sql", name = "ddl", requires = ["track"]);
+extension_sql_file!("../../sql/feed.sql", name = "feed", requires = ["track", feed::read::channel_ends]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]
@@ -50,6 +53,7 @@ pub extern "C-unwind" fn _PG_init() {
     weak_commits::init();
     barrier::init();
     log::slots::init();
+    feed::init();
     pg::shared::init();
     pg::standby_names::init();
     pg::commit_level::init();

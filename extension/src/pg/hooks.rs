@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 
 use super::{process, statement, syncrep};
 use crate::capture::{self, Savepoint};
-use crate::{barrier, commit_wait, fence, guc};
+use crate::{barrier, commit_wait, feed, fence, guc};
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
 
@@ -65,15 +65,18 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             syncrep::after_transaction();
             capture::after_end();
+            feed::wait::after_transaction(true);
         }
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             syncrep::after_transaction();
             capture::after_prepare();
+            feed::wait::after_transaction(true);
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT => {
             syncrep::after_transaction();
             capture::after_abort();
             fence::after_abort();
+            feed::wait::after_transaction(false);
         }
         _ => {}
     }

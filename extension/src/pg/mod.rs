@@ -11,24 +11,31 @@ pub mod client;
 pub mod clock;
 pub mod columns;
 pub mod commit_level;
+pub mod condition;
+pub mod datum;
 pub mod filter;
 mod formats;
 pub mod hooks;
 pub mod log_heap;
+pub mod log_scan;
 pub mod login;
 pub mod process;
 pub mod query;
+pub mod raise;
 pub mod relcache;
 pub mod session;
 mod settings;
 pub mod shared;
+pub mod snapshot;
 pub mod spill;
 pub mod standby_names;
 pub mod statement;
 pub mod syncrep;
+pub mod table;
 pub mod tables;
 pub mod trigger;
 pub mod wal;
+pub mod worker;
 
 /// Raises 55000 unless the library is being loaded by `shared_preload_libraries`: shared memory and hooks of
 /// every session cannot be had later.

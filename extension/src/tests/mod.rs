@@ -3,6 +3,7 @@
 
 mod apply;
 mod channels;
+mod feed;
 mod lease;
 mod privileges;
 mod read;

@@ -32,7 +32,8 @@ mod tests {
     fn readers_read() {
         assert_eq!(
             executable("quorum_reader"),
-            "admits_clients applied_index channel_id info is_leader leader lease map wal_position weak_commits"
+            "admits_clients applied_index changes channel_ends channel_id dump_start find_position info is_leader \
+             leader lease map read_log wait wal_position weak_commits"
         );
         Spi::run("SET LOCAL ROLE quorum_reader").expect("the role is taken");
         for sql in [
@@ -54,9 +55,10 @@ mod tests {
     fn admins_change_through_functions_only() {
         assert_eq!(
             executable("quorum_admin"),
-            "admit_clients admits_clients applied_index apply_entry apply_snapshot channel_id create_channel \
-             drop_channel info is_leader leader lease lease_renew lease_revoke map open_epoch set_leader_hint \
-             track untrack wal_position weak_commits"
+            "admit_clients admits_clients applied_index apply_entry apply_snapshot changes channel_ends \
+             channel_id create_channel cut drop_channel drop_follower dump_start find_position info is_leader \
+             leader lease lease_renew lease_revoke map move_follower open_epoch prune purge read_log \
+             register_follower set_leader_hint track untrack wait wal_position weak_commits"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
                       AND c.relkind = 'r' AND has_table_privilege('quorum_admin', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')";

@@ -1,0 +1,295 @@
+//! What sessions, the launcher and the cutters tell each other, in shared memory.
+//!
+//! Nothing here is needed for correctness: it says who shall wake up, and starts afresh with the server. What there is no
+//! room for still works, at the pace of polling.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
+
+use pgrx::prelude::*;
+use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
+
+use crate::pg::clock;
+use crate::pg::condition::Condition;
+use crate::pg::worker;
+
+const DATABASES: usize = 64;
+const CHANNELS: usize = 256;
+const REQUESTS: usize = 32;
+/// A snapshot's name has at most 27 characters.
+const NAME_BYTES: usize = 64;
+
+/// A database that has, or may have, channels.
+#[derive(Default)]
+#[repr(C)]
+pub struct Database {
+    oid: AtomicU32,
+    /// Somebody has seen or made a channel; the launcher takes it back when it starts a cutter.
+    wanted: AtomicBool,
+    /// The cutter has channels to serve, so it is to be started again should it end.
+    serving: AtomicBool,
+    cutter_pid: AtomicI32,
+}
+
+/// A channel that somebody reads.
+#[derive(Default)]
+#[repr(C)]
+pub struct Channel {
+    /// Database and channel; 0: free.
+    key: AtomicU64,
+    /// `CLOCK_BOOTTIME` until when somebody waits for news.
+    demand_until_ns: AtomicU64,
+    /// The newest tick that is shown.
+    last_tick: AtomicU64,
+    news: Condition,
+}
+
+/// Everything that needs no lock.
+#[repr(C)]
+pub struct Shared {
+    launcher_pid: AtomicI32,
+    databases: [Database; DATABASES],
+    channels: [Channel; CHANNELS],
+    answered: Condition,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            launcher_pid: AtomicI32::new(0),
+            databases: std::array::from_fn(|_| Database::default()),
+            channels: std::array::from_fn(|_| Channel::default()),
+            answered: Condition::default(),
+        }
+    }
+}
+
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    #[default]
+    Free,
+    Asked,
+    Done,
+    /// The snapshot that was given is older than the last batch.
+    TooOld,
+    /// The batch could not be made; the cutter has logged why.
+    Failed,
+}
+
+/// "Cut a batch now, and say where it ends."
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Request {
+    pub state: State,
+    database: u32,
+    channel: i32,
+    asker_pid: i32,
+    /// The exported snapshot to cut by; empty: a new one.
+    name: [u8; NAME_BYTES],
+    name_length: usize,
+    pub tick: u64,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            state: State::Free,
+            database: 0,
+            channel: 0,
+            asker_pid: 0,
+            name: [0; NAME_BYTES],
+            name_length: 0,
+            tick: 0,
+        }
+    }
+}
+
+impl Request {
+    pub fn snapshot(&self) -> Option<&str> {
+        let name = std::str::from_utf8(&self.name[..self.name_length]).unwrap_or("");
+        (!name.is_empty()).then_some(name)
+    }
+}
+
+// SAFETY: plain integers and PostgreSQL's condition variables, no pointers, valid at any address of any process.
+unsafe impl PGRXSharedMemory for Shared {}
+// SAFETY: as above.
+unsafe impl PGRXSharedMemory for Request {}
+
+// SAFETY: the names are this extension's own.
+static SHARED: PgAtomic<Shared> = unsafe { PgAtomic::new(c"pgquorum feed") };
+// SAFETY: as above.
+static ASKED: PgLwLock<[Request; REQUESTS]> = unsafe { PgLwLock::new(c"pgquorum feed requests") };
+
+/// Asks for the shared memory; only while the server starts.
+#[allow(unexpected_cfgs)] // the macro asks for pgrx's feature pg13, which this crate does not have
+pub fn init() {
+    pg_shmem_init!(SHARED);
+    pg_shmem_init!(ASKED);
+}
+
+/// The launcher, in itself.
+pub fn i_am_the_launcher() {
+    SHARED.get().launcher_pid.store(worker::own_pid(), SeqCst);
+}
+
+/// This database has channels: it needs a cutter, if there is none.
+pub fn want_cutter(database: u32) {
+    if let Some(entry) = of_database(database) {
+        entry.wanted.store(true, SeqCst);
+        if !worker::lives(entry.cutter_pid.load(SeqCst)) {
+            worker::wake(SHARED.get().launcher_pid.load(SeqCst));
+        }
+    }
+}
+
+impl Database {
+    /// Is there a cutter with channels to serve, or should there be?
+    pub fn is_serving(&self) -> bool {
+        self.serving.load(SeqCst)
+    }
+}
+
+/// The launcher's list: databases that want a cutter, each once.
+pub fn take_wanted() -> Vec<u32> {
+    let wanted = SHARED.get().databases.iter().filter(|entry| entry.wanted.swap(false, SeqCst));
+    wanted.map(|entry| entry.oid.load(SeqCst)).collect()
+}
+
+/// The entry of a database, made if there is room.
+pub fn of_database(database: u32) -> Option<&'static Database> {
+    SHARED.get().databases.iter().find(|entry| {
+        let owner = entry.oid.compare_exchange(0, database, SeqCst, SeqCst).unwrap_or_else(|owner| owner);
+        owner == 0 || owner == database
+    })
+}
+
+/// The cutter of a database, in itself; not `serving` when it ends for want of channels.
+pub fn i_am_the_cutter(database: u32, serving: bool) {
+    if let Some(entry) = of_database(database) {
+        entry.cutter_pid.store(worker::own_pid(), SeqCst);
+        entry.serving.store(serving, SeqCst);
+    }
+}
+
+fn wake_cutter(database: u32) {
+    match of_database(database).map(|entry| entry.cutter_pid.load(SeqCst)) {
+        Some(pid) if worker::lives(pid) => worker::wake(pid),
+        _ => want_cutter(database),
+    }
+}
+
+/// The entry of a channel, made if there is room.
+pub fn of_channel(database: u32, channel: i32) -> Option<&'static Channel> {
+    let key = u64::from(database) << 32 | u64::from(channel.cast_unsigned());
+    let entries = &SHARED.get().channels;
+    entries.iter().find(|entry| entry.key.load(SeqCst) == key).or_else(|| {
+        entries.iter().find(|entry| {
+            let owner = entry.key.compare_exchange(0, key, SeqCst, SeqCst).unwrap_or_else(|owner| owner);
+            owner == 0 || owner == key
+        })
+    })
+}
+
+/// Gives back the entries of channels of this database that are not among these.
+pub fn forget_channels(database: u32, keep: &[i32]) {
+    for entry in &SHARED.get().channels {
+        let key = entry.key.load(SeqCst);
+        let channel = (key as u32).cast_signed();
+        if key >> 32 == u64::from(database) && key != 0 && !keep.contains(&channel) {
+            entry.demand_until_ns.store(0, SeqCst);
+            entry.last_tick.store(0, SeqCst);
+            entry.key.store(0, SeqCst);
+            entry.news.wake_all();
+        }
+    }
+}
+
+impl Channel {
+    /// Somebody waits for news for so many milliseconds.
+    pub fn demand(&self, database: u32, milliseconds: u64) {
+        let until_ns = clock::boottime_ns() + milliseconds * clock::NS_PER_MS;
+        if self.demand_until_ns.fetch_max(until_ns, SeqCst) < clock::boottime_ns() {
+            wake_cutter(database);
+        }
+    }
+
+    pub fn is_in_demand(&self, now_ns: u64) -> bool {
+        self.demand_until_ns.load(SeqCst) > now_ns
+    }
+
+    /// 0: not known yet.
+    pub fn last_tick(&self) -> u64 {
+        self.last_tick.load(SeqCst)
+    }
+
+    pub fn publish(&self, last_tick: u64) {
+        if self.last_tick.swap(last_tick, SeqCst) != last_tick {
+            self.news.wake_all();
+        }
+    }
+
+    pub fn news(&self) -> &Condition {
+        &self.news
+    }
+}
+
+/// A request of this session, taken back when dropped, also after an error.
+pub struct Asking(usize);
+
+impl Asking {
+    /// `None`: too many sessions ask at once.
+    pub fn new(database: u32, channel: i32, snapshot: &str) -> Option<Self> {
+        let own_pid = worker::own_pid();
+        let mut requests = ASKED.exclusive();
+        let free = requests
+            .iter()
+            .position(|request| request.state == State::Free || !worker::lives(request.asker_pid))?;
+        let mut request =
+            Request { state: State::Asked, database, channel, asker_pid: own_pid, ..Request::default() };
+        request.name_length = snapshot.len().min(NAME_BYTES);
+        request.name[..request.name_length].copy_from_slice(&snapshot.as_bytes()[..request.name_length]);
+        requests[free] = request;
+        drop(requests);
+        wake_cutter(database);
+        Some(Self(free))
+    }
+
+    pub fn answer(&self) -> Request {
+        ASKED.share()[self.0]
+    }
+
+    pub fn news(&self) -> &'static Condition {
+        &SHARED.get().answered
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let own_pid = worker::own_pid();
+        let mut requests = ASKED.exclusive();
+        // Unless the slot was taken for a dead one's.
+        if requests[self.0].asker_pid == own_pid {
+            requests[self.0] = Request::default();
+        }
+    }
+}
+
+/// The open requests to the cutter of a database: their numbers, channels and snapshots.
+pub fn asked(database: u32) -> Vec<(usize, i32, Request)> {
+    let requests = ASKED.share();
+    let open = requests.iter().enumerate().filter(|(_, r)| r.state == State::Asked && r.database == database);
+    open.map(|(index, request)| (index, request.channel, *request)).collect()
+}
+
+/// Answers a request, unless it was taken back.
+pub fn answer(index: usize, asked: &Request, state: State, tick: u64) {
+    let mut requests = ASKED.exclusive();
+    let request = &mut requests[index];
+    if request.state == State::Asked && request.asker_pid == asked.asker_pid && request.name == asked.name {
+        (request.state, request.tick) = (state, tick);
+    }
+    drop(requests);
+    SHARED.get().answered.wake_all();
+}

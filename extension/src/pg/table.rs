@@ -1,0 +1,224 @@
+//! Reading tables of the extension without SQL.
+//!
+//! Readers have no rights on these tables, only on the functions; and a function that ran SQL with its owner's rights
+//! would also run whatever operators the reader's `search_path` puts first. This way needs neither rights nor names,
+//! sees what a given snapshot sees, and costs a few microseconds.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::worker::lock;
+
+/// By what a table is seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// As the statement sees it that calls.
+    Statement,
+    /// As it is now, also within REPEATABLE READ.
+    Now,
+}
+
+/// In which order, and from where on. The table's primary key is its first column, a `bigint`.
+#[derive(Clone, Copy)]
+pub enum Order {
+    Any,
+    /// Ascending, above this key.
+    Above(i64),
+    Descending,
+}
+
+/// An open table. Its lock stays until the end of the transaction.
+pub struct Table(pg_sys::Relation);
+
+impl Table {
+    /// `None`: it does not exist (any more).
+    pub fn open(oid: u32) -> Option<Self> {
+        // SAFETY: takes the lock, then looks whether the table is still there.
+        let relation = unsafe { pg_sys::try_table_open(pg_sys::Oid::from(oid), lock::ACCESS_SHARE) };
+        (!relation.is_null()).then(|| Self(relation))
+    }
+
+    /// A table of schema `quorum`. `None`: the extension is not there.
+    pub fn of_quorum(name: &CStr) -> Option<Self> {
+        named(c"quorum", name).and_then(Self::open)
+    }
+
+    /// Position of a column, from 0.
+    ///
+    /// # Panics
+    /// There is none of this name.
+    pub fn column(&self, name: &CStr) -> usize {
+        // SAFETY: the relation is open; the name is a valid string.
+        let number = unsafe { pg_sys::get_attnum((*self.0).rd_id, name.as_ptr()) };
+        usize::try_from(number - 1).unwrap_or_else(|_| panic!("column {name:?} is missing"))
+    }
+
+    /// Shows rows to `look` until it says `false`.
+    pub fn rows(&self, view: View, order: Order, mut look: impl FnMut(&Row) -> bool) {
+        let snapshot = Snapshot::take(view);
+        let forward = !matches!(order, Order::Descending);
+        // SAFETY: the scan is begun on an open relation with a snapshot that outlives it, and ended. Rows are used only
+        // until the next one is fetched. The key's type and operator are those of the index' first column.
+        unsafe {
+            let mut keys = [pg_sys::ScanKeyData::default()];
+            let mut count = 0;
+            if let Order::Above(key) = order {
+                pg_sys::ScanKeyInit(
+                    &mut keys[0],
+                    1,
+                    pg_sys::BTGreaterStrategyNumber as u16,
+                    pg_sys::Oid::from(pg_sys::F_INT8GT),
+                    key.into(),
+                );
+                count = 1;
+            }
+            let natts = (*(*self.0).rd_att).natts.unsigned_abs() as usize;
+            let mut row = Row { values: vec![pg_sys::Datum::null(); natts], nulls: vec![true; natts] };
+            let mut show = |tuple: pg_sys::HeapTuple| {
+                if tuple.is_null() {
+                    return false;
+                }
+                let (values, nulls) = (row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
+                pg_sys::heap_deform_tuple(tuple, (*self.0).rd_att, values, nulls);
+                look(&row)
+            };
+            if matches!(order, Order::Any) {
+                let no_keys = std::ptr::null_mut();
+                let scan =
+                    pg_sys::systable_beginscan(self.0, pg_sys::InvalidOid, false, snapshot.0, 0, no_keys);
+                while show(pg_sys::systable_getnext(scan)) {}
+                pg_sys::systable_endscan(scan);
+                return;
+            }
+            let index = pg_sys::index_open(pg_sys::RelationGetPrimaryKeyIndex(self.0), lock::ACCESS_SHARE);
+            let scan =
+                pg_sys::systable_beginscan_ordered(self.0, index, snapshot.0, count, keys.as_mut_ptr());
+            let direction = if forward {
+                pg_sys::ScanDirection::ForwardScanDirection
+            } else {
+                pg_sys::ScanDirection::BackwardScanDirection
+            };
+            while show(pg_sys::systable_getnext_ordered(scan, direction)) {}
+            pg_sys::systable_endscan_ordered(scan);
+            pg_sys::index_close(index, lock::NONE);
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // After an error the end of the transaction closes it.
+        if !std::thread::panicking() {
+            // SAFETY: opened by this process and not closed since.
+            unsafe { pg_sys::table_close(self.0, lock::NONE) };
+        }
+    }
+}
+
+/// The oid of a table by its name.
+pub fn named(schema: &CStr, name: &CStr) -> Option<u32> {
+    // SAFETY: looks into the catalogues' caches; the names are valid strings.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
+        (oid != pg_sys::InvalidOid).then(|| oid.to_u32())
+    }
+}
+
+/// A snapshot that is kept until dropped.
+struct Snapshot(pg_sys::Snapshot, bool);
+
+impl Snapshot {
+    fn take(view: View) -> Self {
+        // SAFETY: in a transaction. The statement's snapshot is active while its functions run.
+        unsafe {
+            match view {
+                View::Statement if pg_sys::ActiveSnapshotSet() => Self(pg_sys::GetActiveSnapshot(), false),
+                _ => Self(pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()), true),
+            }
+        }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if self.1 && !std::thread::panicking() {
+            // SAFETY: registered in `take`.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) };
+        }
+    }
+}
+
+/// A row, while it is shown. Columns count from 0; a NULL is `None`.
+pub struct Row {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Row {
+    fn get<T: FromDatum>(&self, column: usize) -> Option<T> {
+        // SAFETY: the caller names a column of this type; the datum is valid while the row is shown, and copied.
+        unsafe { T::from_datum(self.values[column], self.nulls[column]) }
+    }
+
+    pub fn bigint(&self, column: usize) -> Option<i64> {
+        self.get(column)
+    }
+
+    /// Of a column that holds no negative numbers and no NULL.
+    pub fn number(&self, column: usize) -> u64 {
+        self.bigint(column).and_then(|value| u64::try_from(value).ok()).unwrap_or(0)
+    }
+
+    pub fn integer(&self, column: usize) -> Option<i32> {
+        self.get(column)
+    }
+
+    pub fn small(&self, column: usize) -> u32 {
+        self.integer(column).and_then(|value| u32::try_from(value).ok()).unwrap_or(0)
+    }
+
+    pub fn oid(&self, column: usize) -> u32 {
+        self.get::<pg_sys::Oid>(column).map_or(0, |oid| oid.to_u32())
+    }
+
+    pub fn text(&self, column: usize) -> Option<String> {
+        self.get(column)
+    }
+
+    pub fn bytes(&self, column: usize) -> Option<Vec<u8>> {
+        self.get(column)
+    }
+
+    pub fn time(&self, column: usize) -> Option<TimestampWithTimeZone> {
+        self.get(column)
+    }
+
+    pub fn integers(&self, column: usize) -> Vec<i32> {
+        self.get(column).unwrap_or_default()
+    }
+
+    pub fn bigints(&self, column: usize) -> Vec<i64> {
+        self.get(column).unwrap_or_default()
+    }
+
+    /// A `jsonb` as text.
+    pub fn json(&self, column: usize) -> Option<String> {
+        if self.nulls[column] {
+            return None;
+        }
+        // SAFETY: the caller names a column of type jsonb; the output is a string of its own.
+        unsafe {
+            let text =
+                pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), self.values[column]);
+            Some(CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    }
+}
+
+/// For names that are put together: none of ours holds a zero byte.
+pub fn c_string(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}

@@ -1,0 +1,216 @@
+//! Background workers that work in transactions, and survive their errors.
+
+use std::panic::{AssertUnwindSafe, UnwindSafe};
+
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+
+unsafe extern "C-unwind" {
+    /// tcop/tcopprot.h. Handlers must be C functions; pgrx's bindings are guards around them.
+    fn die(signal: std::ffi::c_int);
+    /// postmaster/interrupt.h.
+    fn SignalHandlerForConfigReload(signal: std::ffi::c_int);
+}
+
+/// What a worker does first. SIGTERM ends it as it ends a session, also while its commit waits for standbys; pgrx's own
+/// handler would let that wait go on, and with it the server's shutdown.
+pub fn attach_signals() {
+    // SAFETY: at the beginning of a worker, which runs in a process of its own; both handlers may interrupt anything.
+    unsafe {
+        pg_sys::pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload));
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Reads the configuration files again if that was asked for.
+pub fn reload_if_asked() {
+    // SAFETY: a flag of this process that the handler of SIGHUP sets.
+    unsafe {
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+}
+
+/// Connects to a database as the cluster's superuser; 0: to none, so that only what all databases share can be read.
+pub fn connect(database: u32) {
+    // SAFETY: once, in a worker that asked for a connection.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::InvalidOid, 0);
+    }
+}
+
+/// Sets a setting of this worker, above what the configuration says.
+pub fn set(name: &std::ffi::CStr, value: &std::ffi::CStr) {
+    // SAFETY: both strings are valid for the call; the names are settings that exist.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// Runs `body` in a transaction of its own and commits it. An ERROR, also one of the commit, rolls everything back and
+/// is returned in words; nothing of it has happened then.
+pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+    let attempt = move || {
+        // SAFETY: outside a transaction, in a worker with a connection.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+        }
+        let result = body();
+        // SAFETY: in the transaction begun above.
+        unsafe { pg_sys::CommitTransactionCommand() };
+        Ok(result)
+    };
+    caught(AssertUnwindSafe(attempt))
+}
+
+/// The same with a snapshot, which SQL needs.
+pub fn with_snapshot<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+    transaction(|| {
+        // SAFETY: in a transaction; the snapshot is taken back before its end.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        let result = body();
+        // SAFETY: pairs with the above.
+        unsafe { pg_sys::PopActiveSnapshot() };
+        result
+    })
+}
+
+fn caught<R>(attempt: impl FnOnce() -> Result<R, String> + UnwindSafe) -> Result<R, String> {
+    let result = PgTryBuilder::new(attempt).catch_others(|error| Err(words(&error))).execute();
+    if result.is_err() {
+        // SAFETY: whatever state the transaction is in, this ends it; the error's state was cleared when it was caught.
+        unsafe { pg_sys::AbortOutOfAnyTransaction() };
+    }
+    result
+}
+
+fn words(error: &CaughtError) -> String {
+    let (CaughtError::PostgresError(report)
+    | CaughtError::ErrorReport(report)
+    | CaughtError::RustPanic { ereport: report, .. }) = error;
+    let more = [report.detail(), report.hint()].into_iter().flatten();
+    more.fold(report.message().to_owned(), |text, more| format!("{text}. {more}"))
+}
+
+/// A worker that this process has started.
+pub struct Running(DynamicBackgroundWorker);
+
+impl Running {
+    /// Starts a worker of this library for a database. `None`: `max_worker_processes` are in use.
+    pub fn start(name: &str, function: &str, database: u32) -> Option<Self> {
+        // SAFETY: a global of this process.
+        let own_pid = unsafe { pg_sys::MyProcPid };
+        let started = BackgroundWorkerBuilder::new(name)
+            .set_type("pgquorum feed")
+            .set_library("pgquorum")
+            .set_function(function)
+            .set_argument(Some(pg_sys::Datum::from(database)))
+            .set_notify_pid(own_pid)
+            .set_restart_time(None)
+            .enable_spi_access()
+            .load_dynamic();
+        started.ok().map(Self)
+    }
+
+    pub fn has_ended(&self) -> bool {
+        matches!(self.0.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied))
+    }
+}
+
+/// This process's number.
+pub fn own_pid() -> i32 {
+    // SAFETY: a global of this process.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// This session's database.
+pub fn own_database() -> u32 {
+    // SAFETY: a global of this process.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
+/// Is there such a server process?
+pub fn lives(pid: i32) -> bool {
+    // SAFETY: looks into the process array under its lock.
+    pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+}
+
+/// Wakes a server process from its wait, if it is there.
+pub fn wake(pid: i32) {
+    // SAFETY: entries of the process array are never unmapped; waking another process by mistake does no harm.
+    unsafe {
+        let entry = if pid == 0 { std::ptr::null_mut() } else { pg_sys::BackendPidGetProc(pid) };
+        if !entry.is_null() {
+            pg_sys::SetLatch(&raw mut (*entry).procLatch);
+        }
+    }
+}
+
+/// Databases that take connections, by their oid. In a transaction.
+pub fn databases() -> Vec<u32> {
+    let mut found = Vec::new();
+    // SAFETY: a sequential scan of a shared catalogue, closed again; its rows are of the struct's shape.
+    unsafe {
+        pg_sys::GetTransactionSnapshot();
+        let table = pg_sys::table_open(pg_sys::DatabaseRelationId, lock::ACCESS_SHARE);
+        let scan = pg_sys::systable_beginscan(
+            table,
+            pg_sys::InvalidOid,
+            false,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        );
+        loop {
+            let row = pg_sys::systable_getnext(scan);
+            if row.is_null() {
+                break;
+            }
+            let database = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_database>();
+            if (*database).datallowconn {
+                found.push((*database).oid.to_u32());
+            }
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(table, lock::ACCESS_SHARE);
+    }
+    found
+}
+
+/// Takes, until this process ends, the right to be the only cutter of its database; false: another process has it.
+pub fn be_the_only_one() -> bool {
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: own_database(),
+        // A kind of lock that PostgreSQL keeps for users and does not use itself; advisory locks are another one. Of
+        // the locks that outlive transactions only users' locks are given back when the process ends.
+        locktag_field2: pg_sys::ExtensionRelationId.to_u32(),
+        locktag_field3: 0,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_USERLOCK as u8,
+        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+    };
+    // SAFETY: the tag is complete; a session lock needs no transaction, and does not wait.
+    let got = unsafe { pg_sys::LockAcquire(&tag, lock::EXCLUSIVE, true, true) };
+    got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// Levels of table locks.
+pub mod lock {
+    use pgrx::pg_sys;
+
+    pub const NONE: i32 = pg_sys::NoLock as i32;
+    pub const ACCESS_SHARE: i32 = pg_sys::AccessShareLock as i32;
+    pub const SHARE: i32 = pg_sys::ShareLock as i32;
+    pub const EXCLUSIVE: i32 = pg_sys::ExclusiveLock as i32;
+}
