@@ -1,7 +1,7 @@
 //! PostgreSQL servers without any of ours: what measurements are compared with.
 
 use crate::user::{give, server_command};
-use crate::{PATIENCE, await_until};
+use crate::{PATIENCE, await_until, poll_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use postgres::{Client, Config, NoTls};
@@ -123,8 +123,21 @@ impl Plain {
     /// SIGKILL to the server and all its processes, as a power cut.
     pub fn kill(&mut self) {
         let Some(mut child) = self.child.take() else { return };
+        let processes = children(child.id() as i32);
         kill_tree(child.id() as i32);
         let _ = child.wait();
+        // Until the last one has gone, the next server takes the memory that they share for its own.
+        let lives = |pid: &&i32| Path::new(&format!("/proc/{pid}")).exists();
+        let _ = poll_until(PATIENCE, || match processes.iter().find(lives) {
+            None => Ok(()),
+            Some(pid) => Err(pid.to_string()),
+        });
+    }
+
+    /// SIGKILL as [`Plain::kill`], and a new start with crash recovery.
+    pub fn crash(&mut self) {
+        self.kill();
+        *self = Plain::run(&self.dir.clone(), self.port);
     }
 
     /// Kills the server and removes its data.

@@ -1,0 +1,134 @@
+//! A copy of tracked tables that is made from a channel's changes alone, and compared with what a snapshot sees.
+
+use postgres::{Client, Error, Row};
+use std::collections::{BTreeMap, HashSet};
+
+/// Rows by table and key, both as JSON texts.
+pub type Rows = BTreeMap<(String, String), String>;
+
+/// Where a reader is, and what it made of the changes up to there.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    pub channel: String,
+    pub position: String,
+    pub tick: i64,
+    pub rows: Rows,
+    /// The transaction of the last change.
+    transaction: String,
+    /// Transactions whose last change was seen: none of them may come back.
+    over: HashSet<String>,
+    pub changes: u64,
+}
+
+impl Replayed {
+    /// Begins with a channel's first change.
+    pub fn new(channel: &str) -> Replayed {
+        Replayed {
+            channel: channel.to_owned(),
+            position: "start".to_owned(),
+            tick: 0,
+            rows: Rows::new(),
+            transaction: String::new(),
+            over: HashSet::new(),
+            changes: 0,
+        }
+    }
+
+    /// Reads what there is after its position, at most so many changes, and replays it. How many there were.
+    ///
+    /// # Errors
+    /// The server refuses, or is gone; nothing was replayed then.
+    ///
+    /// # Panics
+    /// A gap, a repetition, a transaction in two pieces, or a change that does not fit the copy.
+    pub fn read(&mut self, client: &mut Client, limit: i32, up_to: i64) -> Result<usize, Error> {
+        let sql = "SELECT position, tick, transaction::text, op, \"table\", key::text, new::text, unchanged
+                   FROM quorum.changes($1, $2, $3) WHERE tick <= $4";
+        let rows = client.query(sql, &[&self.channel, &self.position, &limit, &up_to])?;
+        for row in &rows {
+            self.replay(row);
+        }
+        Ok(rows.len())
+    }
+
+    fn replay(&mut self, row: &Row) {
+        let (position, tick): (String, i64) = (row.get(0), row.get(1));
+        assert_eq!(tick, self.tick + 1, "ticks are dense; after {} came {position}", self.position);
+        let transaction: String = row.get(2);
+        if transaction != self.transaction {
+            let before = std::mem::replace(&mut self.transaction, transaction.clone());
+            self.over.insert(before);
+            assert!(!self.over.contains(&transaction), "transaction {transaction} came back at {position}");
+        }
+        let (op, table): (String, String) = (row.get(3), row.get(4));
+        let (key, new): (Option<String>, Option<String>) = (row.get(5), row.get(6));
+        let old = || (table.clone(), key.clone().unwrap_or_default());
+        match op.as_str() {
+            "insert" => {
+                let before = self.rows.insert(old(), new.expect("an insert has a row"));
+                assert_eq!(before, None, "{position}: {:?} is inserted and was there", old());
+            }
+            "update" => {
+                let before = self.rows.remove(&old());
+                assert!(before.is_some(), "{position}: {:?} is updated and was not there", old());
+                let new = new.expect("an update has a row");
+                let key = key_of(&new);
+                let clash = self.rows.insert((table.clone(), key.clone()), new);
+                assert_eq!(clash, None, "{position}: {table} {key} is moved to and was there");
+            }
+            "delete" => {
+                assert!(
+                    self.rows.remove(&old()).is_some(),
+                    "{position}: {:?} is deleted and was not there",
+                    old()
+                );
+            }
+            "truncate" => self.rows.retain(|(of, _), _| *of != table),
+            _ => {}
+        }
+        self.position = position;
+        self.tick = tick;
+        self.changes += 1;
+    }
+
+    /// Compares with what a snapshot sees: takes one whose position is known, reads up to there, looks.
+    ///
+    /// # Errors
+    /// The server refuses (PQ004: try again), or is gone.
+    ///
+    /// # Panics
+    /// They differ.
+    pub fn compare(&mut self, client: &mut Client, tables: &[&str]) -> Result<(), Error> {
+        let mut transaction =
+            client.build_transaction().isolation_level(postgres::IsolationLevel::RepeatableRead).start()?;
+        let end: String = transaction.query_one("SELECT quorum.dump_start($1)", &[&self.channel])?.get(0);
+        let mut seen = Rows::new();
+        for table in tables {
+            let sql = format!("SELECT to_jsonb(t)::text FROM {table} AS t");
+            for row in transaction.query(&sql, &[])? {
+                let row: String = row.get(0);
+                seen.insert(((*table).to_owned(), key_of(&row)), row);
+            }
+        }
+        transaction.commit()?;
+        let (_, up_to) = end.split_once(':').expect("EPOCH:TICK");
+        let up_to: i64 = up_to.parse().expect("a tick");
+        while self.tick < up_to {
+            assert!(self.read(client, 5000, up_to)? > 0, "changes up to {end}, after {}", self.position);
+        }
+        assert!(self.tick <= up_to, "the copy is at {} and the snapshot at {end}", self.position);
+        if self.rows != seen {
+            let missing: Vec<_> =
+                seen.iter().filter(|(k, v)| self.rows.get(*k) != Some(*v)).take(5).collect();
+            let extra: Vec<_> = self.rows.iter().filter(|(k, v)| seen.get(*k) != Some(*v)).take(5).collect();
+            panic!("at {end} the copy differs; the snapshot has {missing:?}, the copy has {extra:?}");
+        }
+        Ok(())
+    }
+}
+
+/// The tables of these tests have the key `id`.
+fn key_of(row: &str) -> String {
+    let row: serde_json::Value = serde_json::from_str(row).expect("a JSON object");
+    format!("{{\"id\": {}}}", row["id"])
+}

@@ -1,0 +1,204 @@
+//! What readers are told: positions that are gone, of another history, in the future; followers; damage.
+
+use pgquorum_tests::{Plain, Replayed, await_until, free_ports, server_directory};
+use postgres::Client;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn text(client: &mut Client, sql: &str) -> String {
+    client
+        .query_one(sql, &[])
+        .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
+        .get::<_, Option<String>>(0)
+        .unwrap_or_default()
+}
+
+/// The statement fails with this code, and says something in message, detail and hint.
+fn refused(client: &mut Client, sql: &str, code: &str) -> String {
+    let error = client.batch_execute(sql).expect_err(sql);
+    let error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error:?}"));
+    assert_eq!(error.code().code(), code, "{sql}: {error:?}");
+    let hint = error.hint().unwrap_or_else(|| panic!("{sql}: no hint: {error:?}"));
+    format!("{} {} {hint}", error.message(), error.detail().unwrap_or_default())
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let (dir, [port]) = (server_directory("feed-errors"), free_ports());
+    let conf =
+        "shared_preload_libraries = 'pgquorum'\npgquorum.segment_size = 1\nmax_prepared_transactions = 5";
+    let server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    client
+        .batch_execute(
+            "CREATE EXTENSION pgquorum; CREATE TABLE t (id int PRIMARY KEY, v text);
+             SELECT quorum.create_channel('shop'); SELECT quorum.track('t', 'shop');
+             INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) AS i",
+        )
+        .expect("set-up");
+    assert_eq!(
+        text(&mut client, "SELECT quorum.cut('shop')"),
+        "1:101",
+        "tick 1 says that the table is tracked"
+    );
+
+    refused(&mut client, "SELECT quorum.changes('nope')", "42704");
+    refused(&mut client, "SELECT quorum.changes('shop', 'yesterday')", "22023");
+    refused(&mut client, "SELECT quorum.changes('shop', 'start', 10, '{nope}')", "42P01");
+    let said = refused(&mut client, "SELECT quorum.changes('shop', '1:102')", "PQ003");
+    assert!(said.contains("up to tick 101 (1:101)"), "{said}");
+    refused(&mut client, "SELECT quorum.read_log('shop', '102')", "PQ003");
+    refused(&mut client, "SELECT quorum.wait('shop', '7:50', '1 s')", "PQ002");
+    refused(&mut client, "SELECT quorum.dump_start('shop')", "25000");
+
+    // A copy whose snapshot is older than the last batch.
+    let mut other = server.connect().expect("a second session");
+    other.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM t").expect("a snapshot");
+    client.batch_execute("INSERT INTO t VALUES (101, 'y')").expect("a change");
+    client.batch_execute("SELECT quorum.cut('shop')").expect("a batch");
+    refused(&mut other, "SELECT quorum.dump_start('shop')", "PQ004");
+    other.batch_execute("ROLLBACK").expect("the session goes on");
+
+    // In the middle of a transaction, from each tick on.
+    for after in 0..=102 {
+        let sql = format!("SELECT string_agg(tick::text, ',') FROM quorum.changes('shop', '{after}', 1000)");
+        let expected: Vec<String> = (after + 1..=102).map(|tick| tick.to_string()).collect();
+        assert_eq!(text(&mut client, &sql), expected.join(","), "after {after}");
+    }
+
+    // Purged: at once for readers, and on the disk when a segment is free.
+    assert_eq!(text(&mut client, "SELECT quorum.purge('shop', keep => 1)"), "1:101");
+    let said = refused(&mut client, "SELECT quorum.changes('shop', '1:50')", "PQ001");
+    assert!(said.contains("begin at 1:101") && said.contains("dump_start"), "{said}");
+    assert_eq!(text(&mut client, "SELECT string_agg(tick::text, ',') FROM quorum.changes('shop')"), "102");
+    assert_eq!(text(&mut client, "SELECT quorum.prune('shop')::text"), "2");
+    assert_eq!(
+        text(
+            &mut client,
+            "SELECT concat_ws(' ', first_tick, last_tick, changes, delta_version) FROM quorum.channel_state"
+        ),
+        "103 102 0 0"
+    );
+
+    // A dropped channel's positions mean nothing in a new one of its name.
+    client
+        .batch_execute("SELECT quorum.drop_channel('shop'); SELECT quorum.create_channel('shop')")
+        .expect("anew");
+    refused(&mut client, "SELECT quorum.changes('shop', '102')", "PQ001");
+    client
+        .batch_execute("SELECT quorum.track('t', 'shop'); DELETE FROM t WHERE id = 1")
+        .expect("changes of the new channel");
+    assert_eq!(text(&mut client, "SELECT quorum.cut('shop')"), "1:105");
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn a_damaged_log_row_is_named_and_what_comes_before_is_given() {
+    let (dir, [port]) = (server_directory("feed-damage"), free_ports());
+    // PostgreSQL's own checksums would refuse the page; ours are for what gets past them.
+    let conf = "shared_preload_libraries = 'pgquorum'\nignore_checksum_failure = on\nfull_page_writes = off";
+    let mut server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    client
+        .batch_execute(
+            "CREATE EXTENSION pgquorum; CREATE TABLE t (id int PRIMARY KEY, v text);
+             SELECT quorum.create_channel('shop'); SELECT quorum.track('t', 'shop')",
+        )
+        .expect("set-up");
+    for row in ["(1, 'sound')", "(2, 'MARKER')", "(3, 'sound')"] {
+        client.batch_execute(&format!("INSERT INTO t VALUES {row}")).expect("a transaction of its own");
+    }
+    assert_eq!(text(&mut client, "SELECT quorum.cut('shop')"), "1:4");
+    let file = text(&mut client, "SELECT pg_relation_filepath(heap) FROM quorum.log_segment");
+    client.batch_execute("CHECKPOINT").expect("all is in the files");
+    server.kill();
+    let file = server.dir().join(file);
+    let mut bytes = std::fs::read(&file).expect("the log's file");
+    let at = bytes.windows(6).position(|window| window == b"MARKER").expect("the value");
+    bytes[at] = b'm';
+    std::fs::write(&file, bytes).expect("damage");
+    server.crash();
+
+    let mut client = server.connect().expect("a session");
+    for sql in ["SELECT quorum.changes('shop', '1:1')", "SELECT quorum.read_log('shop', '1:2')"] {
+        let said = refused(&mut client, sql, "XX001");
+        assert!(
+            said.contains("channel \"shop\" is damaged in segment 1: row (0,3) of quorum_log.log_1_1"),
+            "{said}"
+        );
+        assert!(said.contains("checksum"), "{said}");
+    }
+    assert_eq!(text(&mut client, "SELECT new ->> 'v' FROM quorum.changes('shop', '1:1', 1)"), "sound");
+    assert_eq!(text(&mut client, "SELECT key ->> 'id' FROM quorum.changes('shop', '1:3')"), "3");
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn retention_drops_whole_segments_and_asks_followers() {
+    let (dir, [port]) = (server_directory("feed-retention"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'\npgquorum.segment_size = 1";
+    let server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    client
+        .batch_execute(
+            "CREATE EXTENSION pgquorum; CREATE TABLE t (id int PRIMARY KEY, v text);
+             SELECT quorum.create_channel('shop', retain_rows => 2000); SELECT quorum.track('t', 'shop');
+             SELECT quorum.register_follower('shop', 'slow', 'start')",
+        )
+        .expect("set-up");
+    let fill = |client: &mut Client, from: i32| {
+        for step in 0..8 {
+            let from = from + step * 1000;
+            let sql = format!(
+                "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series({from}, {from} + 999) AS i; SELECT quorum.cut('shop')"
+            );
+            client.batch_execute(&sql).expect("changes");
+        }
+    };
+    fill(&mut client, 0);
+    await_until(SOON, "several segments", || {
+        let segments = text(&mut client, "SELECT segments::text FROM quorum.channel_state");
+        fill_one(&mut client);
+        if segments.parse::<i32>().is_ok_and(|n| n >= 3) { Ok(()) } else { Err(segments) }
+    });
+    // The follower holds everything, until it has read it.
+    assert_eq!(text(&mut client, "SELECT first_tick::text FROM quorum.channel_state"), "1");
+    let mut copy = Replayed::new("shop");
+    while copy.read(&mut client, 5000, i64::MAX).expect("reading") > 0 {}
+    client.batch_execute("SELECT quorum.move_follower('shop', 'slow', 'now')").expect("it moves");
+    await_until(SOON, "old segments go", || {
+        fill_one(&mut client);
+        let state = "SELECT concat_ws(' ', first_tick, last_tick, segments) FROM quorum.channel_state";
+        let first: i64 =
+            text(&mut client, "SELECT first_tick::text FROM quorum.channel_state").parse().expect("a tick");
+        if first > 1 { Ok(()) } else { Err(text(&mut client, state)) }
+    });
+    let said = refused(&mut client, "SELECT quorum.changes('shop', '1:0')", "PQ001");
+    assert!(said.contains("has been purged"), "{said}");
+    // What is kept can be read from its first tick on, and there is at least what was promised.
+    let kept = text(
+        &mut client,
+        "SELECT concat_ws(' ', count(*) = max(tick) - min(tick) + 1, count(*) >= 2000) FROM quorum.changes('shop', 'start', 1000000)",
+    );
+    assert_eq!(kept, "t t");
+
+    // A follower that is not heard of is forgotten, with an event.
+    client
+        .batch_execute("SELECT quorum.register_follower('shop', 'gone', 'now', '1 s')")
+        .expect("registered");
+    await_until(SOON, "it is forgotten", || {
+        let left = text(&mut client, "SELECT count(*)::text FROM quorum.follower WHERE name = 'gone'");
+        if left == "0" { Ok(()) } else { Err(left) }
+    });
+    assert_eq!(text(&mut client, "SELECT kind FROM quorum.event ORDER BY index LIMIT 1"), "follower-expired");
+    refused(&mut client, "SELECT quorum.move_follower('shop', 'gone', 'now')", "42704");
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+fn fill_one(client: &mut Client) {
+    client.batch_execute("UPDATE t SET v = v WHERE id = 1; SELECT quorum.cut('shop')").expect("a change");
+}

@@ -1,0 +1,67 @@
+//! A reader goes on over failovers: no gap, no repetition, no other order, whichever node it asks.
+
+use pgquorum_tests::{Cluster, PATIENCE, Replayed, await_until};
+use std::time::{Duration, Instant};
+
+const TABLES: [&str; 1] = ["public.t"];
+
+/// The writer has gone round the table more than once.
+const BUSY: &str = "SELECT CASE WHEN max(n) > 300 THEN 't' ELSE 'f' END FROM t";
+
+#[test]
+fn the_feed_goes_on_over_failovers() {
+    let cluster = Cluster::start(3);
+    cluster.sql(
+        "CREATE TABLE t (id int PRIMARY KEY, n int);
+         SELECT quorum.create_channel('shop'); SELECT quorum.track('t', 'shop')",
+    );
+    let mut copy = Replayed::new("shop");
+    for round in 0..3 {
+        let leader = cluster.leader();
+        write(&cluster, leader, round, Duration::from_secs(3));
+        // From a standby: it shows what is confirmed.
+        let follower = cluster.follower();
+        await_until(PATIENCE, "a standby shows the feed", || {
+            let mut client = cluster.connect(follower).map_err(|e| e.to_string())?;
+            copy.read(&mut client, 500, i64::MAX).map_err(|e| e.to_string())?;
+            if copy.changes > round as u64 * 100 { Ok(()) } else { Err(copy.position.clone()) }
+        });
+        // In the middle of writing.
+        let busy = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| write(&cluster, leader, round + 10, Duration::from_secs(30)));
+            await_until(PATIENCE, "it writes", || match cluster.try_ask(leader, BUSY)?.as_str() {
+                "t" => Ok(()),
+                other => Err(other.to_owned()),
+            });
+            cluster.kill(leader, None);
+            writer.join()
+        });
+        busy.expect("the writer ends with its server");
+        let new = cluster.await_leader(Some(leader));
+        cluster.start_node(leader);
+        await_until(PATIENCE, "the copy equals a snapshot on the new leader", || {
+            let mut client = cluster.connect(new).map_err(|e| e.to_string())?;
+            copy.compare(&mut client, &TABLES).map_err(|e| format!("{e:?}"))
+        });
+        cluster.await_replicas(2);
+    }
+    let mut client = cluster.connect(cluster.leader()).expect("a session");
+    let epochs: i64 = client
+        .query_one("SELECT count(DISTINCT epoch) FROM quorum.channel_epoch", &[])
+        .expect("epochs")
+        .get(0);
+    assert!(epochs > 1, "each leader has its epoch");
+}
+
+/// Single-row transactions on one node, until it is gone or the time is over.
+fn write(cluster: &Cluster, node: u64, round: i32, time: Duration) {
+    let Ok(mut client) = cluster.connect(node) else { return };
+    let until = Instant::now() + time;
+    for n in 0.. {
+        let id = (n * 7 + round) % 200;
+        let sql = format!("INSERT INTO t VALUES ({id}, {n}) ON CONFLICT (id) DO UPDATE SET n = excluded.n");
+        if Instant::now() >= until || client.batch_execute(&sql).is_err() {
+            return;
+        }
+    }
+}
