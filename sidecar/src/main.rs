@@ -4,12 +4,14 @@ mod cli;
 mod clock;
 mod config;
 mod driver;
+mod feed;
 mod handle;
 mod peer;
 mod postgres;
 mod rest;
 mod run;
 mod store;
+mod uri;
 mod watchdog;
 
 use std::process::ExitCode;

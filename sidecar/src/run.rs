@@ -2,6 +2,7 @@
 
 use crate::config::{ConfigError, NodeConfig, Secrets};
 use crate::driver::{Driver, DriverError, Sources};
+use crate::feed;
 use crate::handle::{Handle, Traces};
 use crate::peer::{Identity, PeerTls, Peers};
 use crate::postgres::{Postgres, PostgresConfig, PostgresError};
@@ -12,6 +13,7 @@ use pgquorum_agent::node::Input;
 use pgquorum_agent::standing::Outcast;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -60,7 +62,9 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     }
     let tls = PeerTls::load(&config).map_err(RunError::Tls)?;
     let bound = rest::bind(&rest_config(&config)?).await?;
-    let (postgres, postgres_events) = Postgres::supervise(postgres_config(&config, &secrets)).await?;
+    let postgres_config = postgres_config(&config, &secrets);
+    let channels = Arc::new(feed::Server::new(postgres_config.clone()));
+    let (postgres, postgres_events) = Postgres::supervise(postgres_config).await?;
     tracing::info!(node = config.node, cluster = %identity.cluster_id, api = %config.api_listen(), "sidecar started");
 
     let (inputs, inputs_receiver) = mpsc::channel(INPUTS);
@@ -81,7 +85,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
         Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone(), watchdog);
     let handle = Handle { view, requests, traces, weak_commits: postgres.weak_commits() };
     let (stop_rest, rest_stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(bound.serve(handle, incoming, async {
+    let server = tokio::spawn(bound.serve(handle, channels, incoming, async {
         // Told to stop, or the sender is gone: both mean the end.
         let _ = rest_stopped.await;
     }));

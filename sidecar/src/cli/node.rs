@@ -5,6 +5,7 @@ use super::failure::Failure;
 use super::join::node_id;
 use super::output::Out;
 use super::status::Map;
+use crate::uri::encoded;
 use clap::{Subcommand, ValueEnum};
 use hyper::Method;
 use std::net::IpAddr;
@@ -110,23 +111,4 @@ pub async fn run(args: NodeArgs, out: Out) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// A value as it stands in a query string.
-fn encoded(text: &str) -> String {
-    let byte = |b: u8| match b {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(b).to_string(),
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(byte).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_may_hold_anything() {
-        assert_eq!(encoded("disk 95% full & slow: ä"), "disk%2095%25%20full%20%26%20slow%3A%20%C3%A4");
-    }
 }

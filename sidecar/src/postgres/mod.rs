@@ -39,6 +39,7 @@ mod write_path;
 pub use basebackup::clone_from;
 pub use config::{PostgresConfig, Secrets};
 pub use error::PostgresError;
+pub use session::{ConnectError, Manner, Session};
 pub use weak_commits::WeakCommits;
 
 /// Where the WAL of a stopped server ends, as far as can be told without starting it.

@@ -2,7 +2,7 @@
 
 use super::config::{APPLICATION_NAME, PostgresConfig, SUPERUSER};
 use super::error::{Result, chain, fail, sql, timed_out};
-use pgquorum_agent::postgres::PgFailureKind;
+use pgquorum_agent::postgres::{PgFailure, PgFailureKind};
 use pgquorum_agent::types::{Lsn, Timeline};
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -43,8 +43,11 @@ pub struct Manner {
     pub connect: Duration,
     /// 0 is no limit.
     pub statement: Duration,
-    /// Commits wait for the standbys. Only the epoch's row does: upkeep must not hang on missing standbys.
+    /// Commits wait for the standbys. Only the epoch's row and what clients ask for does: upkeep must not hang on
+    /// missing standbys.
     pub waits_for_standbys: bool,
+    /// Writes and stays also where clients may not: without a lease, and before the server admits clients.
+    pub bypasses_fence: bool,
 }
 
 impl Default for Manner {
@@ -53,6 +56,26 @@ impl Default for Manner {
             connect: Duration::from_secs(2),
             statement: Duration::from_secs(5),
             waits_for_standbys: false,
+            bypasses_fence: true,
+        }
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug)]
+pub enum ConnectError {
+    TimedOut(Duration),
+    Refused(tokio_postgres::Error),
+}
+
+impl ConnectError {
+    fn explain(self, what: &str) -> PgFailure {
+        match self {
+            ConnectError::TimedOut(after) => timed_out(format!("{what}: no answer within {after:?}")),
+            ConnectError::Refused(error) if error.as_db_error().is_none() => {
+                fail(PgFailureKind::NotRunning, format!("{what}: {}", chain(&error)))
+            }
+            ConnectError::Refused(error) => sql(what)(error),
         }
     }
 }
@@ -60,46 +83,51 @@ impl Default for Manner {
 impl Session {
     /// Connects through the Unix socket to the admin database.
     pub async fn local(config: &PostgresConfig, manner: Manner) -> Result<Session> {
+        let what = "connecting to the local server";
+        Session::in_database(config, &config.admin_database, manner).await.map_err(|e| e.explain(what))
+    }
+
+    /// Connects through the Unix socket to any database.
+    pub async fn in_database(
+        config: &PostgresConfig,
+        database: &str,
+        manner: Manner,
+    ) -> std::result::Result<Session, ConnectError> {
         let mut target = tokio_postgres::Config::new();
-        target.host_path(&config.socket_dir).port(config.port);
-        Session::connect(config, target, manner, "connecting to the local server").await
+        target.host_path(&config.socket_dir).port(config.port).dbname(database);
+        Session::connect(config, target, manner).await
     }
 
     /// Connects over TCP to another node's server, as the superuser.
     pub async fn remote(config: &PostgresConfig, ip: IpAddr, port: u16, manner: Manner) -> Result<Session> {
         let mut target = tokio_postgres::Config::new();
         target.host(ip.to_string()).port(port).tcp_user_timeout(manner.connect.saturating_mul(2));
+        target.dbname(&config.admin_database);
         let what = format!("connecting to the server at {ip} port {port}");
-        Session::connect(config, target, manner, &what).await
+        Session::connect(config, target, manner).await.map_err(|e| e.explain(&what))
     }
 
     async fn connect(
         config: &PostgresConfig,
         mut target: tokio_postgres::Config,
         manner: Manner,
-        what: &str,
-    ) -> Result<Session> {
+    ) -> std::result::Result<Session, ConnectError> {
+        let bypass = if manner.bypasses_fence { "-c pgquorum.bypass_fence=on " } else { "" };
         let commit = if manner.waits_for_standbys { "on" } else { "local" };
         target
             .user(SUPERUSER)
             .password(&config.secrets.superuser_password)
-            .dbname(&config.admin_database)
             .application_name(APPLICATION_NAME)
             .connect_timeout(manner.connect)
             .options(format!(
-                "-c pgquorum.bypass_fence=on -c synchronous_commit={commit} \
+                "{bypass}-c synchronous_commit={commit} \
                  -c statement_timeout={} -c lock_timeout=0 -c idle_session_timeout=0 -c client_min_messages=error \
                  -c DateStyle=ISO",
                 manner.statement.as_millis()
             ));
+        let late = |_| ConnectError::TimedOut(manner.connect);
         let connecting = tokio::time::timeout(manner.connect, target.connect(NoTls));
-        let (client, connection) = match connecting.await {
-            Err(_) => return Err(timed_out(format!("{what}: no answer within {:?}", manner.connect))),
-            Ok(Err(error)) if error.as_db_error().is_none() => {
-                return Err(fail(PgFailureKind::NotRunning, format!("{what}: {}", chain(&error))));
-            }
-            Ok(result) => result.map_err(sql(what))?,
-        };
+        let (client, connection) = connecting.await.map_err(late)?.map_err(ConnectError::Refused)?;
         let (end, ended) = watch::channel(false);
         let connection = tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -110,10 +138,7 @@ impl Session {
         let session = Session { client, connection, ended };
         // On a primary without a lease the extension makes new sessions read-only after the options were taken.
         let writable = session.batch_execute("SET default_transaction_read_only = off");
-        match tokio::time::timeout(manner.connect, writable).await {
-            Ok(result) => result.map_err(sql(what))?,
-            Err(_) => return Err(timed_out(format!("{what}: no answer within {:?}", manner.connect))),
-        }
+        tokio::time::timeout(manner.connect, writable).await.map_err(late)?.map_err(ConnectError::Refused)?;
         Ok(session)
     }
 

@@ -1,9 +1,11 @@
 //! What every route has at hand: the driver's handle, the token, the way to the leader.
 
 use super::forward::Forward;
+use super::leader_seen::LeaderSeen;
 use super::refusal::Refusal;
 use super::sse;
 use crate::clock;
+use crate::feed::{Feed, Source};
 use crate::handle::Handle;
 use pgquorum_agent::request::{Reply, Request};
 use pgquorum_agent::standing::Outcast;
@@ -20,6 +22,9 @@ const VIEW_AGE_MAX_MS: Millis = 5000;
 /// How many clients may follow `/events` and `/rpc` at the same time.
 const STREAMS_MAX: usize = 128;
 
+/// How many clients may follow channels, wait for changes or copy tables at the same time.
+const READERS_MAX: usize = 256;
+
 #[derive(Clone)]
 pub(super) struct Api {
     inner: Arc<Inner>,
@@ -28,8 +33,10 @@ pub(super) struct Api {
 struct Inner {
     handle: Handle,
     token: Option<Arc<str>>,
-    forward: Forward,
+    forward: Arc<Forward>,
+    feed: Feed,
     streams: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -37,11 +44,15 @@ impl Api {
     pub(super) fn new(
         handle: Handle,
         token: Option<Arc<str>>,
-        forward: Forward,
+        forward: Arc<Forward>,
+        source: Arc<dyn Source>,
         stopping: watch::Receiver<bool>,
     ) -> Api {
-        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Api { inner: Arc::new(Inner { handle, token, forward, streams, stopping }) }
+        let places = |n| Arc::new(Semaphore::new(n));
+        let (streams, readers) = (places(STREAMS_MAX), places(READERS_MAX));
+        let leadership = LeaderSeen::new(handle.view.clone(), Arc::clone(&forward));
+        let feed = Feed::new(source, Arc::new(leadership));
+        Api { inner: Arc::new(Inner { handle, token, forward, feed, streams, readers, stopping }) }
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -56,6 +67,10 @@ impl Api {
         &self.inner.forward
     }
 
+    pub(super) fn feed(&self) -> &Feed {
+        &self.inner.feed
+    }
+
     /// `http` or `https`: how the nodes of this cluster are reached.
     pub(super) fn scheme(&self) -> &'static str {
         self.inner.forward.scheme()
@@ -63,11 +78,25 @@ impl Api {
 
     /// A place among those who follow a stream, and the signal that ends it.
     pub(super) fn stream_place(&self) -> Result<sse::Place, Refusal> {
-        let permit = Arc::clone(&self.inner.streams).try_acquire_owned().map_err(|_| {
+        self.place(&self.inner.streams, STREAMS_MAX, "clients follow streams")
+    }
+
+    /// The same among those who read channels.
+    pub(super) fn reader_place(&self) -> Result<sse::Place, Refusal> {
+        self.place(&self.inner.readers, READERS_MAX, "clients read channels")
+    }
+
+    /// How many clients read channels now.
+    pub(super) fn readers(&self) -> usize {
+        READERS_MAX - self.inner.readers.available_permits()
+    }
+
+    fn place(&self, places: &Arc<Semaphore>, max: usize, who: &str) -> Result<sse::Place, Refusal> {
+        let permit = Arc::clone(places).try_acquire_owned().map_err(|_| {
             Refusal::new(
                 503,
                 "too_many_streams",
-                format!("{STREAMS_MAX} clients follow streams already; try later"),
+                format!("{max} {who} already; try later, or ask another node"),
             )
         })?;
         Ok(sse::Place::new(permit, self.inner.stopping.clone()))
@@ -91,6 +120,35 @@ impl Api {
             (true, _) => Err(not_a_member(&view).with_status(|_| 410)),
             (false, false) => Err(not_a_member(&view)),
             (false, true) => Ok(view),
+        }
+    }
+
+    /// What this node knows, if it holds data that can be read.
+    pub(super) fn data_view(&self) -> Result<Arc<View>, Refusal> {
+        let view = self.member_view()?;
+        if view.cluster.member(view.id).is_some_and(|member| !member.holds_data()) {
+            let message =
+                "this node is a witness: it votes and holds no data. Ask another node; GET /map lists them";
+            return Err(Refusal::new(412, "holds_no_data", message));
+        }
+        Ok(view)
+    }
+
+    /// What this node knows, if it leads: the database takes writes here only.
+    pub(super) fn leader_view(&self) -> Result<Arc<View>, Refusal> {
+        let view = self.writable_view()?;
+        if leads(&view, clock::now()) {
+            return Ok(view);
+        }
+        match &view.leader {
+            Some(leader) if leader.id != view.id => {
+                let message = format!(
+                    "only the leader can do this, node {}; its REST is at {}. Send the request there",
+                    leader.id, leader.api
+                );
+                Err(Refusal::new(417, "not_leader", message).naming(leader.clone()))
+            }
+            _ => Err(Refusal::no_leader()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Passing a request on to the leader: one connection, one request, one hop.
+//! Asking the leader in the name of this node: one connection, one request, one hop.
 
 use super::refusal::{Refusal, with_body};
 use bytes::Bytes;
@@ -29,7 +29,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(25);
 /// The longest answer that is passed on.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub(super) type Failure = Box<dyn Error + Send + Sync>;
 
 pub(super) struct Forward {
     token: Option<Arc<str>>,
@@ -74,7 +74,31 @@ impl Forward {
         }
     }
 
-    async fn exchange(&self, leader: SocketAddr, path: &str, from: NodeId) -> Result<Response, Failure> {
+    /// Sends `GET path` to the leader and reads, and throws away, whatever it answers until it ends. Returns at once if
+    /// it refuses.
+    pub(super) async fn hold(&self, leader: SocketAddr, path: &str, from: NodeId) -> Result<(), Failure> {
+        let stream = self.connect(leader).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = self.request(Method::GET, leader, path, from)?;
+        let reading = async {
+            let response = sender.send_request(request).await?;
+            if !response.status().is_success() {
+                return Err(format!("the leader answers {}", response.status()).into());
+            }
+            let mut body = response.into_body();
+            while let Some(frame) = body.frame().await {
+                frame?;
+            }
+            Ok(())
+        };
+        let (mut connection, mut reading) = (std::pin::pin!(connection), std::pin::pin!(reading));
+        tokio::select! {
+            read = &mut reading => read,
+            ended = &mut connection => { ended?; reading.await }
+        }
+    }
+
+    async fn connect(&self, leader: SocketAddr) -> Result<Box<dyn Wire>, Failure> {
         let connect = async {
             let stream = TcpStream::connect(leader).await?;
             stream.set_nodelay(true)?;
@@ -87,10 +111,13 @@ impl Forward {
             };
             Ok::<_, Failure>(io)
         };
-        let stream =
-            tokio::time::timeout(CONNECT_DEADLINE, connect).await.map_err(|_| "no connection in 3 s")??;
+        tokio::time::timeout(CONNECT_DEADLINE, connect).await.map_err(|_| "no connection in 3 s")?
+    }
+
+    async fn exchange(&self, leader: SocketAddr, path: &str, from: NodeId) -> Result<Response, Failure> {
+        let stream = self.connect(leader).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = self.request(leader, path, from)?;
+        let request = self.request(Method::POST, leader, path, from)?;
         let answer = async {
             let (head, body) = sender.send_request(request).await?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
@@ -108,12 +135,13 @@ impl Forward {
 
     fn request(
         &self,
+        method: Method,
         leader: SocketAddr,
         path: &str,
         from: NodeId,
     ) -> Result<Request<Empty<Bytes>>, Failure> {
         let mut request = Request::builder()
-            .method(Method::POST)
+            .method(method)
             .uri(path)
             .header(header::HOST, leader.to_string())
             .header(header::CONNECTION, "close")

@@ -15,6 +15,7 @@ mod api;
 mod body;
 mod forward;
 mod guard;
+mod leader_seen;
 mod listen;
 mod query;
 mod refusal;
@@ -82,6 +83,18 @@ const ROUTES: &[Route] = &[
     route("/node/{node}", &[Method::GET, Method::HEAD, Method::PATCH, Method::DELETE], Access::Token),
     route("/node-down/{node}", &[Method::POST], Access::Token),
     route("/sql/readonly", READ, Access::Token),
+    route("/channels", &[Method::GET, Method::HEAD, Method::POST], Access::Token),
+    route("/channels/{channel}", &[Method::GET, Method::HEAD, Method::DELETE], Access::Token),
+    route("/channels/{channel}/changes", READ, Access::Token),
+    route("/channels/{channel}/stream", READ, Access::Token),
+    route("/channels/{channel}/schemas", READ, Access::Token),
+    route("/channels/{channel}/dump", READ, Access::Token),
+    route("/channels/{channel}/tables", &[Method::GET, Method::HEAD, Method::POST], Access::Token),
+    route("/channels/{channel}/tables/{table}", &[Method::DELETE], Access::Token),
+    route("/channels/{channel}/prune", &[Method::POST], Access::Token),
+    route("/channels/{channel}/purge", &[Method::POST], Access::Token),
+    route("/channels/{channel}/followers", &[Method::GET, Method::HEAD, Method::POST], Access::Token),
+    route("/channels/{channel}/followers/{follower}", &[Method::PUT, Method::DELETE], Access::Token),
     route("/events", READ, Access::Token),
     route("/rpc", READ, Access::Token),
     route("/metrics", READ, Access::Token),
@@ -98,8 +111,15 @@ impl Route {
     fn matches(&self, path: &str) -> bool {
         let path = path.strip_suffix('/').unwrap_or(path);
         let pattern = self.path.strip_suffix('/').unwrap_or(self.path);
-        let Some((fixed, _)) = pattern.split_once('{') else { return pattern == path };
-        path.strip_prefix(fixed).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+        let (mut segments, mut patterns) = (path.split('/'), pattern.split('/'));
+        loop {
+            match (segments.next(), patterns.next()) {
+                (None, None) => return true,
+                (Some(segment), Some(pattern)) if pattern.starts_with('{') && !segment.is_empty() => {}
+                (Some(segment), Some(pattern)) if segment == pattern => {}
+                _ => return false,
+            }
+        }
     }
 }
 
@@ -117,6 +137,14 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::node::routes(api),
         routes::node_down::routes(api),
         routes::sql::routes(api),
+        routes::changes::routes(api),
+        routes::stream::routes(api),
+        routes::channels::routes(api),
+        routes::channel_tables::routes(api),
+        routes::channel_upkeep::routes(api),
+        routes::schemas::routes(api),
+        routes::followers::routes(api),
+        routes::dump::routes(api),
         routes::events::routes(api),
         routes::rpc::routes(api),
         routes::metrics::routes(api),

@@ -1,6 +1,7 @@
 //! Query parameters, with errors that name them.
 
 use super::refusal::Refusal;
+use crate::uri;
 use pgquorum_agent::types::NodeId;
 
 /// The decoded parameters of a request.
@@ -69,6 +70,16 @@ impl Query {
         text.parse().map(Some).map_err(|_| bad(name, text, "a number from 0 on"))
     }
 
+    /// Values between commas; none if the parameter is absent.
+    pub(super) fn list(&self, name: &str) -> Result<Vec<String>, Refusal> {
+        let Some(text) = self.get(name) else { return Ok(Vec::new()) };
+        let values: Vec<String> = text.split(',').map(|value| value.trim().to_owned()).collect();
+        if values.iter().any(String::is_empty) {
+            return Err(bad(name, text, "names with commas between them"));
+        }
+        Ok(values)
+    }
+
     pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Refusal> {
         match self.get(name) {
             None => Ok(None),
@@ -93,20 +104,7 @@ pub(super) fn bad(name: &str, text: &str, expected: &str) -> Refusal {
 
 /// Undoes the encoding of form parameters: `+` and `%XX`.
 fn decode(text: &str) -> Result<String, Refusal> {
-    let undecodable =
-        || Refusal::bad_request("bad_query", format!("cannot decode {text:?} in the query string"));
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit =
-                    || bytes.next().and_then(|b| char::from(b).to_digit(16)).ok_or_else(undecodable);
-                u8::try_from(digit()? * 16 + digit()?).map_err(|_| undecodable())?
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(decoded).map_err(|_| undecodable())
+    uri::decoded(&text.replace('+', " ")).ok_or_else(|| {
+        Refusal::bad_request("bad_query", format!("cannot decode {text:?} in the query string"))
+    })
 }

@@ -3,6 +3,7 @@
 //! A body is `{"code", "message"}`, with `"leader"` where that helps. `code` is a stable word for programs, `message`
 //! says what happened and what to do. Neither ever holds a secret.
 
+use crate::feed::{FeedError, Kind};
 use pgquorum_agent::request::{LeaderAddress, Rejection, RejectionKind};
 use serde::Serialize;
 use std::borrow::Cow;
@@ -81,6 +82,23 @@ impl Refusal {
             response.headers_mut().insert(name, value);
         }
         response
+    }
+}
+
+impl From<FeedError> for Refusal {
+    fn from(error: FeedError) -> Refusal {
+        let status = match error.kind {
+            Kind::UnknownColumn | Kind::Refused => 400,
+            Kind::UnknownDatabase | Kind::NoExtension | Kind::UnknownChannel => 404,
+            Kind::UnknownTable | Kind::UnknownFollower => 404,
+            Kind::AlreadyExists | Kind::PositionUnknownEpoch | Kind::PositionInFuture => 409,
+            Kind::PositionPurged => 410,
+            Kind::RecordBroken | Kind::Internal => 500,
+            Kind::Busy => 503,
+            Kind::SnapshotTooOld | Kind::ReadOnly | Kind::Locked | Kind::TimedOut => 531,
+            Kind::Unavailable | Kind::OutOfResources => 531,
+        };
+        Refusal::new(status, error.kind.code(), error.message)
     }
 }
 

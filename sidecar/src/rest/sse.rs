@@ -1,11 +1,13 @@
-//! Server-sent events: a bounded number of clients that stay and get each new line.
+//! Clients that stay, a bounded number of them: server-sent events, and streams of bytes.
 
-use futures_util::{Stream, StreamExt};
+use super::refusal::Refusal;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
 use std::convert::Infallible;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use warp::Reply;
 use warp::filters::BoxedFilter;
-use warp::http::HeaderMap;
+use warp::http::{HeaderMap, HeaderValue, header};
 use warp::reply::Response;
 use warp::sse::Event;
 
@@ -23,16 +25,48 @@ impl Place {
     /// Sends `events` until they end, the client leaves or the server stops; a comment every 15 s keeps proxies from
     /// closing the connection.
     pub(super) fn stream(self, events: impl Stream<Item = Event> + Send + Sync + 'static) -> Response {
+        warp::sse::reply(warp::sse::keep_alive().stream(self.hold(events))).into_response()
+    }
+
+    /// Sends `bytes` as they come, until they end, the client leaves or the server stops.
+    pub(super) fn bytes(self, mut bytes: mpsc::Receiver<Bytes>, content_type: &'static str) -> Response {
+        let bytes = stream::poll_fn(move |context| bytes.poll_recv(context));
+        let mut response = warp::reply::stream(self.hold(bytes)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // Proxies that collect an answer before they pass it on would hold a stream back for ever.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        response
+    }
+
+    fn hold<T: Send + Sync + 'static>(
+        self,
+        items: impl Stream<Item = T> + Send + Sync + 'static,
+    ) -> impl Stream<Item = Result<T, Infallible>> + Send + Sync {
         let Place { permit, mut stopping } = self;
         let stopped = Box::pin(async move {
             // The sender gone means the same as its signal.
             let _ = stopping.wait_for(|stop| *stop).await;
         });
-        let held = events.take_until(stopped).map(move |event| {
+        items.take_until(stopped).map(move |item| {
             let _stays_with_the_stream = &permit;
-            Ok::<_, Infallible>(event)
-        });
-        warp::sse::reply(warp::sse::keep_alive().stream(held)).into_response()
+            Ok(item)
+        })
+    }
+
+    /// What `answer` brings, or a refusal when the server stops meanwhile.
+    pub(super) async fn unless_stopped<T>(
+        mut self,
+        answer: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let stopped = async {
+            let _ = self.stopping.wait_for(|stop| *stop).await;
+        };
+        tokio::select! {
+            answer = answer => answer,
+            () = stopped => Err(Refusal::new(531, "stopping", "this node's sidecar stops; ask another node")),
+        }
     }
 }
 

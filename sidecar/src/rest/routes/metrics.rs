@@ -17,7 +17,7 @@ pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
     warp::path!("metrics")
         .and(read())
         .map(move || {
-            let mut out = text(&api.view(), clock::now());
+            let mut out = text(&api.view(), clock::now(), api.readers());
             out.weak_commits(&api.handle().weak_commits.borrow());
             with_body(200, "text/plain; version=0.0.4", out.0)
         })
@@ -66,7 +66,7 @@ fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-fn text(view: &View, now: Millis) -> Exposition {
+fn text(view: &View, now: Millis, readers: usize) -> Exposition {
     let mut out = Exposition::default();
     let (cluster, postgres) = (&view.cluster, &view.postgres);
     let per_node = |value: &dyn Fn(u64) -> u64| -> Vec<(String, u64)> {
@@ -123,6 +123,7 @@ fn text(view: &View, now: Millis) -> Exposition {
     });
     out.metric("gauge", "members", "Members of the cluster by role.", roles);
     out.gauge("acknowledging_standbys", "Standbys that every commit waits for.", cluster.durability.k as u64);
+    out.gauge("channel_readers", "Clients that read channels from this node.", readers as u64);
     out.gauge(
         "pending_restart",
         "Parameters that wait for a restart.",

@@ -4,7 +4,9 @@
 #![allow(clippy::result_large_err)]
 
 mod changes;
+mod channels;
 mod checks;
+mod followers_and_dumps;
 mod reads;
 mod streams;
 mod table;
@@ -12,6 +14,7 @@ mod transport;
 
 use super::{PeerConnection, RestConfig, bind};
 use crate::clock;
+use crate::feed::fake::Fake;
 use crate::handle::{Asked, Handle, Traces};
 use crate::postgres::WeakCommits;
 use pgquorum_agent::cluster::Cluster;
@@ -45,6 +48,8 @@ struct Served {
     traces: Traces,
     weak_commits: watch::Sender<Vec<WeakCommits>>,
     asked: Arc<Mutex<Vec<Request>>>,
+    /// What its channels are read from.
+    database: Arc<Fake>,
     peers: mpsc::Receiver<PeerConnection>,
     stop: oneshot::Sender<()>,
     done: JoinHandle<()>,
@@ -76,10 +81,12 @@ async fn serve_with(config: &RestConfig, view: View, driver: Driver) -> Served {
     });
     let (weak_commits, counts) = watch::channel(Vec::new());
     let handle = Handle { view: views, requests, traces: traces.clone(), weak_commits: counts };
+    let database = Arc::new(Fake::default());
+    let source = Arc::<Fake>::clone(&database);
     let done = tokio::spawn(async move {
-        bound.serve(handle, peer, async move { stopped.await.unwrap_or_default() }).await;
+        bound.serve(handle, source, peer, async move { stopped.await.unwrap_or_default() }).await;
     });
-    Served { address, view, traces, weak_commits, asked, peers, stop, done }
+    Served { address, view, traces, weak_commits, asked, database, peers, stop, done }
 }
 
 impl Served {

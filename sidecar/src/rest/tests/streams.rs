@@ -5,20 +5,30 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// A client that stays.
-struct Follower {
+pub(super) struct Follower {
     lines: BufReader<TcpStream>,
 }
 
 impl Follower {
-    async fn new(address: SocketAddr, path: &str, headers: &[&str]) -> Follower {
+    pub(super) async fn new(address: SocketAddr, path: &str, headers: &[&str]) -> Follower {
+        Follower::accepting(address, path, "text/event-stream", headers).await
+    }
+
+    pub(super) async fn accepting(
+        address: SocketAddr,
+        path: &str,
+        accept: &str,
+        headers: &[&str],
+    ) -> Follower {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let headers = [headers, &["accept: text/event-stream"]].concat();
+        let accept = format!("accept: {accept}");
+        let headers = [headers, &[accept.as_str()]].concat();
         stream.write_all(request(&format!("GET {path}"), &headers, "").as_bytes()).await.unwrap();
         Follower { lines: BufReader::new(stream) }
     }
 
     /// The next line that begins with `prefix`, without it; `None` at the end of the stream.
-    async fn next(&mut self, prefix: &str) -> Option<String> {
+    pub(super) async fn next(&mut self, prefix: &str) -> Option<String> {
         let find = async {
             loop {
                 let mut line = String::new();
@@ -33,7 +43,7 @@ impl Follower {
         tokio::time::timeout(DEADLINE, find).await.expect("nothing came in time")
     }
 
-    async fn data(&mut self) -> Value {
+    pub(super) async fn data(&mut self) -> Value {
         serde_json::from_str(&self.next("data:").await.expect("the stream ended")).unwrap()
     }
 }

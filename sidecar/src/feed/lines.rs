@@ -1,0 +1,287 @@
+//! Changes as JSON, a line each, written straight from the decoder into one buffer.
+
+use super::error::{FeedError, Kind, Result};
+use super::outlet::Outlet;
+use super::pieces::Piece;
+use super::position::{After, Position};
+use super::schemas::{Found, Schemas};
+use super::source::{LAST, LogRow};
+use pgquorum_change::{Changes, Decoder, Header, Schema, json};
+use std::io::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// What surrounds a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A line end.
+    Ndjson,
+    /// Server-sent events, with the position as id.
+    Events,
+    /// Elements of an array; only changes, each with what else its transaction's line says, up to a number of them.
+    Array { left: usize, bytes_max: usize },
+}
+
+/// Writes lines, and knows where it is.
+pub struct Lines {
+    schemas: Schemas,
+    form: Form,
+    /// Everything up to here was written or was not wanted.
+    position: After,
+    transaction: Option<Transaction>,
+}
+
+/// A transaction of which something was read.
+struct Transaction {
+    xid: u64,
+    /// `"committed_at":…,"origin":…`, ready to be written.
+    about: Vec<u8>,
+    /// Its first line was written.
+    begun: bool,
+}
+
+impl Lines {
+    pub fn new(schemas: Schemas, form: Form, position: After) -> Lines {
+        Lines { schemas, form, position, transaction: None }
+    }
+
+    pub fn position(&self) -> After {
+        self.position
+    }
+
+    /// The position lies inside a transaction.
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Writes the changes of a piece; false: enough, or nobody takes them any more.
+    ///
+    /// # Errors
+    /// A record is damaged; everything before it was written.
+    pub async fn piece(&mut self, piece: &Piece, out: &mut Outlet) -> Result<bool> {
+        let mut decoder = Decoder::new();
+        for (row, chunk) in piece.rows.iter() {
+            let changes = decoder.feed(chunk).map_err(|error| broken(row, &error))?;
+            if let Some(header) = changes.header {
+                self.enter(row.xid, &header);
+            }
+            let new = piece.after.tick().is_none_or(|tick| row.last_tick > tick);
+            if !self.row(piece, row, changes, out).await? {
+                return Ok(false);
+            }
+            if new && row.flags & LAST != 0 && row.last_tick >= row.first_tick {
+                self.leave(row, out);
+            }
+            if !out.flush_full().await {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes the changes that end in one row.
+    async fn row(
+        &mut self,
+        piece: &Piece,
+        row: &LogRow,
+        mut changes: Changes<'_>,
+        out: &mut Outlet,
+    ) -> Result<bool> {
+        let seen = piece.after.tick();
+        let mut tick = row.first_tick + u64::from(changes.first_is_lost);
+        while let Some(change) = changes.next().map_err(|error| broken(row, &error))? {
+            if seen.is_none_or(|seen| tick > seen) {
+                if let Form::Array { left: 0, .. } = self.form {
+                    return Ok(false);
+                }
+                if let Found::Unknown = self.schemas.wanted(change.schema_version) {
+                    self.schemas.learn(change.schema_version).await?;
+                }
+                let here = Position { epoch: row.epoch, tick };
+                if let Found::Wanted(schema) = self.schemas.wanted(change.schema_version) {
+                    let mut line =
+                        Line { form: self.form, position: self.position, transaction: &mut self.transaction };
+                    line.change(out.buffer(), row.xid, here, &change, schema);
+                    if let Form::Array { left, bytes_max } = &mut self.form {
+                        *left = if out.buffer().len() > *bytes_max { 0 } else { *left - 1 };
+                    }
+                }
+                self.position = After::At(here);
+            }
+            tick += 1;
+        }
+        if tick == row.last_tick + 1 {
+            Ok(true)
+        } else {
+            Err(broken(row, &"it has another number of changes"))
+        }
+    }
+
+    fn enter(&mut self, xid: u64, header: &Header) {
+        if self.transaction.as_ref().is_some_and(|transaction| transaction.xid == xid) {
+            return;
+        }
+        let mut about = b"\"committed_at\":".to_vec();
+        time(&mut about, header.commit_us);
+        if let Some(origin) = header.origin {
+            about.extend_from_slice(b",\"origin\":");
+            json::string(&mut about, origin.as_bytes());
+        }
+        if let Some(us) = header.origin_commit_us {
+            about.extend_from_slice(b",\"origin_committed_at\":");
+            time(&mut about, us);
+        }
+        self.transaction = Some(Transaction { xid, about, begun: false });
+    }
+
+    /// The end of a transaction, if anything of it was shown.
+    fn leave(&mut self, row: &LogRow, out: &mut Outlet) {
+        let here = Position { epoch: row.epoch, tick: row.last_tick };
+        let shown = self.transaction.take().is_some_and(|transaction| transaction.begun);
+        if shown && !matches!(self.form, Form::Array { .. }) {
+            let buffer = out.buffer();
+            open(buffer, self.form, &After::At(here));
+            let _ = write!(
+                buffer,
+                "{{\"type\":\"commit\",\"position\":\"{here}\",\"transaction\":\"{}\"}}",
+                row.xid
+            );
+            close(buffer, self.form);
+        }
+    }
+
+    /// Where the reader is and where the channel ends, when there is nothing else to say.
+    pub fn heartbeat(&self, end: Option<Position>, leader: Option<u64>, out: &mut Outlet) {
+        let buffer = out.buffer();
+        open(buffer, self.form, &self.position);
+        let _ = write!(buffer, "{{\"type\":\"heartbeat\",\"position\":\"{}\",\"end\":", self.position);
+        let _ = match end {
+            Some(end) => write!(buffer, "\"{end}\""),
+            None => write!(buffer, "null"),
+        };
+        let _ = match leader {
+            Some(leader) => write!(buffer, ",\"leader\":{leader}}}"),
+            None => write!(buffer, ",\"leader\":null}}"),
+        };
+        close(buffer, self.form);
+    }
+
+    /// The last line of a stream that cannot go on.
+    pub fn error(&self, code: &str, message: &str, out: &mut Outlet) {
+        let buffer = out.buffer();
+        open(buffer, self.form, &self.position);
+        let _ = write!(
+            buffer,
+            "{{\"type\":\"error\",\"position\":\"{}\",\"code\":\"{code}\",\"message\":",
+            self.position
+        );
+        json::string(buffer, message.as_bytes());
+        buffer.push(b'}');
+        close(buffer, self.form);
+    }
+}
+
+/// Writing one change, and before it its transaction.
+struct Line<'l> {
+    form: Form,
+    /// Before the change.
+    position: After,
+    transaction: &'l mut Option<Transaction>,
+}
+
+impl Line<'_> {
+    fn change(
+        &mut self,
+        out: &mut Vec<u8>,
+        xid: u64,
+        here: Position,
+        change: &pgquorum_change::Change,
+        schema: &Schema,
+    ) {
+        let array = matches!(self.form, Form::Array { .. });
+        if let Some(transaction) = self.transaction.as_mut().filter(|t| !t.begun) {
+            transaction.begun = true;
+            if !array {
+                open(out, self.form, &self.position);
+                let position = self.position;
+                let _ = write!(
+                    out,
+                    "{{\"type\":\"begin\",\"position\":\"{position}\",\"transaction\":\"{xid}\","
+                );
+                out.extend_from_slice(&transaction.about);
+                out.push(b'}');
+                close(out, self.form);
+            }
+        }
+        if array {
+            if !out.is_empty() {
+                out.push(b',');
+            }
+            let _ = write!(out, "{{\"position\":\"{here}\",\"transaction\":\"{xid}\",");
+            if let Some(transaction) = self.transaction {
+                out.extend_from_slice(&transaction.about);
+                out.push(b',');
+            }
+        } else {
+            open(out, self.form, &After::At(here));
+            out.extend_from_slice(b"{\"type\":\"change\",\"position\":\"");
+            decimal(out, here.epoch);
+            out.push(b':');
+            decimal(out, here.tick);
+            out.extend_from_slice(b"\",\"transaction\":\"");
+            decimal(out, xid);
+            out.extend_from_slice(b"\",");
+        }
+        json::members(out, change, schema);
+        out.push(b'}');
+        if !array {
+            close(out, self.form);
+        }
+    }
+}
+
+fn open(out: &mut Vec<u8>, form: Form, position: &After) {
+    if form == Form::Events {
+        let _ = write!(out, "id: {position}\ndata: ");
+    }
+}
+
+fn close(out: &mut Vec<u8>, form: Form) {
+    out.extend_from_slice(if form == Form::Events { b"\n\n" } else { b"\n" });
+}
+
+/// Digits without the machinery of formatting, which would cost as much as the rest of a line.
+fn decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// A time in RFC 3339, to the microsecond. What no calendar holds is null.
+fn time(out: &mut Vec<u8>, us: i64) {
+    let at = u64::try_from(us).ok().and_then(|us| UNIX_EPOCH.checked_add(Duration::from_micros(us)));
+    // Beyond the year 9999 formatting fails.
+    let text = at.filter(|_| us < 253_402_300_800_000_000).map(humantime::format_rfc3339_micros);
+    let _ = match text {
+        Some(text) => write!(out, "\"{text}\""),
+        None => write!(out, "null"),
+    };
+}
+
+fn broken(row: &LogRow, why: &dyn std::fmt::Display) -> FeedError {
+    FeedError::new(
+        Kind::RecordBroken,
+        format!(
+            "the log row with ticks {} to {} of transaction {} in epoch {} cannot be read: {why}. Reading stops before \
+             it. Another node may hold a good copy: read there, and check this node's disk",
+            row.first_tick, row.last_tick, row.xid, row.epoch
+        ),
+    )
+}

@@ -1,0 +1,70 @@
+//! Where a stream's bytes go: a buffer that is sent on when it is full, and a queue that is short on purpose.
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// When a buffer is sent on.
+const FULL_BYTES: usize = 64 * 1024;
+/// Buffers that wait for the client. Whoever writes waits with them, and reads nothing meanwhile.
+const QUEUE: usize = 2;
+
+/// One end of a queue of buffers, or a buffer alone.
+pub struct Outlet {
+    buffer: Vec<u8>,
+    queue: Option<mpsc::Sender<Bytes>>,
+    sent: Instant,
+}
+
+impl Default for Outlet {
+    fn default() -> Outlet {
+        Outlet { buffer: Vec::new(), queue: None, sent: Instant::now() }
+    }
+}
+
+impl Outlet {
+    /// An outlet to a client, and what the client reads from.
+    pub fn new() -> (Outlet, mpsc::Receiver<Bytes>) {
+        let (queue, client) = mpsc::channel(QUEUE);
+        (Outlet { queue: Some(queue), ..Outlet::default() }, client)
+    }
+
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+
+    /// Sends what is there if it is much; false: nobody takes it any more.
+    pub async fn flush_full(&mut self) -> bool {
+        self.buffer.len() < FULL_BYTES || self.flush().await
+    }
+
+    /// Sends what is there; false: nobody takes it any more.
+    pub async fn flush(&mut self) -> bool {
+        let Some(queue) = &self.queue else { return true };
+        if self.buffer.is_empty() {
+            return !queue.is_closed();
+        }
+        let room = self.buffer.len() + self.buffer.len() / 8;
+        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(room.min(2 * FULL_BYTES)));
+        let taken = queue.send(full.into()).await.is_ok();
+        self.sent = Instant::now();
+        taken
+    }
+
+    /// When something was sent last, or the outlet was made.
+    pub fn sent(&self) -> Instant {
+        self.sent
+    }
+
+    /// Resolves when the client has gone.
+    pub async fn closed(&self) {
+        match &self.queue {
+            Some(queue) => queue.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+}

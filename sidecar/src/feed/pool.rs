@@ -1,0 +1,181 @@
+//! Sessions in the server beside this node: few, shared, and none kept in a database that nobody asks for.
+
+use super::error::{FeedError, Kind, Result};
+use crate::postgres::{ConnectError, Manner, PostgresConfig, Session};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Readers that ask the database at the same time; the others wait their turn.
+const READING_MAX: usize = 6;
+/// Channels that readers wait for at the same time: each holds one session.
+const WAITING_MAX: usize = 16;
+/// Requests that change something.
+const CHANGING_MAX: usize = 4;
+/// Copies of whole channels: each holds a snapshot, and with it rows that vacuum would like to remove.
+const DUMPING_MAX: usize = 2;
+/// Idle sessions over all databases.
+const IDLE_MAX: usize = 8;
+/// An idle session keeps its database from being dropped, so it does not stay for long.
+const IDLE_AGE_MAX: Duration = Duration::from_secs(10);
+/// How long a request waits for its turn.
+const TURN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Read,
+    Wait,
+    Change,
+    Dump,
+}
+
+pub(super) struct Pool {
+    config: PostgresConfig,
+    idle: Mutex<Vec<Idle>>,
+    reading: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    changing: Arc<Semaphore>,
+    dumping: Arc<Semaphore>,
+}
+
+struct Idle {
+    database: String,
+    session: Session,
+    since: Instant,
+}
+
+/// A session for one request. Whoever is done gives it back; one that is dropped ends, whatever it was doing.
+pub(super) struct Taken {
+    session: Session,
+    database: String,
+    shared: bool,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Deref for Taken {
+    type Target = Session;
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl Pool {
+    pub(super) fn new(config: PostgresConfig) -> Arc<Pool> {
+        let turns = |n| Arc::new(Semaphore::new(n));
+        let pool = Arc::new(Pool {
+            config,
+            idle: Mutex::default(),
+            reading: turns(READING_MAX),
+            waiting: turns(WAITING_MAX),
+            changing: turns(CHANGING_MAX),
+            dumping: turns(DUMPING_MAX),
+        });
+        let weak = Arc::downgrade(&pool);
+        tokio::spawn(async move {
+            let mut clock = tokio::time::interval(IDLE_AGE_MAX / 2);
+            loop {
+                clock.tick().await;
+                let Some(pool) = weak.upgrade() else { return };
+                pool.lock().retain(|idle| idle.since.elapsed() < IDLE_AGE_MAX);
+            }
+        });
+        pool
+    }
+
+    pub(super) fn default_database(&self) -> &str {
+        &self.config.admin_database
+    }
+
+    /// A session in this database.
+    ///
+    /// # Errors
+    /// There is no such database, the server does not answer, or too many others ask at the same time.
+    pub(super) async fn take(&self, database: &str, purpose: Purpose) -> Result<Taken> {
+        let turns = match purpose {
+            Purpose::Read => &self.reading,
+            Purpose::Wait => &self.waiting,
+            Purpose::Change => &self.changing,
+            Purpose::Dump => &self.dumping,
+        };
+        let turn = tokio::time::timeout(TURN_DEADLINE, Arc::clone(turns).acquire_owned()).await;
+        let turn = turn.ok().and_then(std::result::Result::ok).ok_or_else(|| busy(purpose))?;
+        let shared = matches!(purpose, Purpose::Read | Purpose::Wait);
+        let found = if shared { self.take_idle(database) } else { None };
+        let session = match found {
+            Some(session) => session,
+            None => self.connect(database, purpose).await?,
+        };
+        Ok(Taken { session, database: database.to_owned(), shared, _turn: turn })
+    }
+
+    /// Keeps the session for the next one.
+    pub(super) fn give_back(&self, taken: Taken) {
+        let Taken { session, database, shared, .. } = taken;
+        if !shared || session.is_closed() {
+            return;
+        }
+        let mut idle = self.lock();
+        if idle.len() == IDLE_MAX {
+            idle.remove(0);
+        }
+        idle.push(Idle { database, session, since: Instant::now() });
+    }
+
+    fn take_idle(&self, database: &str) -> Option<Session> {
+        let mut idle = self.lock();
+        idle.retain(|one| !one.session.is_closed());
+        let found = idle.iter().rposition(|one| one.database == database)?;
+        Some(idle.remove(found).session)
+    }
+
+    async fn connect(&self, database: &str, purpose: Purpose) -> Result<Session> {
+        let statement = match purpose {
+            Purpose::Dump => Duration::ZERO,
+            _ => Duration::from_secs(20),
+        };
+        // Like any client: no access without a lease or before the server admits clients, and what is changed is
+        // durable where the cluster promises it.
+        let manner =
+            Manner { statement, waits_for_standbys: true, bypasses_fence: false, ..Manner::default() };
+        let session =
+            Session::in_database(&self.config, database, manner).await.map_err(|error| match error {
+                ConnectError::TimedOut(after) => FeedError::new(
+                    Kind::Unavailable,
+                    format!(
+                        "the server beside this node did not answer within {after:?}. Ask another node, or look at \
+                         GET /map"
+                    ),
+                ),
+                ConnectError::Refused(error) => FeedError::from_database(&error),
+            })?;
+        // A change names tables as its user's own session would.
+        let path = if purpose == Purpose::Change { "" } else { SEARCH_PATH };
+        session
+            .batch_execute(&format!("{SETTINGS}{path}"))
+            .await
+            .map_err(|error| FeedError::from_database(&error))?;
+        Ok(session)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Values are written as in the log; a backend whose reader went away ends within a second.
+const SETTINGS: &str = "SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
+                        SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; \
+                        SET client_connection_check_interval = '1s'; ";
+const SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
+
+fn busy(purpose: Purpose) -> FeedError {
+    let what = match purpose {
+        Purpose::Read => "readers ask the database at the same time",
+        Purpose::Wait => "channels are waited for",
+        Purpose::Change => "changes of channels are under way",
+        Purpose::Dump => "copies of channels are under way",
+    };
+    FeedError::new(Kind::Busy, format!("too many {what} on this node; try again, or ask another node"))
+}

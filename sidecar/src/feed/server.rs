@@ -1,0 +1,214 @@
+//! The server beside this node as a [`Source`]: the functions of the extension, one query a request.
+
+use super::dump::HeldSnapshot;
+use super::error::{FeedError, Kind, Result};
+use super::pool::{Pool, Purpose, Taken};
+use super::position::Position;
+use super::source::{Answer, Argument, Call, ChannelId, Given, Rows, Snapshot, Source};
+use crate::postgres::PostgresConfig;
+use futures_util::TryStreamExt;
+use serde_json::Value;
+use std::error::Error;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Row, RowStream};
+
+const STATES: &str = "SELECT to_jsonb(s) FROM quorum.channel_state s \
+                      WHERE $1::text IS NULL OR s.channel = $1 ORDER BY s.channel";
+const TABLES: &str =
+    "SELECT to_jsonb(t) FROM quorum.tracked_tables t WHERE t.channel = $1 ORDER BY t.schema, t.\"table\"";
+const SCHEMAS: &str = "SELECT to_jsonb(v) FROM quorum.schema_version v JOIN quorum.channel c ON c.id = v.channel \
+                       WHERE c.name = $1 AND ($2::int8 IS NULL OR v.id = $2) ORDER BY v.id";
+const FOLLOWERS: &str = "SELECT to_jsonb(f) - 'channel' FROM quorum.follower f \
+                         JOIN quorum.channel c ON c.id = f.channel WHERE c.name = $1 ORDER BY f.name";
+const WAIT: &str = "SELECT quorum.wait($1, $2, make_interval(secs => $3))";
+const READ: &str = "SELECT epoch, first_tick, last_tick, xid, flags, data FROM quorum.read_log($1, $2, $3)";
+
+/// The server of this node.
+pub struct Server {
+    pool: Arc<Pool>,
+}
+
+impl Server {
+    /// Nothing is connected before somebody asks.
+    pub fn new(config: PostgresConfig) -> Server {
+        Server { pool: Pool::new(config) }
+    }
+
+    async fn jsons(&self, database: &str, query: &str, values: &[Parameter<'_>]) -> Result<Vec<Value>> {
+        let session = self.pool.take(database, Purpose::Read).await?;
+        let rows = session.query_typed(query, values).await.map_err(|e| FeedError::from_database(&e))?;
+        self.pool.give_back(session);
+        rows.iter().map(|row| column(row, 0)).collect()
+    }
+
+    async fn read_rows(&self, id: &ChannelId, after: &str, max_bytes: usize) -> Result<Rows> {
+        let session = self.pool.take(&id.database, Purpose::Read).await?;
+        let max_bytes = i32::try_from(max_bytes).unwrap_or(i32::MAX);
+        let values: [Parameter; 3] =
+            [(&id.channel, Type::TEXT), (&after, Type::TEXT), (&max_bytes, Type::INT4)];
+        let found = session.query_typed_raw(READ, values).await;
+        let rows = collect(found.map_err(|e| FeedError::from_database(&e))?).await?;
+        if rows.broken.is_none() {
+            self.pool.give_back(session);
+        }
+        Ok(rows)
+    }
+
+    async fn wait_for(&self, id: &ChannelId, after: &str, timeout: Duration) -> Result<Position> {
+        let session = self.pool.take(&id.database, Purpose::Wait).await?;
+        let seconds = timeout.as_secs_f64();
+        let values: [Parameter; 3] =
+            [(&id.channel, Type::TEXT), (&after, Type::TEXT), (&seconds, Type::FLOAT8)];
+        let found = session.query_typed_one(WAIT, &values).await;
+        let row = found.map_err(|e| FeedError::from_database(&e))?;
+        self.pool.give_back(session);
+        let text: String = column(&row, 0)?;
+        text.parse().map_err(|_| unreadable(&format!("the channel's end is {text:?}")))
+    }
+
+    async fn carry_out(&self, database: &str, call: Call) -> Result<String> {
+        let session = self.pool.take(database, Purpose::Change).await?;
+        let values: Vec<Parameter> = call.arguments.iter().map(parameter).collect();
+        let found = session.query_typed_one(&statement(&call), &values).await;
+        let result: Option<String> = column(&found.map_err(|e| FeedError::from_database(&e))?, 0)?;
+        Ok(result.unwrap_or_default())
+    }
+
+    async fn hold_snapshot(&self, id: &ChannelId, tables: &[String]) -> Result<Box<dyn Snapshot>> {
+        let session: Taken = self.pool.take(&id.database, Purpose::Dump).await?;
+        Ok(Box::new(HeldSnapshot::begin(session, id, tables).await?))
+    }
+}
+
+impl Source for Server {
+    fn default_database(&self) -> &str {
+        self.pool.default_database()
+    }
+
+    fn states<'a>(&'a self, database: &'a str, channel: Option<&'a str>) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move { self.jsons(database, STATES, &[(&channel, Type::TEXT)]).await })
+    }
+
+    fn tables<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move { self.jsons(&id.database, TABLES, &[(&id.channel, Type::TEXT)]).await })
+    }
+
+    fn schemas<'a>(&'a self, id: &'a ChannelId, version: Option<u64>) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            // What is no number of the database is no version of it either.
+            let version = version.map(|v| i64::try_from(v).unwrap_or(-1));
+            let values: [Parameter; 2] = [(&id.channel, Type::TEXT), (&version, Type::INT8)];
+            self.jsons(&id.database, SCHEMAS, &values).await
+        })
+    }
+
+    fn followers<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move { self.jsons(&id.database, FOLLOWERS, &[(&id.channel, Type::TEXT)]).await })
+    }
+
+    fn wait<'a>(&'a self, id: &'a ChannelId, after: &'a str, timeout: Duration) -> Answer<'a, Position> {
+        Box::pin(self.wait_for(id, after, timeout))
+    }
+
+    fn read<'a>(&'a self, id: &'a ChannelId, after: &'a str, max_bytes: usize) -> Answer<'a, Rows> {
+        Box::pin(self.read_rows(id, after, max_bytes))
+    }
+
+    fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String> {
+        Box::pin(self.carry_out(database, call))
+    }
+
+    fn dump<'a>(&'a self, id: &'a ChannelId, tables: &'a [String]) -> Answer<'a, Box<dyn Snapshot>> {
+        Box::pin(self.hold_snapshot(id, tables))
+    }
+}
+
+type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+fn parameter(argument: &Argument) -> Parameter<'_> {
+    match &argument.value {
+        Given::Text(value) => (value, Type::TEXT),
+        Given::Texts(value) => (value, Type::TEXT_ARRAY),
+        Given::Number(value) => (value, Type::INT8),
+    }
+}
+
+/// Names and types are this program's own; values go as parameters.
+fn statement(call: &Call) -> String {
+    let arguments = call.arguments.iter().zip(1..);
+    let arguments = arguments.map(|(one, n)| format!("\"{}\" => ${n}::{}", one.name, one.type_name));
+    format!("SELECT quorum.{}({})::text", call.function, arguments.collect::<Vec<_>>().join(", "))
+}
+
+async fn collect(found: RowStream) -> Result<Rows> {
+    let mut found = pin!(found);
+    let mut rows = Rows::default();
+    loop {
+        let row = match found.try_next().await {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(rows),
+            Err(error) => {
+                let error = FeedError::from_database(&error);
+                // What comes before a damaged row is good.
+                if error.kind != Kind::RecordBroken || rows.is_empty() {
+                    return Err(error);
+                }
+                rows.broken = Some(error);
+                return Ok(rows);
+            }
+        };
+        let number = |at| -> Result<u64> {
+            let value: i64 = column(&row, at)?;
+            u64::try_from(value).map_err(|_| unreadable(&format!("a row of the log has {value}")))
+        };
+        let Xid8(xid) = column(&row, 3)?;
+        let flags: i32 = column(&row, 4)?;
+        let data: &[u8] = column(&row, 5)?;
+        rows.push(number(0)?, (number(1)?, number(2)?), xid, flags.cast_unsigned(), data);
+    }
+}
+
+/// PostgreSQL's xid8, which goes over the wire as a number of 64 bits.
+struct Xid8(u64);
+
+impl<'a> FromSql<'a> for Xid8 {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> std::result::Result<Xid8, Box<dyn Error + Sync + Send>> {
+        Ok(Xid8(u64::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::XID8
+    }
+}
+
+pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
+    row.try_get(at).map_err(|error| unreadable(&error.to_string()))
+}
+
+fn unreadable(what: &str) -> FeedError {
+    let message = format!(
+        "the extension answered with something that this program does not understand ({what}). Are both of the same \
+         version? `make install` brings both"
+    );
+    FeedError::new(Kind::Internal, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_names_what_is_given() {
+        let call = Call::new("track").text("table", "regclass", "orders; DROP").with(
+            "columns",
+            "text[]",
+            Given::Texts(vec!["id".to_owned()]),
+        );
+        let text = "SELECT quorum.track(\"table\" => $1::regclass, \"columns\" => $2::text[])::text";
+        assert_eq!(statement(&call), text);
+        assert_eq!(statement(&Call::new("f")), "SELECT quorum.f()::text");
+    }
+}

@@ -1,0 +1,31 @@
+//! `GET /channels/{channel}/dump`: the tables as they are now, and the position from which to follow them.
+
+use super::channel;
+use crate::rest::api::{Api, query, read};
+use crate::rest::query::Query;
+use crate::rest::refusal::Refusal;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
+    let api = api.clone();
+    warp::path!("channels" / String / "dump")
+        .and(read())
+        .and(query())
+        .then(move |channel: String, query: String| {
+            let api = api.clone();
+            async move { answer(&api, &channel, &query).await.unwrap_or_else(Refusal::into_response) }
+        })
+        .boxed()
+}
+
+async fn answer(api: &Api, channel: &str, query: &str) -> Result<Response, Refusal> {
+    api.leader_view()?;
+    let query = Query::strict(query, &["table", "database"])?;
+    let id = channel::channel(api, channel, &query)?;
+    let tables = query.list("table")?;
+    let place = api.reader_place()?;
+    let bytes = api.feed().dump(&id, &tables).await?;
+    Ok(place.bytes(bytes, "application/x-ndjson"))
+}

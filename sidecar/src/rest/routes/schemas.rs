@@ -1,0 +1,34 @@
+//! `GET /channels/{channel}/schemas`: what tables looked like, for readers of the binary stream.
+
+use super::channel;
+use crate::rest::api::{Api, query, read};
+use crate::rest::query::Query;
+use crate::rest::refusal::{Refusal, respond};
+use serde_json::Value;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
+    let api = api.clone();
+    warp::path!("channels" / String / "schemas")
+        .and(read())
+        .and(query())
+        .then(move |channel: String, query: String| {
+            let api = api.clone();
+            async move { respond(answer(&api, &channel, &query).await) }
+        })
+        .boxed()
+}
+
+async fn answer(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> {
+    api.data_view()?;
+    let query = Query::strict(query, &["id", "database"])?;
+    let id = channel::channel(api, channel, &query)?;
+    let source = api.feed().source();
+    let found = source.schemas(&id, query.number("id")?).await?;
+    if found.is_empty() && source.states(&id.database, Some(&id.channel)).await?.is_empty() {
+        return Err(channel::unknown_channel(&id.channel, &id.database));
+    }
+    Ok(found.into())
+}
