@@ -1,6 +1,10 @@
 //! A small client of the cluster's REST interface: every step has a deadline, answers have a size limit, and a request
 //! that changes something is never sent twice when its outcome is unknown.
 
+mod stream;
+
+pub use stream::{Lines, Opened};
+
 use super::failure::{Context, Failure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -73,14 +77,20 @@ impl Target {
     }
 }
 
+/// The address of a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Base {
+pub struct Base {
     https: bool,
     host: String,
     port: u16,
 }
 
 impl Base {
+    /// The sidecar of a node whose address is known from the map.
+    pub fn of(&self, ip: &str, port: u16) -> Base {
+        Base { https: self.https, host: ip.to_owned(), port }
+    }
+
     fn parse(url: &str) -> Result<Base, Failure> {
         let bad = || {
             Failure::usage(format!(
@@ -155,6 +165,15 @@ impl Client {
         Client { bases: vec![base], token: None, tls: None, answer_timeout }
     }
 
+    /// The same client for this sidecar alone.
+    pub fn at(&self, base: &Base) -> Client {
+        Client {
+            bases: vec![base.clone()],
+            answer_timeout: ANSWER_TIMEOUT.min(Duration::from_secs(5)),
+            ..self.clone()
+        }
+    }
+
     /// # Errors
     /// Nobody can be reached, or the answer was an error.
     pub async fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -199,48 +218,6 @@ impl Client {
                 tried.join(", ")
             ),
         ))
-    }
-
-    /// Follows a stream of events until it ends or `each` returns false.
-    ///
-    /// # Errors
-    /// The first node cannot be reached or refuses.
-    pub async fn follow(&self, path: &str, mut each: impl FnMut(Value) -> bool) -> Result<(), Failure> {
-        let Some(base) = self.bases.first() else { return Ok(()) };
-        let unreachable =
-            |why: String| Failure::unreachable("unreachable", format!("{base} does not answer: {why}"));
-        let request = self.request(base, &Method::GET, path, None, "text/event-stream")?;
-        let response = match tokio::time::timeout(self.answer_timeout, self.send(base, request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(NoAnswer::Connect(why) | NoAnswer::Unknown(why))) => return Err(unreachable(why)),
-            Err(_) => return Err(unreachable("no answer in time".to_owned())),
-        };
-        let status = response.status().as_u16();
-        if status != 200 {
-            let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
-            let value =
-                body.ok().and_then(|b| serde_json::from_slice(&b.to_bytes()).ok()).unwrap_or(Value::Null);
-            return Err(refusal(base, status, &value));
-        }
-        let mut body = response.into_body();
-        let mut rest = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|e| unreachable(e.to_string()))?.into_data() else { continue };
-            rest.extend_from_slice(&data);
-            if rest.len() > BODY_LIMIT {
-                return Err(unreachable("an event is larger than 8 MB".to_owned()));
-            }
-            while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = rest.drain(..=end).collect();
-                let Some(data) = line.strip_prefix(b"data:") else { continue };
-                if let Ok(value) = serde_json::from_slice(data.trim_ascii())
-                    && !each(value)
-                {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
     }
 
     async fn once(

@@ -1,6 +1,7 @@
 //! The command line: one file a command. Every command prints a table for people and, with `--json`, one JSON document
 //! for programs. Exit codes are part of the interface and stand in [`failure::Exit`].
 
+mod channel;
 mod client;
 mod config;
 mod db_config;
@@ -8,6 +9,7 @@ mod doctor;
 mod engine;
 mod events;
 mod failure;
+mod follow;
 mod force_leader;
 mod init;
 mod join;
@@ -63,6 +65,10 @@ enum Command {
     DbConfig(db_config::DbConfigArgs),
     /// Last resort: go on with this node alone when the majority is lost for good.
     ForceLeader(force_leader::ForceLeaderArgs),
+    /// Create, drop and look after channels: the logs of changes that readers follow.
+    Channel(channel::ChannelArgs),
+    /// Print the changes of a channel as they come.
+    Follow(follow::FollowArgs),
     /// Show what happened in the cluster.
     Events(events::EventsArgs),
     /// Look for what is wrong on this node and say what to do.
@@ -99,6 +105,8 @@ async fn dispatch(command: Command, out: Out) -> Result<(), Failure> {
         Command::Config(args) => config::run(args, out).await,
         Command::DbConfig(args) => db_config::run(args, out).await,
         Command::ForceLeader(args) => force_leader::run(args, out).await,
+        Command::Channel(args) => channel::run(args, out).await,
+        Command::Follow(args) => follow::run(args, out).await,
         Command::Events(args) => events::run(args, out).await,
         Command::Doctor(args) => doctor::run(args, out).await,
         Command::Local(args) => local::run(args, out).await,

@@ -1,0 +1,239 @@
+//! `pgquorum channel`
+
+use super::client::Target;
+use super::failure::Failure;
+use super::output::{Out, bytes, pairs, plain, table};
+use crate::uri::encoded;
+use clap::{Args, Subcommand, ValueEnum};
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+/// A channel is a named set of tables and the log of their changes, in a database where the extension is.
+#[derive(Debug, Args)]
+pub struct ChannelArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The database that the channel is in [default: the cluster's admin database].
+    #[arg(long, global = true)]
+    database: Option<String>,
+    #[command(subcommand)]
+    command: ChannelCommand,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OldImage {
+    /// Nothing of the old row.
+    None,
+    /// Its key.
+    Key,
+    /// All of it.
+    Full,
+}
+
+impl OldImage {
+    fn name(self) -> &'static str {
+        match self {
+            OldImage::None => "none",
+            OldImage::Key => "key",
+            OldImage::Full => "full",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum ChannelCommand {
+    /// Create a channel; `channel track` then adds tables to it.
+    Create {
+        name: String,
+        /// What changes say of the old row, unless a table says otherwise.
+        #[arg(long, value_enum)]
+        old_image: Option<OldImage>,
+        /// Keep changes at least so long, for example "7 days".
+        #[arg(long)]
+        retain_age: Option<String>,
+        /// Keep at least so many changes.
+        #[arg(long)]
+        retain_rows: Option<u64>,
+        /// Keep at least so many bytes of log.
+        #[arg(long)]
+        retain_bytes: Option<u64>,
+        /// Above so many bytes the oldest log goes, whoever has not read it yet.
+        #[arg(long)]
+        cap_bytes: Option<u64>,
+    },
+    /// Drop a channel with its log; its tables stay, their changes are no longer captured.
+    Drop { name: String },
+    /// List all channels, or show one with its tables and followers.
+    List { name: Option<String> },
+    /// Capture the changes of a table.
+    Track {
+        channel: String,
+        /// The table, as SQL names it: orders, sales.orders.
+        table: String,
+        /// Only these columns.
+        #[arg(long, value_delimiter = ',')]
+        columns: Vec<String>,
+        /// Only rows for which this is true, for example "region = 'eu'".
+        #[arg(long = "where", value_name = "CONDITION")]
+        filter: Option<String>,
+        /// What changes say of the old row [default: what the channel says].
+        #[arg(long, value_enum)]
+        old_image: Option<OldImage>,
+    },
+    /// Capture the changes of a table no longer.
+    Untrack { channel: String, table: String },
+    /// Drop all changes and begin a new version of the channel: its followers copy the tables anew.
+    Prune { channel: String },
+    /// Drop old changes now; followers that still need them are told to load anew.
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["keep", "before"]))]
+    Purge {
+        channel: String,
+        /// Keep the newest so many.
+        #[arg(long)]
+        keep: Option<u64>,
+        /// Keep those from this position on.
+        #[arg(long, value_name = "POSITION")]
+        before: Option<String>,
+    },
+}
+
+pub async fn run(args: ChannelArgs, out: Out) -> Result<(), Failure> {
+    let client = args.target.client()?;
+    let query = query(args.database.as_deref());
+    let path = |channel: &str, rest: &str| format!("/channels/{}{rest}{query}", encoded(channel));
+    match args.command {
+        ChannelCommand::Create { name, old_image, retain_age, retain_rows, retain_bytes, cap_bytes } => {
+            let body = given([
+                ("name", Some(name.as_str().into())),
+                ("old_image", old_image.map(|image| image.name().into())),
+                ("retain_age", retain_age.map(Value::from)),
+                ("retain_rows", retain_rows.map(Value::from)),
+                ("retain_bytes", retain_bytes.map(Value::from)),
+                ("cap_bytes", cap_bytes.map(Value::from)),
+            ]);
+            let answer = client.call(Method::POST, &format!("/channels{query}"), Some(&body)).await?;
+            out.show(&answer, || {
+                format!("Channel {name} is there. Add tables: pgquorum channel track {name} TABLE")
+            });
+        }
+        ChannelCommand::Drop { name } => {
+            let answer = client.call(Method::DELETE, &path(&name, ""), None).await?;
+            out.show(&answer, || format!("Channel {name} is gone, its tables are left as they are."));
+        }
+        ChannelCommand::List { name: None } => {
+            let answer = client.get(&format!("/channels{query}")).await?;
+            out.show(&answer, || list(&answer));
+        }
+        ChannelCommand::List { name: Some(name) } => {
+            let answer = client.get(&path(&name, "")).await?;
+            out.show(&answer, || shown(&answer));
+        }
+        ChannelCommand::Track { channel, table, columns, filter, old_image } => {
+            let columns = (!columns.is_empty()).then(|| json!(columns));
+            let body = given([
+                ("table", Some(table.as_str().into())),
+                ("columns", columns),
+                ("where", filter.map(Value::from)),
+                ("old_image", old_image.map(|image| image.name().into())),
+            ]);
+            let answer = client.call(Method::POST, &path(&channel, "/tables"), Some(&body)).await?;
+            out.show(&answer, || format!("Changes of {table} go into channel {channel} from now on."));
+        }
+        ChannelCommand::Untrack { channel, table } => {
+            let rest = format!("/tables/{}", encoded(&table));
+            let answer = client.call(Method::DELETE, &path(&channel, &rest), None).await?;
+            out.show(&answer, || format!("Changes of {table} are no longer captured."));
+        }
+        ChannelCommand::Prune { channel } => {
+            let answer = client.call(Method::POST, &path(&channel, "/prune"), None).await?;
+            out.show(&answer, || {
+                format!("Channel {channel} is at version {}.", plain(&answer["database_version"]))
+            });
+        }
+        ChannelCommand::Purge { channel, keep, before } => {
+            let body = given([("keep", keep.map(Value::from)), ("before", before.map(Value::from))]);
+            let answer = client.call(Method::POST, &path(&channel, "/purge"), Some(&body)).await?;
+            out.show(&answer, || {
+                format!("Channel {channel} begins with change {}.", plain(&answer["first_tick"]))
+            });
+        }
+    }
+    Ok(())
+}
+
+/// `?database=…`, or nothing.
+fn query(database: Option<&str>) -> String {
+    database.map(|name| format!("?database={}", encoded(name))).unwrap_or_default()
+}
+
+fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+fn list(answer: &Value) -> String {
+    let size = |value: &Value| value.as_u64().map_or_else(|| plain(value), bytes);
+    let row = |state: &Value| {
+        vec![
+            plain(&state["channel"]),
+            plain(&state["epoch"]),
+            plain(&state["first_tick"]),
+            plain(&state["last_tick"]),
+            plain(&state["database_version"]),
+            size(&state["bytes"]),
+            plain(&state["followers"]),
+        ]
+    };
+    let rows: Vec<_> = answer.as_array().into_iter().flatten().map(row).collect();
+    if rows.is_empty() {
+        return "There is no channel. Create one: pgquorum channel create NAME".to_owned();
+    }
+    table(&["CHANNEL", "EPOCH", "FIRST", "LAST", "VERSION", "SIZE", "FOLLOWERS"], rows)
+}
+
+fn shown(answer: &Value) -> String {
+    let mut state = answer.clone();
+    let mut take = |name| state.as_object_mut().and_then(|state| state.remove(name)).unwrap_or_default();
+    let (tables, followers) = (take("tables"), take("followers"));
+    let mut text = pairs(["NAME", "VALUE"], &state);
+    for (what, rows) in [("TABLES", tables), ("FOLLOWERS", followers)] {
+        text.push_str(&format!("\n{what}\n"));
+        for row in rows.as_array().into_iter().flatten() {
+            let members = row.as_object().into_iter().flatten();
+            let members: Vec<_> = members
+                .filter(|(name, value)| !value.is_null() && *name != "channel")
+                .map(|(name, value)| format!("{name}={}", plain(value)))
+                .collect();
+            text.push_str(&format!("  {}\n", members.join("  ")));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_said_is_sent() {
+        let body = given([("name", Some("a".into())), ("old_image", None), ("retain_rows", Some(5.into()))]);
+        assert_eq!(body, json!({"name": "a", "retain_rows": 5}));
+        assert_eq!(query(Some("my db")), "?database=my%20db");
+    }
+
+    #[test]
+    fn channels_read_well() {
+        let state = json!({"channel": "shop", "epoch": 5, "first_tick": 1, "last_tick": 9, "bytes": 2048, "followers": 0,
+            "database_version": 1});
+        let text = list(&json!([state]));
+        assert!(text.contains("shop") && text.contains("2.0 kB"), "{text}");
+        assert!(list(&json!([])).contains("channel create"));
+        let text = shown(
+            &json!({"channel": "shop", "tables": [{"table": "public.orders", "filter": null}], "followers": []}),
+        );
+        assert!(text.contains("  table=public.orders\n"), "{text}");
+    }
+}
