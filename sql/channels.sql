@@ -125,8 +125,9 @@ COMMENT ON FUNCTION quorum.open_segment(integer) IS
 
 CREATE FUNCTION quorum.current_segment(channel oid, OUT segments oid, OUT heap oid) RETURNS SETOF record
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT 'quorum.log_segment'::regclass::oid, s.heap FROM quorum.log_segment AS s
-    WHERE s.channel = current_segment.channel::integer AND s.closed_at IS NULL
+    SELECT 'quorum.log_segment'::regclass::oid, s.heap
+    FROM quorum.channel AS c LEFT JOIN quorum.log_segment AS s ON s.channel = c.id AND s.closed_at IS NULL
+    WHERE c.id = current_segment.channel::integer
 $$;
 COMMENT ON FUNCTION quorum.current_segment(oid) IS 'Internal. The list of segments, and the table that a channel''s log grows in; no row: there is no such channel.';
 

@@ -3,9 +3,11 @@
 use std::cell::{Cell, RefCell};
 
 use pgquorum_change::{Chunker, Header};
+use pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
 
 use super::buffer::Buffer;
 use super::{Buffers, CAPTURE, DIRTY, LEVEL, forget_made_versions};
+use crate::error::Refusal;
 use crate::guc;
 use crate::log::slots;
 use crate::pg::log_heap::{self, Identity, LogHeap, RowBuffer};
@@ -123,16 +125,26 @@ fn open_segment(channel: i32) -> Option<LogHeap> {
 #[cold]
 fn look_up(channel: i32) -> Option<Segment> {
     // This transaction may have dropped the extension itself.
-    if !query::has_schema(c"quorum") {
+    if !query::has_extension(c"pgquorum") {
         return None;
     }
     let number = u32::try_from(channel).ok()?;
     let found = query::newest(c"SELECT segments, heap FROM quorum.current_segment($1)", number)?;
-    let [segments, heap] = <[Option<String>; 2]>::try_from(found).ok()?;
-    relcache::watch(segments?.parse().ok()?);
-    let segment = Segment { channel, heap: heap?.parse().ok()? };
+    let [segments, heap] = <[Option<String>; 2]>::try_from(found).unwrap_or_default();
+    let numbers = segments.and_then(|text| text.parse().ok()).zip(heap.and_then(|text| text.parse().ok()));
+    let Some((segments, heap)) = numbers else { no_segment(channel) };
+    if relcache::watch(segments) {
+        return look_up(channel);
+    }
+    let segment = Segment { channel, heap };
     SEGMENTS.with_borrow_mut(|all| all.push(segment));
     Some(segment)
+}
+
+fn no_segment(channel: i32) -> ! {
+    Refusal::new(ERRCODE_INTERNAL_ERROR, format!("the log of channel {channel} has no segment to write to"))
+        .hint("SELECT quorum.open_segment(...) opens one. Until then transactions on the channel's tables cannot commit.")
+        .raise()
 }
 
 /// After notices of changed tables. Which of them was the list of segments does not matter: they are few.

@@ -85,7 +85,8 @@ fn look_up(table: OpenTable) {
     relcache::watch(relid);
     let found = Table::look_up(table).map(Box::new);
     match &found {
-        Some(found) => relcache::watch(found.root),
+        Some(found) if relcache::watch(found.root) => return look_up(table),
+        Some(_) => {}
         None => warn_untracked(),
     }
     CAPTURE.with_borrow_mut(|capture| {

@@ -22,10 +22,10 @@ pub fn newest(query: &'static CStr, argument: u32) -> Option<Values> {
     })
 }
 
-/// Is there a schema of this name?
-pub fn has_schema(name: &'static CStr) -> bool {
+/// Is there an extension of this name in the database?
+pub fn has_extension(name: &'static CStr) -> bool {
     // SAFETY: reads the catalogue.
-    unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) != pg_sys::InvalidOid }
+    unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) != pg_sys::InvalidOid }
 }
 
 /// As [`newest`], for a query that writes.

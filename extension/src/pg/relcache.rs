@@ -30,13 +30,16 @@ unsafe extern "C-unwind" fn at_change(_argument: pg_sys::Datum, relid: pg_sys::O
     }
 }
 
-/// From now on notices about this table are wanted.
-pub fn watch(relid: u32) {
+/// From now on notices about this table are wanted; true: they were not before, so what was read of it just now may
+/// have changed unnoticed.
+pub fn watch(relid: u32) -> bool {
     WATCHED.with_borrow_mut(|watched| {
-        if !watched.contains(&relid) {
+        let new = !watched.contains(&relid);
+        if new {
             watched.push(relid);
         }
-    });
+        new
+    })
 }
 
 /// Which tables have changed.

@@ -3,12 +3,14 @@
 use std::ffi::CStr;
 
 use pgquorum_change::{Encoder, Old, Op, Schema};
+use pgrx::PgSqlErrorCode::{ERRCODE_INTERNAL_ERROR, ERRCODE_T_R_SERIALIZATION_FAILURE};
 use pgrx::pg_sys;
 
 use super::columns::{Columns, Row};
 use super::filter::Filter;
 use super::query;
 use super::trigger::{OpenTable, RowEvent, Tuple};
+use crate::error::Refusal;
 
 /// What is recorded of old rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,30 +41,36 @@ pub struct Table {
 }
 
 impl Table {
-    /// Looks up how a table is captured; `None`: it is not.
+    /// Looks up how a table is captured; `None`: it is not. Whatever is wrong with what is found is an ERROR: a change
+    /// that cannot be captured must not be made.
     pub fn look_up(table: OpenTable) -> Option<Self> {
-        let (relid, relation) = (table.relid(), table.0);
         let found = query::newest(
             c"SELECT root, channel, old_image, filter, schema_version, schema_name, table_name, columns FROM quorum.tracking($1)",
-            relid,
+            table.relid(),
         )?;
-        let Ok([root, channel, old_image, filter, version, schema, table, columns]) =
-            <[Option<String>; 8]>::try_from(found)
-        else {
-            return None;
-        };
+        let made = Self::from_row(table, found);
+        Some(made.unwrap_or_else(|| {
+            Refusal::new(ERRCODE_INTERNAL_ERROR, "how a tracked table is to be captured cannot be read")
+                .hint("quorum.tracking and quorum.schema_version do not say what they must; is the extension's SQL of the library's version?")
+                .raise()
+        }))
+    }
+
+    /// From a row of `quorum.tracking`.
+    fn from_row(table: OpenTable, row: query::Values) -> Option<Self> {
+        let [root, channel, old_image, filter, version, schema, name, columns] =
+            <[Option<String>; 8]>::try_from(row).ok()?;
         let number = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok());
         let root = u32::try_from(number(root)?).ok()?;
         let (version, made_version) = match number(version) {
             Some(version) => (version, false),
-            None => {
-                let made = query::write(c"SELECT quorum.record_schema($1)", root)?;
-                (number(made.into_iter().next().flatten())?, true)
-            }
+            None => (record_schema(root), true),
         };
-        let schema = Schema::new(version, &schema?, &table?, &columns?).ok()?;
+        let schema = Schema::new(version, &schema?, &name?, &columns?).ok()?;
+        let relation = table.0;
         // SAFETY: the context is deleted with the table; the relation is open.
         unsafe {
+            let places = places(relation, &schema)?;
             let memory = pg_sys::AllocSetContextCreateInternal(
                 pg_sys::CacheMemoryContext,
                 c"pgquorum tracked table".as_ptr(),
@@ -75,12 +83,13 @@ impl Table {
                 channel: i32::try_from(number(channel)?).ok()?,
                 schema_version: version,
                 made_version,
-                old_image: match old_image.as_deref() {
-                    Some("none") => OldImage::None,
-                    Some("full") => OldImage::Full,
-                    _ => OldImage::Key,
+                old_image: match old_image.as_deref()? {
+                    "none" => OldImage::None,
+                    "key" => OldImage::Key,
+                    "full" => OldImage::Full,
+                    _ => return None,
                 },
-                columns: Columns::new(places(relation, &schema), memory),
+                columns: Columns::new(places, memory),
                 filter: filter.map(|tree| Filter::new(&tree, relation, root.into(), memory)),
                 old: Row::default(),
                 new: Row::default(),
@@ -170,7 +179,7 @@ impl Drop for Table {
 /// # Safety
 ///
 /// `relation` is open.
-unsafe fn places(relation: pg_sys::Relation, schema: &Schema) -> Vec<(usize, pg_sys::Oid, bool)> {
+unsafe fn places(relation: pg_sys::Relation, schema: &Schema) -> Option<Vec<(usize, pg_sys::Oid, bool)>> {
     // SAFETY: see above; the descriptor has as many attributes as it says, and names end with a zero.
     let attributes = unsafe {
         let descriptor = (*relation).rd_att;
@@ -184,6 +193,21 @@ unsafe fn places(relation: pg_sys::Relation, schema: &Schema) -> Vec<(usize, pg_
             !attribute.attisdropped && found.to_bytes() == name.as_bytes()
         })
     };
-    let columns = schema.columns.iter().filter_map(|column| place(&column.name).map(|at| (at, column)));
-    columns.map(|(at, column)| (at, attributes[at].atttypid, column.key)).collect()
+    let of = |at: usize, key| (at, attributes[at].atttypid, key);
+    schema.columns.iter().map(|column| place(&column.name).map(|at| of(at, column.key))).collect()
+}
+
+/// Records what a tracked table looks like now, since nothing recorded it when that changed.
+fn record_schema(root: u32) -> u64 {
+    let made = query::write(c"SELECT quorum.record_schema($1)", root);
+    let number = made.and_then(|row| row.into_iter().next().flatten()).and_then(|text| text.parse().ok());
+    // The transaction's snapshot is older than the tracking.
+    number.unwrap_or_else(|| {
+        Refusal::new(
+            ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "could not serialize access: the table has been tracked and changed since this transaction began",
+        )
+        .hint("Run the transaction again.")
+        .raise()
+    })
 }

@@ -7,4 +7,5 @@ mod feed;
 mod lease;
 mod privileges;
 mod read;
+mod slots;
 mod track;
