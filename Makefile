@@ -42,6 +42,7 @@ sim: ## Simulate clusters under faults: SEEDS=20000 random runs from FIRST=1 on
 	@SEEDS=$${SEEDS:-20000} cargo test --release -q -p pgquorum-agent --test sim random_seeds -- --nocapture
 
 bench: install ## Measure; one JSON line a benchmark
+	@.ci/setup bench
 	@cargo run --release -q -p pgquorum-tests --bin bench
 
 chaos: install ## Faults of all kinds under load, and a checker; as root. MINUTES=3 SEED=… NODES=3

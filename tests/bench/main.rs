@@ -4,14 +4,18 @@
 //! `bench [NAME…] [--runs N] [--with-patroni] [--list]`; the exit code is 1 when a line says that it missed its mark.
 
 mod black_hole;
+mod capture;
 mod failover;
+mod feed;
 mod floor;
 mod is_leader;
 mod keep_alive;
 mod line;
+mod parameters;
 mod patroni;
 mod pgbench;
 mod tps;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -31,11 +35,17 @@ impl Options {
 /// A group shares its servers; it prints a line for each of its benchmarks that is wanted and says whether all are good.
 type Group = fn(&Options) -> bool;
 
-const GROUPS: [(&[&str], Group); 4] = [
+const GROUPS: [(&[&str], Group); 10] = [
     (&failover::NAMES, failover::run),
     (&[black_hole::NAME], black_hole::run),
     (&tps::NAMES, tps::run),
     (&[is_leader::NAME], is_leader::run),
+    (&capture::tpcb::NAMES, capture::tpcb::run),
+    (&[capture::updates::NAME], capture::updates::run),
+    (&capture::bulk::NAMES, capture::bulk::run),
+    (&[capture::memory::NAME], capture::memory::run),
+    (&[feed::latency::NAME], feed::latency::run),
+    (&[feed::throughput::NAME], feed::throughput::run),
 ];
 
 fn main() -> ExitCode {

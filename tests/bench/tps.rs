@@ -8,6 +8,7 @@
 
 use crate::Options;
 use crate::line::{Line, Must, Samples, rounded};
+use crate::parameters;
 use crate::pgbench::{pgbench, rate};
 use pgquorum_tests::{Cluster, Plain, free_ports, server_directory_below};
 use serde_json::{Map, Value, json};
@@ -26,11 +27,6 @@ const ROUNDS: usize = 400;
 /// Transactions of a slice, all clients together.
 const SLICE: u32 = 400;
 const SLICE_BUSY: u32 = 1200;
-
-/// What belongs to the one server, or is what shall be measured.
-const OWN: &str = "'port', 'listen_addresses', 'unix_socket_directories', 'cluster_name', 'primary_conninfo', \
-                   'primary_slot_name', 'shared_preload_libraries', 'synchronous_standby_names', 'lc_messages', \
-                   'lc_monetary', 'lc_numeric', 'lc_time', 'default_text_search_config', 'restore_command'";
 
 pub fn run(options: &Options) -> bool {
     let memory = Path::new("/dev/shm");
@@ -153,11 +149,7 @@ impl Trio {
 
     /// With the parameters of the cluster's leader.
     fn like(cluster: &Cluster, base: &Path) -> Trio {
-        let sql = format!(
-            "SELECT string_agg(format('%s = ''%s''', name, replace(setting, '''', '''''')), E'\\n') FROM pg_settings \
-             WHERE source = 'configuration file' AND name NOT LIKE 'pgquorum.%' AND name NOT IN ({OWN})"
-        );
-        let conf = cluster.ask(cluster.leader(), &sql);
+        let conf = parameters::of_leader(cluster);
         let mut trio = Trio { root: server_directory_below(base, "pgquorum-plain-"), servers: Vec::new() };
         let [one, two, three] = free_ports();
         let primary = Plain::init(&trio.root.join("primary"), one, &conf);
