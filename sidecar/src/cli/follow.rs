@@ -17,7 +17,7 @@ const SILENCE: Duration = Duration::from_secs(4);
 const LEADERLESS: Duration = Duration::from_secs(4);
 /// How long nodes may say that a position is not theirs: standbys can be behind the node that it came from.
 const CATCH_UP: Duration = Duration::from_secs(15);
-/// Between two rounds over all nodes.
+/// Between two attempts that brought nothing.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Ends by itself only when its position cannot be had any more (exit code 4 if it was purged, else 1): the reader
@@ -90,27 +90,30 @@ impl Follower {
         let mut behind: Option<Instant> = None;
         loop {
             let mut tried = Vec::new();
-            for _ in 0..self.nodes.len() {
+            // Once round all nodes that are known by then, anew after each step forward.
+            while tried.len() < self.nodes.len() {
                 let base = self.nodes[0].clone();
-                let path = format!(
-                    "/channels/{}/stream?after={}{}",
-                    self.channel,
-                    encoded(&self.printer.position),
-                    self.filter
-                );
+                let before = self.printer.position.clone();
+                let path =
+                    format!("/channels/{}/stream?after={}{}", self.channel, encoded(&before), self.filter);
                 let ended = match self.client.open(&base, &path, "application/x-ndjson").await {
                     Opened::Stream(lines) => {
                         if !tried.is_empty() || connected {
-                            self.out.note(&format!("following {base} after {}", self.printer.position));
+                            self.out.note(&format!("following {base} after {before}"));
                         }
-                        (connected, behind) = (true, None);
-                        tried.clear();
+                        connected = true;
                         self.learn_nodes(&base).await;
                         self.read(lines).await
                     }
                     Opened::Refused(status, failure) => sort(status, failure, connected),
                     Opened::Silent(why) => Ended::Lost(why),
                 };
+                if self.printer.position != before {
+                    behind = None;
+                    tried.clear();
+                } else if connected || behind.is_some() {
+                    tokio::time::sleep(PAUSE).await;
+                }
                 match ended {
                     Ended::Done => return Ok(()),
                     Ended::Gone(failure) => return Err(failure),
@@ -120,20 +123,20 @@ impl Follower {
                         if since.elapsed() >= CATCH_UP || self.leads(&base).await {
                             return Err(failure);
                         }
+                        self.learn_nodes(&base).await;
                         tried.push(format!("{base} ({})", failure.message));
                     }
                 }
                 self.nodes.rotate_left(1);
             }
             let tried = tried.join(", ");
-            if !connected {
+            if !connected && behind.is_none() {
                 return Err(Failure::unreachable(
                     "unreachable",
                     format!("no node lets this channel be followed: {tried}. Name other nodes with --url"),
                 ));
             }
             self.out.note(&format!("nobody goes on after {}: {tried}; trying again", self.printer.position));
-            tokio::time::sleep(PAUSE).await;
         }
     }
 

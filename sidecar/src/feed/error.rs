@@ -101,8 +101,10 @@ impl FeedError {
             message.push_str(". ");
             message.push_str(more.trim_end_matches('.'));
         }
-        if matches!(kind, Kind::Internal) {
-            message = format!("{message} [{}]", db.code().code());
+        match kind {
+            Kind::Refused => message = format!("the database does not take this: {message}"),
+            Kind::Internal => message = format!("{message} [{}]", db.code().code()),
+            _ => {}
         }
         FeedError::new(kind, message)
     }
