@@ -4,6 +4,7 @@
 mod cluster;
 mod command;
 mod http;
+mod lines;
 mod log_server;
 mod net_cluster;
 mod netns;
@@ -17,6 +18,7 @@ mod user;
 pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
 pub use command::{Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_shown, run_program};
 pub use http::{request, request_raw, request_to, request_within};
+pub use lines::LineStream;
 pub use log_server::{LogServer, take_log};
 pub use net_cluster::{NetCluster, Prepare};
 pub use netns::{CLIENT, Network};

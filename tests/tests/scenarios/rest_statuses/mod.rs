@@ -2,6 +2,7 @@
 //! states in which they answer so. What must be seen is read from the description that the nodes themselves serve.
 
 mod at_work;
+mod channels;
 mod outside;
 mod troubled;
 
@@ -113,7 +114,9 @@ fn every_route_answers_with_every_status_of_its_description() {
     let mut seen = Seen { cluster: Cluster::start(3), answers: BTreeSet::new() };
     let described = described(&seen);
     at_work::healthy(&mut seen);
+    channels::healthy(&mut seen);
     at_work::wrong(&mut seen);
+    channels::wrong(&mut seen);
     outside::stranger(&mut seen);
     at_work::done(&mut seen);
     troubled::in_flight_then_without_leader(&mut seen);
@@ -149,7 +152,7 @@ fn described(seen: &Seen) -> BTreeSet<Answer> {
     let Yaml::Hash(paths) = &documents[0]["paths"] else { panic!("no paths") };
     let mut all = BTreeSet::new();
     for (path, item) in paths {
-        for method in ["get", "post", "patch", "delete"] {
+        for method in ["get", "post", "patch", "put", "delete"] {
             let Yaml::Hash(responses) = &item[method]["responses"] else { continue };
             for status in responses.keys() {
                 let status = status.as_str().and_then(|s| s.parse().ok()).expect("a status");

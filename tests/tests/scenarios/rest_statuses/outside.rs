@@ -1,6 +1,6 @@
 //! What a node answers that has no part in a cluster, not yet or not any more.
 
-use super::Seen;
+use super::{Seen, channels};
 use pgquorum_tests::{
     Cluster, PATIENCE, await_until, free_ports, pgquorum_program, request, server_command, server_directory,
 };
@@ -45,6 +45,8 @@ pub(super) fn stranger(seen: &mut Seen) {
     }
     seen.want_reads(412, api_port);
     seen.want_changes(412, api_port);
+    channels::want_reads(seen, 412, api_port);
+    channels::want_changes(seen, 412, api_port);
     for path in ["/read-only", "/readiness"] {
         seen.want(503, api_port, "GET", path, "", "");
     }
@@ -69,5 +71,7 @@ pub(super) fn removed(seen: &mut Seen) {
     }
     seen.want_reads(412, port);
     seen.want_changes(410, port);
+    channels::want_reads(seen, 412, port);
+    channels::want_changes(seen, 410, port);
     seen.want(410, at_leader, "DELETE", "/node/{node}", "", "");
 }

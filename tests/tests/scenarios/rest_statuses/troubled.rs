@@ -1,6 +1,6 @@
 //! What is answered while others are silent, and by a sidecar whose disk stands still.
 
-use super::{CHECKS, Seen};
+use super::{CHECKS, Seen, channels};
 use pgquorum_tests::{PATIENCE, StalledDisk, await_until, request};
 use serde_json::json;
 
@@ -35,6 +35,7 @@ fn in_flight(seen: &mut Seen, port: u16) {
         seen.want(530, port, "GET", path, "", "");
     }
     seen.want_changes(530, port);
+    channels::want_changes(seen, 530, port);
     for path in ["/read-only", "/readiness"] {
         seen.want(503, port, "GET", path, "", "");
     }
@@ -80,6 +81,8 @@ pub(super) fn stalled(seen: &mut Seen) {
     }
     seen.want_reads(531, port);
     seen.want_changes(531, port);
+    channels::want_reads(seen, 531, port);
+    channels::want_changes(seen, 531, port);
     for path in CHECKS {
         seen.want(503, port, "GET", path, "", "");
     }
