@@ -23,9 +23,12 @@ fn without_the_token_nothing_but_health_is_shown() {
     let ask = |token: Option<&str>, method: &str, path: &str, body: Option<&str>| {
         request_to(to, token, method, path, body).expect("an answer")
     };
-    await_until(PATIENCE, "the node leads", || match ask(None, "GET", "/is-leader", None) {
-        (200, _) => Ok(()),
-        (_, answer) => Err(answer.to_string()),
+    // It was the primary when it stopped: clients are let in a moment after it leads again.
+    await_until(PATIENCE, "the node leads and lets clients in", || {
+        match request_to(to, None, "GET", "/primary", None).map_err(|e| e.to_string())? {
+            (200, _) => Ok(()),
+            (_, answer) => Err(answer.to_string()),
+        }
     });
     for (method, path, body) in [
         ("GET", "/map", None),
