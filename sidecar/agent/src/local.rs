@@ -2,6 +2,7 @@
 
 mod interrupt;
 mod repair;
+mod start_up;
 
 use crate::message::WalEnd;
 use crate::node::Node;
@@ -9,7 +10,7 @@ use crate::postgres::{
     PgFailure, PgFailureKind, PgObservation, PgOp, PgOutcome, PgProcess, StopMode, Upstream,
 };
 use crate::types::{Epoch, Millis};
-use interrupt::Feeding;
+use start_up::StartUp;
 use std::collections::BTreeMap;
 
 /// A primary without leadership is stopped when it was not appointed again for this long after its lease was revoked.
@@ -42,10 +43,7 @@ pub struct Local {
     pub cut: Option<(u64, WalEnd)>,
     /// The upstream that the server was last told, and in which epoch.
     pub following: Option<(Epoch, Upstream)>,
-    /// Since when the server starts without being there.
-    pub starting_since: Option<Millis>,
-    /// What came of giving an upstream to a server that does not come up by itself.
-    pub feeding: Feeding,
+    pub start_up: StartUp,
     /// The server is a primary because this process promoted it or found it promoted.
     pub promoted: bool,
     /// The process that was promoted, and the one that was stopped: what an outdated look says of them is known.
@@ -94,13 +92,7 @@ impl Node {
         if matches!(self.local.obs.process, PgProcess::Stopped | PgProcess::Absent) {
             self.local.following = None;
         }
-        if self.local.obs.process == PgProcess::Starting {
-            self.local.starting_since.get_or_insert(self.now);
-        } else {
-            self.local.starting_since = None;
-        }
-        let (since, idle) = (self.local.starting_since, self.local.op.is_none());
-        self.local.feeding.look(self.now, &self.local.obs, since, idle);
+        self.local.start_up.look(self.now, &self.local.obs, self.local.op.is_none());
         let obs = &self.local.obs;
         let lost_stream = before.streaming && !obs.streaming && obs.is_running() && obs.in_recovery;
         if lost_stream && self.local.op.is_none() {
@@ -164,7 +156,7 @@ impl Node {
             (PgOp::Follow(upstream), Ok(_)) => self.now_following(upstream),
             (PgOp::Feed(upstream), Ok(_)) => {
                 let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
-                self.local.feeding.given(epoch, upstream, self.now);
+                self.local.start_up.given(epoch, upstream, self.now);
             }
             (PgOp::Rewind(upstream) | PgOp::Clone(upstream), Ok(_)) => {
                 self.local.repair = None;

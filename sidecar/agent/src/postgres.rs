@@ -279,6 +279,10 @@ pub struct PgObservation {
     pub standbys: Vec<StandbyState>,
     /// Timelines this server's history went through and where each ended, oldest first; the present one is not in it.
     pub history: Vec<(Timeline, Lsn)>,
+    /// The segment of WAL that a server which starts is at, timelines aside; `None`: it has not come to that, or does not
+    /// say.
+    #[serde(default)]
+    pub replaying: Option<u64>,
     /// Whoever logs in now gets nowhere: the restart barrier refuses clients, or the server takes no new sessions.
     #[serde(default)]
     pub closed: bool,

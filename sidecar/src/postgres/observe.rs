@@ -26,6 +26,9 @@ const UPKEEP: Duration = Duration::from_secs(1);
 const STUCK: Duration = Duration::from_secs(2);
 const RESTART_AGAIN: Duration = Duration::from_secs(20);
 
+/// Looking up where a starting server is means a look at all processes.
+const REPLAYING_PAUSE: Duration = Duration::from_secs(1);
+
 const STANDBYS: &str = "SELECT application_name, state = 'streaming', flush_lsn::text, replay_lsn::text, \
     sync_state IN ('quorum', 'sync') FROM pg_stat_replication WHERE application_name LIKE 'pgquorum\\_%'";
 const HELD: &str = "clients are refused: this server was the primary when it stopped, and it is not settled what becomes \
@@ -102,6 +105,8 @@ struct Observer {
     still: Option<Lsn>,
     stuck_since: Option<(Lsn, Instant)>,
     restarted: Option<Instant>,
+    /// Where a server that starts is in its WAL, and when that was looked up.
+    replaying: Option<(Option<u64>, Instant)>,
     stopped: Option<(PgObservation, Instant)>,
 }
 
@@ -116,6 +121,7 @@ pub async fn run(inner: Arc<Inner>) {
         still: None,
         stuck_since: None,
         restarted: None,
+        replaying: None,
         stopped: None,
     };
     let mut interval = tokio::time::interval(INTERVAL);
@@ -166,8 +172,10 @@ impl Observer {
             PgObservation { process: PgProcess::Starting, pid: postmaster.pid, ..PgObservation::default() };
         if process::status(&self.inner.config.data_dir) != Some(Status::Ready) {
             self.eye = None;
+            observation.replaying = self.replaying(postmaster);
             return observation;
         }
+        self.replaying = None;
         let result = self.look(postmaster, &mut observation).await;
         if let Err(error) = result {
             self.eye = None;
@@ -177,6 +185,17 @@ impl Observer {
             observation.process = PgProcess::Starting;
         }
         observation
+    }
+
+    fn replaying(&mut self, postmaster: Postmaster) -> Option<u64> {
+        match self.replaying {
+            Some((segment, at)) if at.elapsed() < REPLAYING_PAUSE => segment,
+            _ => {
+                let segment = postmaster.replaying();
+                self.replaying = Some((segment, Instant::now()));
+                segment
+            }
+        }
     }
 
     async fn look(&mut self, postmaster: Postmaster, observation: &mut PgObservation) -> Result<()> {

@@ -39,6 +39,14 @@ fn process_stat(pid: u32) -> Option<(char, u32, u64)> {
 }
 
 impl Postmaster {
+    /// The segment of WAL that its startup process is at; `None`: it has none, or is not there yet.
+    pub fn replaying(&self) -> Option<u64> {
+        children(self.pid).into_iter().find_map(|pid| {
+            let title = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            segment_of(&String::from_utf8_lossy(&title))
+        })
+    }
+
     pub fn of(pid: u32) -> Option<Postmaster> {
         match process_stat(pid) {
             Some((state, _, started)) if !matches!(state, 'Z' | 'X') => Some(Postmaster { pid, started }),
@@ -63,6 +71,14 @@ impl Postmaster {
             let _ = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
         }
     }
+}
+
+/// The segment of WAL in the title that the startup process gives itself ("startup recovering 00000001000000AB000000CD",
+/// "startup waiting for ..."), without its timeline: several are tried in turn.
+fn segment_of(title: &str) -> Option<u64> {
+    let (_, doing) = title.split_once(": startup ")?;
+    let file = doing.trim_matches('\0').trim().rsplit(' ').next()?;
+    (file.len() == 24).then(|| u64::from_str_radix(file.get(8..)?, 16).ok()).flatten()
 }
 
 fn children(parent: u32) -> Vec<u32> {
@@ -271,6 +287,15 @@ pub async fn run_program(name: &str, command: tokio::process::Command, limit: Du
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_startup_process_says_in_its_title_where_it_is() {
+        let at = |title: &str| segment_of(title);
+        assert_eq!(at("postgres: c: startup recovering 0000007400000002000000AB\0\0"), Some(0x2_0000_00ab));
+        assert_eq!(at("postgres: startup waiting for 0000007100000002000000AB"), Some(0x2_0000_00ab));
+        assert_eq!(at("postgres: c: startup "), None);
+        assert_eq!(at("postgres: c: walreceiver streaming 2/AB000000"), None);
+    }
 
     #[test]
     fn only_an_empty_lock_file_that_nobody_holds_is_removed() {

@@ -2,57 +2,13 @@
 //! there is nothing to pledge before it has.
 
 use super::Repair;
+use super::start_up::{Need, REPLAY_LIMIT_MS};
 use crate::node::Node;
-use crate::postgres::{PgObservation, PgOp, PgProcess, Upstream};
+use crate::postgres::{PgOp, PgProcess, Upstream};
 use crate::types::{Epoch, Millis};
 
 /// A copy is given up for a pledge only if the others did not suffice for so long: it may be hours of work.
 const COPY_PATIENCE_MS: Millis = 1000;
-/// A server that is not there after this time may lack WAL that only an upstream has.
-const STARTING_MS: Millis = 20_000;
-/// One that ended when it got its upstream gets it sooner the next time.
-const STARTING_AGAIN_MS: Millis = 2_000;
-/// So often it may end before it is copied anew.
-const DEATHS: u32 = 2;
-/// A standby that streams for so long came up.
-const CAME_UP_MS: Millis = 5_000;
-/// Data that do not fit together after this time, although their upstream is there, are copied anew.
-const REPLAY_LIMIT_MS: Millis = 600_000;
-
-/// Of a server that does not come up by itself: the upstream that it was given, and what came of it.
-#[derive(Debug, Default)]
-pub struct Feeding {
-    /// In which epoch, what, and when; until the server ends or streams.
-    given: Option<(Epoch, Upstream, Millis)>,
-    /// How often in a row the server ended by itself afterwards. WAL of an older timeline can lie where PostgreSQL cannot
-    /// read on: it starts, gets more, becomes consistent and ends, each time ("belongs to timeline ..., but previous
-    /// recovered WAL file came from timeline ...").
-    deaths: u32,
-}
-
-impl Feeding {
-    pub(super) fn given(&mut self, epoch: Epoch, upstream: Upstream, now: Millis) {
-        self.given = Some((epoch, upstream, now));
-    }
-
-    /// `since`: when it began to start, if it does; `idle`: no operation is under way that may have ended it.
-    pub(super) fn look(&mut self, now: Millis, obs: &PgObservation, since: Option<Millis>, idle: bool) {
-        let Some((_, _, at)) = &self.given else { return };
-        match obs.process {
-            PgProcess::Stopped | PgProcess::Absent => {
-                self.given = None;
-                self.deaths += u32::from(idle);
-            }
-            // It is another process by now.
-            PgProcess::Starting if since.is_some_and(|since| since > *at) => {
-                self.given = None;
-                self.deaths += 1;
-            }
-            PgProcess::Running if obs.streaming && now >= at + CAME_UP_MS => *self = Feeding::default(),
-            _ => {}
-        }
-    }
-}
 
 impl Node {
     /// The operation to begin instead of the one under way.
@@ -74,8 +30,12 @@ impl Node {
             }
             // It waits for the server, which waits for WAL.
             PgOp::Start | PgOp::CutReception if !must_cut && self.starts_in_vain() => {
-                let next = if self.local.feeding.deaths < DEATHS { PgOp::Feed } else { PgOp::Clone };
-                self.source().map(|(_, upstream)| next(upstream))
+                let (epoch, upstream) = self.source()?;
+                match self.local.start_up.need(self.now, epoch, &upstream) {
+                    Need::Upstream => Some(PgOp::Feed(upstream)),
+                    Need::Copy => Some(PgOp::Clone(upstream)),
+                    Need::Time => None,
+                }
             }
             _ => None,
         }
@@ -85,28 +45,20 @@ impl Node {
         self.pledge_asked.is_some_and(|at| self.now >= at + COPY_PATIENCE_MS)
     }
 
-    /// Not by itself, as it seems: it was shut down as a standby before it had replayed what its pages need, say, and
-    /// lost that WAL.
     fn starts_in_vain(&self) -> bool {
         let starting = self.local.obs.process == PgProcess::Starting && !self.local.obs.rewound;
-        let patience = if self.local.feeding.deaths == 0 { STARTING_MS } else { STARTING_AGAIN_MS };
-        starting && self.local.starting_since.is_some_and(|at| self.now >= at + patience)
+        starting && self.local.start_up.in_vain(self.now)
     }
 
     /// Gives a server that does not come up its upstream, and at last other data.
     fn feed(&mut self) {
         let Some((epoch, upstream)) = self.source() else { return };
-        if self.local.feeding.deaths >= DEATHS {
-            self.repair(Repair::Clone);
-            return;
-        }
-        match &self.local.feeding.given {
-            Some((e, fed, at)) if *e == epoch && *fed == upstream => {
-                if self.now >= at + REPLAY_LIMIT_MS {
-                    self.repair(Repair::Clone);
-                }
+        match self.local.start_up.need(self.now, epoch, &upstream) {
+            Need::Upstream => self.begin(PgOp::Feed(upstream)),
+            Need::Copy => {
+                self.repair(Repair::Clone);
             }
-            _ => self.begin(PgOp::Feed(upstream)),
+            Need::Time => {}
         }
     }
 
@@ -159,7 +111,7 @@ impl Node {
                 self.local.repair = Some(Repair::Clone);
                 let why = match self.local.obs.rewound {
                     true => "this node's rewound data end in a history that is not the primary's",
-                    false => "the server ends whenever it gets WAL that it needs to come up",
+                    false => "the server does not come up, though it gets WAL",
                 };
                 let text = format!("{why}; its data are copied anew from node {}", upstream.node);
                 self.trace("clone", text);

@@ -53,6 +53,7 @@ impl World {
             history: s.history.clone(),
             recorded_index: s.recorded(),
             rewound: rewound.is_some(),
+            replaying: (s.process == PgProcess::Starting).then_some(s.wal.len() as u64),
             ..PgObservation::default()
         };
         let life = m.life;
