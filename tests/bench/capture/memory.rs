@@ -10,7 +10,7 @@ use crate::line::{Line, Must, Samples, rounded};
 use crate::usage::status_bytes;
 use postgres::Client;
 use serde_json::json;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -69,20 +69,22 @@ pub fn run(_: &Options) -> bool {
 /// The most anonymous memory that the session's backend had, in bytes.
 fn most(mut session: Client, per_statement: u64) -> f64 {
     let pid: i32 = session.query_one("SELECT pg_backend_pid()", &[]).expect("a number").get(0);
-    let (largest, over) = (AtomicU64::new(0), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Relaxed) {
-                largest.fetch_max(status_bytes(pid, "RssAnon").unwrap_or(0), Relaxed);
-                thread::sleep(Duration::from_millis(10));
+    let (over, ended) = mpsc::channel::<()>();
+    let watcher = thread::spawn(move || {
+        let mut largest = 0;
+        loop {
+            largest = largest.max(status_bytes(pid, "RssAnon").unwrap_or(0));
+            // Until the other end is dropped.
+            if ended.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Disconnected) {
+                return largest;
             }
-        });
-        // The other thread ends whatever comes of it.
-        let written = write(&mut session, per_statement);
-        over.store(true, Relaxed);
-        written.unwrap_or_else(|e| panic!("{NAME}: {e:?}"));
+        }
     });
-    largest.into_inner() as f64
+    let written = write(&mut session, per_statement);
+    drop(over);
+    let largest = watcher.join().expect("the watcher does not panic");
+    written.unwrap_or_else(|e| panic!("{NAME}: {e:?}"));
+    largest as f64
 }
 
 fn write(session: &mut Client, per_statement: u64) -> Result<(), postgres::Error> {
