@@ -299,7 +299,7 @@ impl Node {
     }
 
     /// Bytes of WAL that a streaming standby lacks; `None` when it does not stream.
-    fn behind(&self, node: NodeId) -> Option<u64> {
+    pub(crate) fn behind(&self, node: NodeId) -> Option<u64> {
         let obs = &self.local.obs;
         let standby = obs.standbys.iter().find(|s| s.node == node && s.streaming)?;
         Some(obs.flush_lsn.bytes_after(standby.flush_lsn))

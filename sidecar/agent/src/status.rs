@@ -141,16 +141,24 @@ impl Node {
         Beat { term: self.consensus.term(), open, nodes: self.known_nodes() }
     }
 
+    /// How the nodes are, by their last word. One whose connection is lost may be anything by now, and says nothing.
     fn known_nodes(&self) -> BTreeMap<NodeId, NodeStatus> {
         let stale = self.now.saturating_sub(3 * self.cluster.settings.node_timeout.ms());
         let mut nodes: BTreeMap<NodeId, NodeStatus> = self
             .statuses
             .iter()
-            .filter(|(n, (_, at))| *at >= stale && self.cluster.member(**n).is_some())
-            .map(|(&n, (status, _))| (n, status.clone()))
+            .filter(|(n, (_, at))| *at >= stale && self.linked(**n) && self.cluster.member(**n).is_some())
+            .map(|(&n, (status, _))| (n, NodeStatus { streaming: self.streams(n, status), ..status.clone() }))
             .collect();
         nodes.insert(self.id, self.status());
         nodes
+    }
+
+    /// Whether WAL flows to a node: both ends must see it, or an administrator would be told to wait for what the map
+    /// shows already.
+    fn streams(&self, node: NodeId, status: &NodeStatus) -> bool {
+        let here = self.lead.as_ref().is_some_and(Lead::is_open);
+        status.streaming && (!here || self.behind(node).is_some())
     }
 
     /// Everything this node knows, for readers.

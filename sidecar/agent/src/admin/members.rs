@@ -118,12 +118,21 @@ impl Node {
         self.consensus.propose_change(node, ConfChangeType::RemoveNode, entry.encode())
     }
 
+    /// Whether a node is connected and was heard of lately, or has had no time yet to say how it is. A leader that was
+    /// frozen has connections that are older than what became of the nodes meanwhile.
+    fn is_present(&self, node: NodeId) -> bool {
+        let lately = self.now.saturating_sub(self.cluster.settings.node_timeout.ms());
+        let heard = self.statuses.get(&node).is_some_and(|(_, at)| *at >= lately);
+        let just_elected = self.lead.as_ref().is_some_and(|lead| lead.since >= lately);
+        node == self.id || (self.linked(node) && (heard || just_elected))
+    }
+
     /// Whether those that are connected would be no majority of the voters any more without this one.
     fn leaves_no_majority(&self, node: NodeId) -> bool {
         let rest: Vec<NodeId> =
             self.cluster.members.values().filter(|m| m.is_voter() && m.id != node).map(|m| m.id).collect();
         let votes = self.cluster.member(node).is_some_and(Member::is_voter);
-        votes && rest.iter().filter(|&&n| self.linked(n)).count() < majority(rest.len())
+        votes && rest.iter().filter(|&&n| self.is_present(n)).count() < majority(rest.len())
     }
 
     fn reject_no_majority(&mut self, id: u64, node: NodeId) {
@@ -131,7 +140,7 @@ impl Node {
             .cluster
             .members
             .values()
-            .filter(|m| m.is_voter() && m.id != node && !self.linked(m.id))
+            .filter(|m| m.is_voter() && m.id != node && !self.is_present(m.id))
             .map(|m| m.id.to_string())
             .collect();
         let text = format!(

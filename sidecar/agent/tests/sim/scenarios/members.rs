@@ -278,6 +278,26 @@ fn nobody_is_marked_down_or_removed_when_that_ends_the_majority() {
     heals(w);
 }
 
+/// A leader wakes up from a freeze and finds a request to mark a node down before it hears that the third one lost its
+/// memory: it must not go by what it saw before it slept.
+#[test]
+fn a_leader_that_was_frozen_marks_nobody_down_before_it_heard_of_the_others() {
+    let (mut w, leader) = at_work(Setup::new(12, 3));
+    let (forgetful, well) = (others(&w, leader)[0], others(&w, leader)[1]);
+    // The others cannot elect one of themselves meanwhile.
+    w.freeze(well);
+    w.freeze(leader);
+    let id = w.request(leader, Request::NodeDown { node: well, reason: "it does not answer".to_owned() });
+    w.lose_store(forgetful);
+    w.start(forgetful);
+    w.run(1500);
+    w.thaw(leader);
+    w.thaw(well);
+    answered(&mut w, id);
+    assert_eq!(w.reply(id).unwrap().as_ref().unwrap_err().code, "no_majority_left");
+    heals(w);
+}
+
 /// Listeners count as members; when they are away too, fewer than half can say that a node is.
 #[test]
 fn nobody_is_removed_without_half_of_the_cluster() {
