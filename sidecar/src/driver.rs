@@ -18,9 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// How often time itself is an input.
-const TICK: Duration = Duration::from_millis(10);
+use tokio::time::Instant;
 
 /// Why the loop ended.
 #[derive(Debug, thiserror::Error)]
@@ -84,14 +82,16 @@ impl Driver {
 
     /// Runs until the node has left, or cannot go on.
     pub async fn run(mut self, mut sources: Sources) -> Result<(), DriverError> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticked = Instant::now();
         self.connect_members();
         loop {
             let input = tokio::select! {
                 biased;
                 // Time first: a flood of messages must not keep heartbeats and timeouts from happening.
-                _ = tick.tick() => Input::Tick,
+                () = tokio::time::sleep_until(ticked + Duration::from_millis(self.node.tick_ms())) => {
+                    ticked = Instant::now();
+                    Input::Tick
+                }
                 Some(event) = sources.postgres.recv() => match event {
                     PgEvent::Observed(observation) => {
                         self.check_identity(observation.system_identifier)?;

@@ -91,7 +91,11 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     }));
     watch_signals(inputs).map_err(RunError::Signals)?;
     let sources = Sources { inputs: inputs_receiver, postgres: postgres_events, requests: requests_receiver };
-    let ended = driver.run(sources).await;
+    // A task like all others, so that what happens need not be handed over to another thread each time.
+    let ended = match tokio::spawn(driver.run(sources)).await {
+        Ok(ended) => ended,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
     if let Err(error) = &ended {
         tracing::error!(%error, "the sidecar cannot go on");
     }

@@ -123,6 +123,11 @@ impl Consensus {
         self.is_leader() && self.raw.raft.apply_to_current_term()
     }
 
+    /// Whether the leader is believed dead, and votes are about to be asked for.
+    pub fn is_suspicious(&self) -> bool {
+        self.suspect_at.is_some()
+    }
+
     pub fn leader(&self) -> Option<NodeId> {
         Some(self.raw.raft.leader_id).filter(|&id| id != raft::INVALID_ID)
     }

@@ -59,6 +59,10 @@ pub enum Input {
     Leave,
 }
 
+/// How often time itself is an input.
+const TICK_MS: Millis = 10;
+const CALM_TICK_MS: Millis = 25;
+
 /// State of the connection to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -311,6 +315,18 @@ impl Node {
 
     pub(crate) fn propose(&mut self, entry: &Entry) -> bool {
         self.consensus.propose(entry.encode())
+    }
+
+    /// After how many milliseconds time is to be an input again. While nothing is under way, heartbeats and what is noticed
+    /// by their absence may come a little later.
+    pub fn tick_ms(&self) -> Millis {
+        let calm = self.consensus.leader().is_some()
+            && !self.consensus.is_suspicious()
+            && self.pending.is_none()
+            && self.local.op.is_none()
+            && self.lead.as_ref().is_none_or(Lead::is_open);
+        let heartbeat = self.cluster.settings.heartbeat_interval.ms();
+        if calm { CALM_TICK_MS.min(heartbeat / 4).max(TICK_MS) } else { TICK_MS }
     }
 
     pub(crate) fn linked(&self, peer: NodeId) -> bool {

@@ -7,12 +7,16 @@ use super::state::Inner;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
 
 const CALL_LIMIT: Duration = Duration::from_millis(200);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(10);
 /// How long a revocation that the server does not take is tried again; by then the lease has run out anyway.
 const REVOKE_ATTEMPTS: u32 = 100;
+
+// Each call is one round trip, without a statement that is prepared and closed for it: a renewal comes with every heartbeat.
 
 /// What is to be told to the server next. The newest call wins.
 #[derive(Clone, Default)]
@@ -149,18 +153,21 @@ async fn renew(session: &Session, renewal: &Renewal) -> Result<()> {
     let ms = i32::try_from(renewal.ms).unwrap_or(i32::MAX);
     let (epoch, sent) = (renewal.epoch.cast_signed(), renewal.sent_at_ns.cast_signed());
     let statement = "SELECT quorum.lease_renew($1::int8, $2::int4, $3::int8)";
-    bounded("renewing the lease", session.execute(statement, &[&epoch, &ms, &sent])).await
+    let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&epoch, Type::INT8), (&ms, Type::INT4), (&sent, Type::INT8)];
+    bounded("renewing the lease", session.query_typed(statement, &parameters)).await
 }
 
 async fn revoke(session: &Session, revocation: &Revocation) -> Result<()> {
     let (epoch, hint) = (revocation.epoch.cast_signed(), &revocation.leader_hint);
     let statement = "SELECT quorum.lease_revoke($1::int8, $2::text)";
-    bounded("revoking the lease", session.execute(statement, &[&epoch, hint])).await
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&epoch, Type::INT8), (hint, Type::TEXT)];
+    bounded("revoking the lease", session.query_typed(statement, &parameters)).await
 }
 
 async fn bounded(
     what: &str,
-    call: impl Future<Output = std::result::Result<u64, tokio_postgres::Error>>,
+    call: impl Future<Output = std::result::Result<Vec<Row>, tokio_postgres::Error>>,
 ) -> Result<()> {
     match tokio::time::timeout(CALL_LIMIT, call).await {
         Ok(result) => result.map(drop).map_err(sql(what)),

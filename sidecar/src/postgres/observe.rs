@@ -1,4 +1,5 @@
-//! Watching the server: one kept session, one round trip about every 50 ms, and at once after operations.
+//! Watching the server: one kept session, a round trip every 50 ms (100 ms on a primary where nothing happens), and at
+//! once after operations.
 
 use super::PgEvent;
 use super::config::standby_node;
@@ -8,15 +9,19 @@ use super::rewind_mark::RewindMark;
 use super::session::{Manner, POSITION_FUNCTION, Session, WalPosition, position_query};
 use super::state::Inner;
 use super::{barrier, config_files, control, lifecycle, ops, slots, sync, timeline, weak_commits};
-use futures_util::future::{OptionFuture, try_join3};
+use futures_util::future::{OptionFuture, try_join};
 use pgquorum_agent::postgres::{PgObservation, PgProcess, StandbyState};
 use pgquorum_agent::types::{Lsn, Timeline};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_postgres::{Row, Statement};
 
 const INTERVAL: Duration = Duration::from_millis(50);
+/// On a primary that is as it was for [`CALM_AFTER`], only positions move. What its clients do needs the processor more;
+/// that it ends is seen at once by its process, and what others must know in time is seen by the standbys.
+const CALM_INTERVAL: Duration = Duration::from_millis(100);
+const CALM_AFTER: Duration = Duration::from_secs(2);
 const REPORT_AT_LEAST: Duration = Duration::from_millis(500);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How long what was read of a stopped server is good: reading it starts two programs.
@@ -66,29 +71,46 @@ impl Eye {
         Ok(Eye { session, state, standbys, recorded, system_identifier, complete })
     }
 
-    async fn look(&self) -> Result<(Row, Vec<Row>, Option<Row>)> {
-        let recorded = OptionFuture::from(self.recorded.as_ref().map(|s| self.session.query_one(s, &[])));
-        let look = try_join3(
-            self.session.query_one(&self.state, &[]),
-            self.session.query(&self.standbys, &[]),
-            async { recorded.await.transpose() },
-        );
+    /// The state, and of a primary its standbys and how far it has recorded the cluster's log. `primary`: it was one at
+    /// the last look, so that all can be asked in one round trip.
+    async fn look(&self, primary: bool) -> Result<(Row, Vec<Row>, Option<Row>)> {
+        let look = async {
+            if primary {
+                let (row, (standbys, recorded)) =
+                    try_join(self.look_at_state(), self.look_as_primary()).await?;
+                return Ok((row, standbys, recorded));
+            }
+            let row = self.look_at_state().await?;
+            let (standbys, recorded) =
+                if row.get::<_, bool>(0) { (Vec::new(), None) } else { self.look_as_primary().await? };
+            Ok((row, standbys, recorded))
+        };
         match tokio::time::timeout(ANSWER_LIMIT, look).await {
             Ok(result) => result.map_err(sql("observing the server")),
             Err(_) => Err(timed_out(format!("the server did not answer within {ANSWER_LIMIT:?}"))),
         }
     }
+
+    async fn look_at_state(&self) -> std::result::Result<Row, tokio_postgres::Error> {
+        self.session.query_one(&self.state, &[]).await
+    }
+
+    async fn look_as_primary(&self) -> std::result::Result<(Vec<Row>, Option<Row>), tokio_postgres::Error> {
+        let recorded = OptionFuture::from(self.recorded.as_ref().map(|s| self.session.query_one(s, &[])));
+        try_join(self.session.query(&self.standbys, &[]), async { recorded.await.transpose() }).await
+    }
 }
 
-/// The position, then the receiver's process, whether the startup process waits, what the receiver says, and whether the
-/// restart barrier refuses clients.
+/// The position, then, of a standby, the receiver's process, whether the startup process waits, what the receiver says;
+/// last whether the restart barrier refuses clients.
 fn state_query(extension: bool, barrier: bool) -> String {
     let held = if barrier { "NOT quorum.admits_clients()" } else { "false" };
     format!(
         "SELECT p.*, a.*, w.status, w.sender_port::int8, {held} FROM ({}) p(c1, c2, c3, c4, c5, c6, c7) CROSS JOIN ( \
          SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') > 0, \
          COALESCE(bool_or(wait_event IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')) \
-         FILTER (WHERE backend_type = 'startup'), false) FROM pg_stat_get_activity(NULL)) a \
+         FILTER (WHERE backend_type = 'startup'), false) FROM pg_stat_get_activity(NULL) \
+         WHERE (SELECT pg_is_in_recovery())) a \
          LEFT JOIN pg_stat_get_wal_receiver() w ON true",
         position_query(extension)
     )
@@ -98,6 +120,8 @@ fn state_query(extension: bool, barrier: bool) -> String {
 struct Observer {
     inner: Arc<Inner>,
     eye: Option<(Postmaster, Eye)>,
+    /// It was a primary at the last look.
+    primary: bool,
     history: Option<(Timeline, Vec<(Timeline, Lsn)>)>,
     pending_restart: Vec<String>,
     upkeep: Instant,
@@ -115,6 +139,7 @@ pub async fn run(inner: Arc<Inner>) {
     let mut observer = Observer {
         inner: inner.clone(),
         eye: None,
+        primary: false,
         history: None,
         pending_restart: Vec::new(),
         upkeep: Instant::now(),
@@ -124,20 +149,45 @@ pub async fn run(inner: Arc<Inner>) {
         replaying: None,
         stopped: None,
     };
-    let mut interval = tokio::time::interval(INTERVAL);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last: Option<(PgObservation, Instant)> = None;
+    let mut calm = Calm { shape: PgObservation::default(), since: Instant::now() };
     loop {
-        tokio::select! {
-            _ = interval.tick() => {}
-            () = inner.kick.notified() => observer.stopped = None,
-        }
         let observation = Box::pin(observer.observe()).await;
+        let pause = calm.pause(&observation);
         let due = last.as_ref().is_none_or(|(o, at)| *o != observation || at.elapsed() >= REPORT_AT_LEAST);
         if due {
             inner.emit_observation(PgEvent::Observed(Box::new(observation.clone())));
             last = Some((observation, Instant::now()));
         }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = inner.kick.notified() => {
+                observer.stopped = None;
+                calm.since = Instant::now();
+            }
+        }
+    }
+}
+
+/// Since when the server is as it is, but for its positions in WAL.
+struct Calm {
+    shape: PgObservation,
+    since: Instant,
+}
+
+impl Calm {
+    /// How long the next look can wait.
+    fn pause(&mut self, observation: &PgObservation) -> Duration {
+        let mut shape = observation.clone();
+        (shape.flush_lsn, shape.replay_lsn) = Default::default();
+        for standby in &mut shape.standbys {
+            (standby.flush_lsn, standby.replay_lsn) = Default::default();
+        }
+        if shape != self.shape {
+            *self = Calm { shape, since: Instant::now() };
+        }
+        let calm = observation.is_primary() && !observation.closed && observation.trouble.is_none();
+        if calm && self.since.elapsed() >= CALM_AFTER { CALM_INTERVAL } else { INTERVAL }
     }
 }
 
@@ -205,8 +255,9 @@ impl Observer {
             Some((_, eye)) if eye.complete || !upkeep => eye,
             _ => Eye::open(&self.inner).await?,
         };
-        let (row, standbys, recorded) = eye.look().await?;
+        let (row, standbys, recorded) = eye.look(self.primary).await?;
         let position = WalPosition::from_row(&row)?;
+        self.primary = !position.in_recovery;
         let (receiver, idle): (bool, bool) = (row.get(7), row.get(8));
         let status: Option<&str> = row.get(9);
         observation.process = PgProcess::Running;

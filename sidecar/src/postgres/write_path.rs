@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 /// How often the measurements are read and reported.
 const LOOK: Duration = Duration::from_millis(100);
@@ -141,7 +142,7 @@ async fn commit_rows(inner: Arc<Inner>, pulse: Pulse, gauge: Shared) {
         };
         let node = inner.config.node.cast_signed();
         begin(&gauge);
-        let refused = match open.execute(HEARTBEAT, &[&node]).await {
+        let refused = match open.query_typed(HEARTBEAT, &[(&node, Type::INT8)]).await {
             Ok(_) => None,
             Err(error) => refusal(&error),
         };

@@ -157,6 +157,11 @@ impl Consensus {
                 self.last_matched.clear();
             }
             StateRole::Follower if was_leader => self.heard_at = now,
+            // Whoever gave its vote away gives the other time to win (Raft, 5.2); else it would end what it helped to begin.
+            StateRole::Follower if self.raw.raft.vote != raft::INVALID_ID => {
+                let won = now + self.jittered(settings.leader_voting_timeout.ms());
+                self.suspect_at = self.suspect_at.map(|at| at.max(won));
+            }
             _ => {}
         }
     }

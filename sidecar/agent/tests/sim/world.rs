@@ -23,6 +23,7 @@ use std::hash::{DefaultHasher, Hasher};
 /// Milliseconds of true time, which no node knows.
 pub type Time = u64;
 
+/// How often a machine looks whether its agent wants to know the time; late, like all timers.
 pub const TICK_MS: Time = 12;
 pub const UPKEEP_MS: Time = 50;
 pub const OBSERVE_MS: Time = 50;
