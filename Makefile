@@ -21,7 +21,7 @@ export PGRX_HOME        := $(TARGET)/pgrx
 export PG_CONFIG PG_MAJOR PGRX PREFIX RUN_AS DEMO_DIR SUDO
 export PGQUORUM_BIN     := $(BIN)
 
-.PHONY: help setup build install test sim bench chaos lint demo demo-stop clean
+.PHONY: help setup build install test sim bench chaos fuzz lint demo demo-stop clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ bench: install ## Measure; one JSON line a benchmark
 chaos: install ## Faults of all kinds under load, and a checker; as root. MINUTES=3 SEED=… NODES=3
 	@cargo build --release -q -p pgquorum-tests --bin chaos
 	@$(TARGET)/release/chaos --minutes $(or $(MINUTES),3) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED))
+
+fuzz: setup ## The decoder of the change log's record, with new inputs for MINUTES=5
+	@.ci/fuzz $(or $(MINUTES),5)
 
 lint: setup ## Formatting, clippy with warnings as errors, licences and advisories
 	@.ci/lint

@@ -11,8 +11,8 @@ use crate::{Error, Header, Op};
 const LIMIT: usize = 4 << 30;
 /// Most values in an image: a table has at most 1600 columns.
 const VALUES_MAX: u64 = 1664;
-/// Most blanks that a value may ask for: the longest `char(n)`, in bytes.
-const BLANKS_MAX: u64 = 10 * 1024 * 1024 * 4;
+/// Most blanks that an image may ask for, in bytes: no row of PostgreSQL is longer.
+const BLANKS_MAX: u64 = 1 << 30;
 
 /// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +84,14 @@ impl<'a> Image<'a> {
             return Err(Error::BadLength);
         }
         let start = reader.0;
+        let mut blanks = 0;
         for _ in 0..count {
             match reader.varint()? {
                 NULL | UNCHANGED => {}
                 PADDED => {
                     let used = reader.length()?;
-                    if reader.varint()? > BLANKS_MAX {
+                    blanks = reader.varint()?.saturating_add(blanks);
+                    if blanks > BLANKS_MAX {
                         return Err(Error::BadLength);
                     }
                     reader.bytes(used)?;

@@ -151,7 +151,8 @@ fn scalar(out: &mut Vec<u8>, text: &[u8], kind: Kind) {
 
 fn is_integer(text: &[u8]) -> bool {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
-    !digits.is_empty() && digits.len() <= 20 && digits.iter().all(u8::is_ascii_digit)
+    let leading_zero = digits.len() > 1 && digits[0] == b'0';
+    !digits.is_empty() && !leading_zero && digits.len() <= 20 && digits.iter().all(u8::is_ascii_digit)
 }
 
 fn is_exact(text: &[u8]) -> bool {
