@@ -21,8 +21,8 @@ COMMENT ON FUNCTION quorum.is_leader() IS
 COMMENT ON FUNCTION quorum.wal_position() IS
     'Where this server''s WAL stands. Primary: timeline and flush_lsn, the rest NULL. In recovery: received (NULL: nothing streamed since the start) and replayed, flush_lsn and timeline being those of the one further on.';
 
-COMMENT ON FUNCTION quorum.parse_filter(oid, text) IS
-    'Internal. Parses and checks a row filter. Errors: 42601 it is no condition, 0A000 it is none that filters take.';
+COMMENT ON FUNCTION quorum.parse_filter(oid, bytea) IS
+    'Internal. Parses and checks a row filter, in the encoding of the database. Errors: 42601 it is no condition, 0A000 it is none that filters take.';
 COMMENT ON FUNCTION quorum.filter_holds(oid, text) IS
     'Internal. Do the columns that a stored filter looks at still have the types that it was parsed with?';
 COMMENT ON FUNCTION quorum.record_entry(integer, bigint, text) IS

@@ -212,7 +212,7 @@ BEGIN
     WHERE (e.value ->> 'key')::boolean AND NOT (e.value ->> 'attnum')::smallint = ANY (numbers);
     PERFORM quorum.require_input(missing IS NULL, format('the list of columns must have the key''s: %s', missing));
     IF track."where" IS NOT NULL THEN
-        SELECT f.* INTO parsed FROM quorum.parse_filter(relation, track."where") AS f;
+        SELECT f.* INTO parsed FROM quorum.parse_filter(relation, convert_to(track."where", getdatabaseencoding())) AS f;
         PERFORM quorum.require_input(track."where" !~ '^\s*$', 'the filter is empty');
     ELSE
         SELECT NULL::text AS tree, NULL::smallint[] AS columns INTO parsed;

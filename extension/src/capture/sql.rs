@@ -4,11 +4,12 @@ use pgrx::prelude::*;
 
 use crate::pg::{filter, relcache, statement};
 
-/// Parses and checks a row filter; what is to be stored, and the columns it looks at.
+/// Parses and checks a row filter, given in the encoding of the database; what is to be stored, and the columns it looks
+/// at.
 #[pg_extern]
 fn parse_filter(
     relation: pg_sys::Oid,
-    condition: &str,
+    condition: &[u8],
 ) -> TableIterator<'static, (name!(tree, String), name!(columns, Vec<i16>))> {
     let parsed = filter::parse(relation, condition);
     TableIterator::once((parsed.tree, parsed.columns))

@@ -1,10 +1,11 @@
 //! A row's values as text, in the form in which the log keeps them.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::CStr;
 
 use pgquorum_change::Encoder;
 use pgrx::pg_sys;
 
+use super::encoding;
 use super::formats::{Formats, PlainPath};
 
 unsafe extern "C-unwind" {
@@ -113,10 +114,7 @@ impl Columns {
                 }
             })
             .collect();
-        // SAFETY: reads a global of this process.
-        let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
-        let as_it_is = [pg_sys::pg_enc::PG_UTF8, pg_sys::pg_enc::PG_SQL_ASCII];
-        Self { all, formats, path, convert: !as_it_is.iter().any(|known| *known as c_int == encoding) }
+        Self { all, formats, path, convert: encoding::differs() }
     }
 
     /// Settings for as long as values are written.
@@ -242,18 +240,7 @@ unsafe fn text_of<'a>(value: pg_sys::Datum) -> &'a [u8] {
 
 #[inline]
 fn in_utf8(text: &[u8], convert: bool) -> &[u8] {
-    if convert && !text.is_ascii() { converted(text) } else { text }
-}
-
-#[cold]
-fn converted(text: &[u8]) -> &[u8] {
-    // SAFETY: PostgreSQL gives back the text itself or a new one, ended by a zero, which lives until the trigger returns.
-    unsafe {
-        let length = c_int::try_from(text.len()).unwrap_or(c_int::MAX);
-        let start = text.as_ptr().cast::<c_char>();
-        let result = pg_sys::pg_server_to_any(start, length, pg_sys::pg_enc::PG_UTF8 as c_int);
-        if std::ptr::eq(result, start) { text } else { CStr::from_ptr(result).to_bytes() }
-    }
+    if convert && !text.is_ascii() { encoding::converted(text) } else { text }
 }
 
 /// Do values of this type print names of tables, functions, … whose schemas are left out when they are in the path?

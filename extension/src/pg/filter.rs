@@ -44,8 +44,8 @@ struct Found {
     objection: Option<&'static str>,
 }
 
-/// Parses and checks a filter of a table; raises what is wrong with it.
-pub fn parse(table: pg_sys::Oid, text: &str) -> Parsed {
+/// Parses and checks a filter of a table, in the server's encoding; raises what is wrong with it.
+pub fn parse(table: pg_sys::Oid, text: &[u8]) -> Parsed {
     let Ok(source) = CString::new(text) else { syntax_error() };
     // SAFETY: PostgreSQL's own steps from a text to an expression, on the memory of this statement. The node's tags
     // say what they are; lists are checked for their length before an item is taken.

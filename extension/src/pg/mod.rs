@@ -13,6 +13,7 @@ pub mod columns;
 pub mod commit_level;
 pub mod condition;
 pub mod datum;
+mod encoding;
 pub mod filter;
 mod formats;
 pub mod hooks;

@@ -4,6 +4,8 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
+use super::encoding;
+
 /// The values of a row as text.
 pub type Values = Vec<Option<String>>;
 
@@ -79,7 +81,7 @@ fn first_row(query: &'static CStr, argument: u32, read_only: bool) -> Option<Val
             columns
                 .map(|column| {
                     let text = pg_sys::SPI_getvalue(row, (*table).tupdesc, column);
-                    (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+                    (!text.is_null()).then(|| encoding::to_utf8(CStr::from_ptr(text).to_bytes()).into_owned())
                 })
                 .collect()
         });

@@ -5,6 +5,8 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
+use super::encoding;
+
 /// A piece of a query string that lives as long as its statement; null: none.
 #[derive(Clone, Copy)]
 pub struct Text {
@@ -58,5 +60,5 @@ pub fn text() -> String {
     }
     // SAFETY: set by `enter`, and its statement still runs: its end, good or bad, replaces the value.
     let bytes = unsafe { std::slice::from_raw_parts(text.start.cast::<u8>(), text.length) };
-    String::from_utf8_lossy(bytes).trim().to_owned()
+    encoding::to_utf8(bytes).trim().to_owned()
 }

@@ -7,6 +7,7 @@ use pgrx::PgSqlErrorCode::{ERRCODE_INTERNAL_ERROR, ERRCODE_T_R_SERIALIZATION_FAI
 use pgrx::pg_sys;
 
 use super::columns::{Columns, Row};
+use super::encoding;
 use super::filter::Filter;
 use super::query;
 use super::trigger::{OpenTable, RowEvent, Tuple};
@@ -190,7 +191,7 @@ unsafe fn places(relation: pg_sys::Relation, schema: &Schema) -> Option<Vec<(usi
         attributes.iter().position(|attribute| {
             // SAFETY: as above.
             let found = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) };
-            !attribute.attisdropped && found.to_bytes() == name.as_bytes()
+            !attribute.attisdropped && encoding::to_utf8(found.to_bytes()) == name
         })
     };
     let of = |at: usize, key| (at, attributes[at].atttypid, key);

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bootstrap;
 mod capture;
+mod capture_guards;
 mod capture_tables;
 mod change_leader;
 mod channel_bad_input;

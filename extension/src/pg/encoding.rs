@@ -1,0 +1,32 @@
+//! Texts in the encoding of the database, which is UTF-8 for us.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, c_char, c_int};
+
+use pgrx::pg_sys;
+
+/// Is this database's encoding another one, which can be converted? `SQL_ASCII` stands for none.
+pub fn differs() -> bool {
+    // SAFETY: reads a global of this process.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    let as_it_is = [pg_sys::pg_enc::PG_UTF8, pg_sys::pg_enc::PG_SQL_ASCII];
+    !as_it_is.iter().any(|known| *known as c_int == encoding)
+}
+
+/// A name or text of the server in UTF-8. In a transaction only. In a `SQL_ASCII` database, bytes that are no UTF-8 are
+/// replaced.
+pub fn to_utf8(text: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(if differs() && !text.is_ascii() { converted(text) } else { text })
+}
+
+/// Converts a text; not in `SQL_ASCII` databases. Valid as long as the present memory context and the text.
+#[cold]
+pub fn converted(text: &[u8]) -> &[u8] {
+    // SAFETY: PostgreSQL gives back the text itself or a new one, ended by a zero, in the present memory context.
+    unsafe {
+        let length = c_int::try_from(text.len()).unwrap_or(c_int::MAX);
+        let start = text.as_ptr().cast::<c_char>();
+        let result = pg_sys::pg_server_to_any(start, length, pg_sys::pg_enc::PG_UTF8 as c_int);
+        if std::ptr::eq(result, start) { text } else { CStr::from_ptr(result).to_bytes() }
+    }
+}
