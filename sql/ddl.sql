@@ -24,7 +24,7 @@ BEGIN
     END IF;
     SELECT k.schema_version, k.columns INTO version, shown FROM quorum.tracking(root) AS k;
     IF t.old_image <> 'full' AND NOT shown::jsonb @> '[{"key": true}]' THEN
-        PERFORM quorum.refuse_change(root, 'it would have no key by which its rows can be told apart');
+        PERFORM quorum.refuse_change(root, 'it would have no key among the captured columns by which its rows can be told apart');
     END IF;
     IF EXISTS (SELECT FROM unnest(t.filter_columns) AS f(attnum) JOIN pg_attribute AS a ON a.attrelid = root AND a.attnum = f.attnum
                WHERE a.attisdropped) THEN
@@ -122,7 +122,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d WHERE d.object_type = 'index') THEN
         FOR dropped IN SELECT t.relid FROM quorum.tracked_table AS t
                        WHERE t.old_image <> 'full' AND NOT quorum.table_columns(t.relid, t.columns) @> '[{"key": true}]' LOOP
-            PERFORM quorum.refuse_change(dropped.relid, 'it would have no key by which its rows can be told apart');
+            PERFORM quorum.refuse_change(dropped.relid, 'it would have no key among the captured columns by which its rows can be told apart');
         END LOOP;
     END IF;
 END

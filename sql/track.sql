@@ -17,14 +17,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION quorum.base_type(oid) IS 'Internal. The type below all domains.';
 
--- The key is the primary key, else the index of REPLICA IDENTITY USING INDEX. Columns that PostgreSQL computes are
--- left out, unless the key has them: who follows computes them too.
+-- The key is the primary key, else the index of REPLICA IDENTITY USING INDEX; without one of its columns it would tell
+-- no rows apart, so then there is none. Columns that PostgreSQL computes are left out, unless the key has them: who
+-- follows computes them too.
 CREATE FUNCTION quorum.table_columns(relid oid, columns smallint[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH key AS (
-        SELECT i.indkey::smallint[] AS columns FROM pg_index AS i
+    WITH present AS (
+        SELECT (i.indkey::smallint[])[0:i.indnkeyatts - 1] AS columns FROM pg_index AS i
         WHERE i.indrelid = table_columns.relid AND (i.indisprimary OR i.indisreplident) AND i.indisvalid
         ORDER BY i.indisprimary DESC LIMIT 1
+    ), key AS (
+        SELECT p.columns FROM present AS p WHERE table_columns.columns IS NULL OR p.columns <@ table_columns.columns
     ), captured AS (
         SELECT a.*, coalesce(a.attnum = ANY (key.columns), false) AS key
         FROM pg_attribute AS a LEFT JOIN key ON true

@@ -127,7 +127,8 @@ impl Columns {
         self.all.iter().filter(|column| column.key).count()
     }
 
-    /// Writes the image of the whole row. Large values that are the same as in `old` are not repeated.
+    /// Writes the image of the whole row. Large values that are the same as in `old` are not repeated, except in the
+    /// key: the old one may be nowhere else.
     ///
     /// # Safety
     ///
@@ -138,7 +139,8 @@ impl Columns {
         for column in &mut self.all {
             // SAFETY: see above.
             unsafe {
-                if column.variable_length && old.is_some_and(|old| column.is_unchanged(row, old)) {
+                let may_be_left_out = column.variable_length && !column.key;
+                if may_be_left_out && old.is_some_and(|old| column.is_unchanged(row, old)) {
                     encoder.unchanged();
                 } else {
                     column.put(encoder, row, self.convert);

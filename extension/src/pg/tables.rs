@@ -3,7 +3,9 @@
 use std::ffi::CStr;
 
 use pgquorum_change::{Encoder, Old, Op, Schema};
-use pgrx::PgSqlErrorCode::{ERRCODE_INTERNAL_ERROR, ERRCODE_T_R_SERIALIZATION_FAILURE};
+use pgrx::PgSqlErrorCode::{
+    ERRCODE_INTERNAL_ERROR, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, ERRCODE_T_R_SERIALIZATION_FAILURE,
+};
 use pgrx::pg_sys;
 
 use super::columns::{Columns, Row};
@@ -67,11 +69,21 @@ impl Table {
             Some(version) => (version, false),
             None => (record_schema(root), true),
         };
-        let schema = Schema::new(version, &schema?, &name?, &columns?).ok()?;
+        let (schema, name) = (schema?, name?);
+        let columns = Schema::new(version, &schema, &name, &columns?).ok()?;
+        let old_image = match old_image.as_deref()? {
+            "none" => OldImage::None,
+            "key" => OldImage::Key,
+            "full" => OldImage::Full,
+            _ => return None,
+        };
+        if old_image != OldImage::Full && !columns.columns.iter().any(|column| column.key) {
+            no_key(&schema, &name);
+        }
         let relation = table.0;
         // SAFETY: the context is deleted with the table; the relation is open.
         unsafe {
-            let places = places(relation, &schema)?;
+            let places = places(relation, &columns)?;
             let memory = pg_sys::AllocSetContextCreateInternal(
                 pg_sys::CacheMemoryContext,
                 c"pgquorum tracked table".as_ptr(),
@@ -84,12 +96,7 @@ impl Table {
                 channel: i32::try_from(number(channel)?).ok()?,
                 schema_version: version,
                 made_version,
-                old_image: match old_image.as_deref()? {
-                    "none" => OldImage::None,
-                    "key" => OldImage::Key,
-                    "full" => OldImage::Full,
-                    _ => return None,
-                },
+                old_image,
                 columns: Columns::new(places, memory),
                 filter: filter.map(|tree| Filter::new(&tree, relation, root.into(), memory)),
                 old: Row::default(),
@@ -196,6 +203,18 @@ unsafe fn places(relation: pg_sys::Relation, schema: &Schema) -> Option<Vec<(usi
     };
     let of = |at: usize, key| (at, attributes[at].atttypid, key);
     schema.columns.iter().map(|column| place(&column.name).map(|at| of(at, column.key))).collect()
+}
+
+/// DROP INDEX CONCURRENTLY takes a key away before anybody could refuse it.
+#[cold]
+fn no_key(schema: &str, name: &str) -> ! {
+    Refusal::new(
+        ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("table {schema}.{name} is tracked by pgquorum and has lost its key, by which its rows can be told apart"),
+    )
+    .detail("A change without a key could not be followed, so it is not made.")
+    .hint("Give it a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX; or quorum.untrack it and track it with old_image => 'full'.")
+    .raise()
 }
 
 /// Records what a tracked table looks like now, since nothing recorded it when that changed.

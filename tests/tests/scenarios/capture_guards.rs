@@ -12,6 +12,65 @@ fn expect(client: &mut Client, sql: &str, lines: &[&str]) {
     assert_eq!(take_log(client), lines, "{sql}");
 }
 
+fn refused(client: &mut Client, sql: &str, code: &str, word: &str) {
+    let Err(error) = client.batch_execute(sql) else { panic!("{sql}: accepted") };
+    let error = error.as_db_error().expect("an answer of the server");
+    assert_eq!(error.code().code(), code, "{sql}: {error:?}");
+    assert!(error.message().contains(word), "{sql}: {error:?}");
+}
+
+#[test]
+fn large_keys_are_never_left_out() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    run(
+        c,
+        "CREATE TABLE t (id text PRIMARY KEY, v int); ALTER TABLE t ALTER COLUMN id SET STORAGE EXTERNAL;
+         SELECT quorum.track('t', 'c', old_image => 'none'); INSERT INTO t VALUES (repeat('k', 2400), 1)",
+    );
+    take_log(c);
+    let key = "k".repeat(2400);
+    expect(
+        c,
+        "UPDATE t SET v = 2",
+        &[&format!(r#"{{"op":"update","table":"t","key":{{"id":"{key}"}},"new":{{"id":"{key}","v":2}}}}"#)],
+    );
+}
+
+#[test]
+fn a_key_is_captured_whole_or_not_at_all() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    run(
+        c,
+        "CREATE TABLE t (a int CONSTRAINT k PRIMARY KEY, b int NOT NULL);
+         SELECT quorum.track('t', 'c', columns => '{a}');
+         CREATE TABLE u (a int NOT NULL, b int); CREATE UNIQUE INDEX u_a ON u (a);
+         ALTER TABLE u REPLICA IDENTITY USING INDEX u_a; SELECT quorum.track('u', 'c');
+         CREATE TABLE i (a int, b int, PRIMARY KEY (a) INCLUDE (b)); SELECT quorum.track('i', 'c')",
+    );
+    refused(c, "ALTER TABLE t DROP CONSTRAINT k, ADD PRIMARY KEY (a, b)", "55006", "no key");
+    run(c, "INSERT INTO t VALUES (1, 1)");
+    // What comes behind the key with INCLUDE does not tell rows apart.
+    take_log(c);
+    expect(
+        c,
+        "INSERT INTO i VALUES (1, 2)",
+        &[r#"{"op":"insert","table":"i","key":{"a":1},"new":{"a":1,"b":2}}"#],
+    );
+    refused(c, "DROP INDEX u_a", "55006", "no key");
+    // It commits before anybody is asked.
+    let _ = c.batch_execute("DROP INDEX CONCURRENTLY u_a");
+    refused(c, "INSERT INTO u VALUES (1, 1)", "55000", "key");
+    run(c, "CREATE UNIQUE INDEX u_b ON u (a); ALTER TABLE u REPLICA IDENTITY USING INDEX u_b");
+    take_log(c);
+    expect(
+        c,
+        "INSERT INTO u VALUES (1, 2)",
+        &[r#"{"op":"insert","table":"u","key":{"a":1},"new":{"a":1,"b":2}}"#],
+    );
+}
+
 #[test]
 fn names_in_other_encodings() {
     let log = LogServer::start("");
