@@ -9,6 +9,20 @@ END
 $$;
 COMMENT ON FUNCTION quorum.refuse_change(oid, text) IS 'Internal. Raises 55006 for a statement that a tracked table cannot bear.';
 
+CREATE FUNCTION quorum.check_triggers(root oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    fault text := quorum.trigger_fault(root);
+BEGIN
+    IF fault IS NOT NULL THEN
+        PERFORM quorum.refuse_change(root, fault);
+    END IF;
+    PERFORM quorum.equip(root);
+END
+$$;
+COMMENT ON FUNCTION quorum.check_triggers(oid) IS
+    'Internal. Refuses a statement that took triggers of a tracked table away, changed or doubled them; switches them on and gives them to new partitions.';
+
 CREATE FUNCTION quorum.table_changed(root oid, tag text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -34,7 +48,7 @@ BEGIN
     IF t.filter_sql IS NOT NULL AND tag = 'ALTER TABLE' AND NOT quorum.filter_holds(root, t.filter) THEN
         PERFORM quorum.refuse_change(root, 'its filter needs a column whose type would change');
     END IF;
-    PERFORM quorum.equip(root);
+    PERFORM quorum.check_triggers(root);
     IF version IS NULL THEN
         version := quorum.record_schema(root);
     END IF;
@@ -50,8 +64,7 @@ DECLARE
     changed record;
 BEGIN
     -- Most databases have no channel, and most statements no tracked table. What pgquorum itself does is no change.
-    IF NOT EXISTS (SELECT FROM quorum.tracked_table)
-        OR quorum.statement_text() ~ '^ALTER TABLE .* ENABLE ALWAYS TRIGGER pgquorum_(row|truncate)$' THEN
+    IF NOT EXISTS (SELECT FROM quorum.tracked_table) OR quorum.statement_is_own() THEN
         RETURN;
     END IF;
     IF tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') THEN
@@ -70,9 +83,17 @@ BEGIN
         PERFORM quorum.release_detached(changed.relid);
         PERFORM quorum.table_changed(changed.relid, tg_tag);
     END LOOP;
+    -- Whichever trigger it was: ours may have lost its place to it, its name, or its function.
+    FOR changed IN SELECT DISTINCT t.relid FROM pg_event_trigger_ddl_commands() AS d
+                   JOIN pg_trigger AS g ON g.oid = d.objid
+                   JOIN quorum.tracked_table AS t ON t.relid = g.tgrelid
+                        OR t.relid IN (SELECT a.relid FROM pg_partition_ancestors(g.tgrelid) AS a(relid))
+                   WHERE d.classid = 'pg_trigger'::regclass LOOP
+        PERFORM quorum.check_triggers(changed.relid);
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION quorum.after_ddl() IS 'Internal. Event trigger: tracked tables after ALTER TABLE and CREATE TABLE ... PARTITION OF.';
+COMMENT ON FUNCTION quorum.after_ddl() IS 'Internal. Event trigger: tracked tables after ALTER TABLE, CREATE TABLE ... PARTITION OF, and what changes triggers.';
 
 CREATE FUNCTION quorum.release_detached(root oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -82,9 +103,7 @@ BEGIN
     FOR member IN DELETE FROM quorum.tracked_partition AS p
                   WHERE p.root = release_detached.root AND p.relid NOT IN (SELECT quorum.table_tree(release_detached.root))
                   RETURNING p.relid LOOP
-        IF EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = member.relid AND g.tgname = 'pgquorum_truncate') THEN
-            EXECUTE format('DROP TRIGGER pgquorum_truncate ON %s', member.relid::regclass);
-        END IF;
+        PERFORM quorum.remove_triggers(member.relid);
     END LOOP;
 END
 $$;
@@ -110,13 +129,13 @@ BEGIN
                    RETURNING t.channel, t.schema_version LOOP
         PERFORM quorum.record_entry(dropped.channel, dropped.schema_version, tg_tag);
     END LOOP;
-    FOR dropped IN SELECT t.relid, d.address_names[3] AS name FROM pg_event_trigger_dropped_objects() AS d
+    FOR dropped IN SELECT DISTINCT t.relid FROM pg_event_trigger_dropped_objects() AS d
                    JOIN quorum.tracked_table AS t
                         ON t.relid = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))
                         OR t.relid = (SELECT p.root FROM quorum.tracked_partition AS p
                                       WHERE p.relid = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2])))
-                   WHERE d.classid = 'pg_trigger'::regclass AND d.address_names[3] IN ('pgquorum_row', 'pgquorum_truncate') LOOP
-        PERFORM quorum.refuse_change(dropped.relid, format('it needs its trigger %s', dropped.name));
+                   WHERE d.classid = 'pg_trigger'::regclass AND NOT quorum.statement_is_own() LOOP
+        PERFORM quorum.check_triggers(dropped.relid);
     END LOOP;
     -- DROP INDEX can take the key away that REPLICA IDENTITY named.
     IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d WHERE d.object_type = 'index') THEN

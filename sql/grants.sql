@@ -27,7 +27,8 @@ COMMENT ON FUNCTION quorum.filter_holds(oid, text) IS
     'Internal. Do the columns that a stored filter looks at still have the types that it was parsed with?';
 COMMENT ON FUNCTION quorum.record_entry(integer, bigint, text) IS
     'Internal. Puts an entry about a tracked table into the log, with the text of the statement that runs.';
-COMMENT ON FUNCTION quorum.statement_text() IS 'Internal. The utility statement that runs now.';
+COMMENT ON FUNCTION quorum.next_is_own() IS 'Internal. The next utility statement is pgquorum''s own, which its event triggers let pass.';
+COMMENT ON FUNCTION quorum.statement_is_own() IS 'Internal. Is the utility statement that runs now pgquorum''s own?';
 COMMENT ON FUNCTION quorum.forget_cached(oid) IS 'Internal. Tells all sessions to look up anew what they keep about a table.';
 
 REVOKE ALL ON SCHEMA quorum, quorum_log FROM PUBLIC;

@@ -139,6 +139,59 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION quorum.table_tree(oid) IS 'Internal. A table and its partitions on all levels.';
 
+-- Our triggers, known by what they call: names can be given to others.
+CREATE VIEW quorum.capture_trigger AS
+    SELECT g.oid, g.tgrelid AS relid, g.tgname AS name, g.tgparentid <> 0 AS inherited, g.tgenabled = 'A' AS always, k.name AS kind,
+           g.tgtype = k.type AND g.tgqual IS NULL AND g.tgattr = '' AND g.tgconstraint = 0
+               AND g.tgoldtable IS NULL AND g.tgnewtable IS NULL AS fits
+    FROM pg_catalog.pg_trigger AS g
+    JOIN (VALUES ('quorum.capture_row()'::pg_catalog.regprocedure, 'pgquorum_row', 1 + 4 + 8 + 16),
+                 ('quorum.capture_truncate()', 'pgquorum_truncate', 2 + 32)) AS k (function, name, type)
+         ON g.tgfoid = k.function;
+COMMENT ON VIEW quorum.capture_trigger IS
+    'Internal. The triggers that capture. kind: the name it should have. fits: fires for all that it is to capture, at the right moment, whatever the row.';
+
+CREATE FUNCTION quorum.trigger_fault(root oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('its trigger %s must be there once%s, as quorum.track made it', k.name,
+                  CASE WHEN m.relid <> trigger_fault.root THEN format(' on the partition %s', m.relid::regclass) ELSE '' END)
+    FROM quorum.table_tree(trigger_fault.root) AS m(relid)
+    CROSS JOIN (VALUES ('pgquorum_row'), ('pgquorum_truncate')) AS k (name)
+    LEFT JOIN quorum.capture_trigger AS g ON g.relid = m.relid AND g.kind = k.name
+    GROUP BY m.relid, k.name
+    -- A partition that has just come has no trigger for TRUNCATE yet.
+    HAVING count(g.oid) > 1 OR NOT bool_and(coalesce(g.fits AND g.name = k.name,
+        m.relid <> trigger_fault.root AND m.relid NOT IN (SELECT p.relid FROM quorum.tracked_partition AS p)))
+    ORDER BY m.relid, k.name LIMIT 1
+$$;
+COMMENT ON FUNCTION quorum.trigger_fault(oid) IS
+    'Internal. What is wrong with the triggers of a tracked table, apart from their being switched off; NULL: nothing.';
+
+CREATE FUNCTION quorum.run_own(sql text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM quorum.next_is_own();
+    EXECUTE sql;
+END
+$$;
+COMMENT ON FUNCTION quorum.run_own(text) IS 'Internal. Runs a utility statement of pgquorum''s own, which its event triggers let pass.';
+
+CREATE FUNCTION quorum.remove_triggers(root oid, unfit boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    member record;
+BEGIN
+    FOR member IN SELECT g.name, g.relid::regclass AS relation FROM quorum.capture_trigger AS g
+                  WHERE g.relid IN (SELECT quorum.table_tree(remove_triggers.root)) AND NOT g.inherited
+                    AND NOT (remove_triggers.unfit AND g.fits AND g.name = g.kind
+                             AND (g.kind = 'pgquorum_truncate' OR g.relid = remove_triggers.root)) LOOP
+        PERFORM quorum.run_own(format('DROP TRIGGER %I ON %s', member.name, member.relation));
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION quorum.remove_triggers(oid, boolean) IS
+    'Internal. Takes the triggers that capture off a table and its partitions; unfit: only those that track() would not make.';
+
 -- Makes whatever trigger is missing, fires all of them always, and notes the present partitions.
 CREATE FUNCTION quorum.equip(root oid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -146,20 +199,19 @@ DECLARE
     member record;
 BEGIN
     -- PostgreSQL itself copies the row trigger of a partitioned table to its partitions, present and future.
-    IF NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = root AND g.tgname = 'pgquorum_row') THEN
-        EXECUTE format('CREATE TRIGGER pgquorum_row AFTER INSERT OR UPDATE OR DELETE ON %s '
-                       'FOR EACH ROW EXECUTE FUNCTION quorum.capture_row()', root::regclass);
+    IF NOT EXISTS (SELECT FROM quorum.capture_trigger AS g WHERE g.relid = root AND g.kind = 'pgquorum_row') THEN
+        PERFORM quorum.run_own(format('CREATE TRIGGER pgquorum_row AFTER INSERT OR UPDATE OR DELETE ON %s '
+                                      'FOR EACH ROW EXECUTE FUNCTION quorum.capture_row()', root::regclass));
     END IF;
     FOR member IN SELECT m.relid::regclass AS relation FROM quorum.table_tree(root) AS m(relid)
-                  WHERE NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = m.relid AND g.tgname = 'pgquorum_truncate') LOOP
+                  WHERE NOT EXISTS (SELECT FROM quorum.capture_trigger AS g WHERE g.relid = m.relid AND g.kind = 'pgquorum_truncate') LOOP
         PERFORM quorum.require_trackable(member.relation);
-        EXECUTE format('CREATE TRIGGER pgquorum_truncate BEFORE TRUNCATE ON %s '
-                       'FOR EACH STATEMENT EXECUTE FUNCTION quorum.capture_truncate()', member.relation);
+        PERFORM quorum.run_own(format('CREATE TRIGGER pgquorum_truncate BEFORE TRUNCATE ON %s '
+                                      'FOR EACH STATEMENT EXECUTE FUNCTION quorum.capture_truncate()', member.relation));
     END LOOP;
-    FOR member IN SELECT g.tgrelid::regclass AS relation, g.tgname FROM pg_trigger AS g
-                  WHERE g.tgrelid IN (SELECT quorum.table_tree(root)) AND g.tgname IN ('pgquorum_row', 'pgquorum_truncate')
-                    AND g.tgenabled <> 'A' LOOP
-        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %s', member.relation, member.tgname);
+    FOR member IN SELECT g.relid::regclass AS relation, g.name FROM quorum.capture_trigger AS g
+                  WHERE g.relid IN (SELECT quorum.table_tree(root)) AND NOT g.always LOOP
+        PERFORM quorum.run_own(format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', member.relation, member.name));
     END LOOP;
     DELETE FROM quorum.tracked_partition AS p WHERE p.root = equip.root AND p.relid NOT IN (SELECT quorum.table_tree(equip.root));
     INSERT INTO quorum.tracked_partition (relid, root)
@@ -221,6 +273,8 @@ BEGIN
         SELECT NULL::text AS tree, NULL::smallint[] AS columns INTO parsed;
     END IF;
 
+    -- Whatever a dump or somebody else has left.
+    PERFORM quorum.remove_triggers(relation, unfit => true);
     PERFORM quorum.equip(relation);
     INSERT INTO quorum.tracked_table (relid, channel, columns, filter, filter_sql, filter_columns, old_image, schema_version)
     VALUES (relation, target, numbers, parsed.tree, track."where", parsed.columns, image, 0);
@@ -237,7 +291,6 @@ CREATE FUNCTION quorum.untrack(relation regclass) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ended record;
-    member record;
 BEGIN
     SELECT t.channel, t.schema_version INTO ended FROM quorum.tracked_table AS t WHERE t.relid = relation;
     IF NOT FOUND THEN
@@ -248,11 +301,7 @@ BEGIN
     PERFORM quorum.record_entry(ended.channel, ended.schema_version, 'UNTRACK');
     DELETE FROM quorum.tracked_table AS t WHERE t.relid = relation;
     DELETE FROM quorum.tracked_partition AS p WHERE p.root = relation;
-    EXECUTE format('DROP TRIGGER IF EXISTS pgquorum_row ON %s', relation);
-    FOR member IN SELECT g.tgrelid::regclass AS relation FROM pg_trigger AS g
-                  WHERE g.tgrelid IN (SELECT quorum.table_tree(untrack.relation)) AND g.tgname = 'pgquorum_truncate' LOOP
-        EXECUTE format('DROP TRIGGER pgquorum_truncate ON %s', member.relation);
-    END LOOP;
+    PERFORM quorum.remove_triggers(relation);
 END
 $$;
 COMMENT ON FUNCTION quorum.untrack(regclass) IS

@@ -29,10 +29,16 @@ fn record_entry(channel: i32, schema_version: i64, tag: &str) {
     super::ddl(channel, u64::try_from(schema_version).unwrap_or(0), tag, &sql);
 }
 
-/// The utility statement that runs now.
+/// The next utility statement is ours: the event triggers let it pass.
 #[pg_extern]
-fn statement_text() -> String {
-    statement::text()
+fn next_is_own() {
+    statement::next_is_own();
+}
+
+/// Is the utility statement that runs now one of ours?
+#[pg_extern]
+fn statement_is_own() -> bool {
+    statement::is_own()
 }
 
 /// Tells all sessions to look up anew what they keep about a table.

@@ -1,4 +1,4 @@
-//! The text of the utility statement that runs now.
+//! The utility statement that runs now: its text, and whether it is one of ours.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
@@ -9,15 +9,19 @@ use super::encoding;
 
 /// A piece of a query string that lives as long as its statement; null: none.
 #[derive(Clone, Copy)]
-pub struct Text {
+pub struct Statement {
     start: *const c_char,
     length: usize,
+    /// It is one of ours.
+    own: bool,
 }
 
-const NONE: Text = Text { start: std::ptr::null(), length: 0 };
+const NONE: Statement = Statement { start: std::ptr::null(), length: 0, own: false };
 
 thread_local! {
-    static CURRENT: Cell<Text> = const { Cell::new(NONE) };
+    static CURRENT: Cell<Statement> = const { Cell::new(NONE) };
+    /// The statement that begins next is ours.
+    static NEXT_IS_OWN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A statement begins; what was running before is to be given to [`leave`].
@@ -25,8 +29,9 @@ thread_local! {
 /// # Safety
 ///
 /// The arguments are those of the hook for utility statements.
-pub unsafe fn enter(statement: *const pg_sys::PlannedStmt, query: *const c_char) -> Text {
+pub unsafe fn enter(statement: *const pg_sys::PlannedStmt, query: *const c_char) -> Statement {
     let previous = CURRENT.get();
+    let own = NEXT_IS_OWN.take();
     // SAFETY: see above: the place is one in the query string; a length of 0 means up to its end.
     unsafe {
         if !query.is_null() {
@@ -36,20 +41,32 @@ pub unsafe fn enter(statement: *const pg_sys::PlannedStmt, query: *const c_char)
                 Ok(length) if length > 0 => length.min(all - from),
                 _ => all - from,
             };
-            CURRENT.set(Text { start: query.add(from), length });
+            CURRENT.set(Statement { start: query.add(from), length, own });
         }
     }
     previous
 }
 
 /// It has ended without an error.
-pub fn leave(previous: Text) {
+pub fn leave(previous: Statement) {
     CURRENT.set(previous);
 }
 
 /// An error has ended statements, of which the texts may be gone.
 pub fn forget() {
     CURRENT.set(NONE);
+    NEXT_IS_OWN.set(false);
+}
+
+/// The utility statement that begins next is ours, and our event triggers are to let it pass. What others do while it
+/// runs, in event triggers of theirs, is not ours.
+pub fn next_is_own() {
+    NEXT_IS_OWN.set(true);
+}
+
+/// Is the statement that runs now one that [`next_is_own`] announced?
+pub fn is_own() -> bool {
+    CURRENT.get().own
 }
 
 /// The statement's text; empty: none runs.

@@ -20,6 +20,77 @@ fn refused(client: &mut Client, sql: &str, code: &str, word: &str) {
 }
 
 #[test]
+fn its_triggers_cannot_be_changed_or_doubled() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    run(
+        c,
+        "CREATE TABLE t (id int PRIMARY KEY, v text); SELECT quorum.track('t', 'c');
+         CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); SELECT quorum.track('p', 'c')",
+    );
+    take_log(c);
+    let on_rows = "AFTER INSERT OR UPDATE OR DELETE";
+    for sql in [
+        format!("CREATE OR REPLACE TRIGGER pgquorum_row {on_rows} ON t FOR EACH ROW EXECUTE FUNCTION nothing()"),
+        "CREATE OR REPLACE TRIGGER pgquorum_row AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION quorum.capture_row()".into(),
+        format!("CREATE OR REPLACE TRIGGER pgquorum_row {on_rows} ON t FOR EACH ROW WHEN (false) EXECUTE FUNCTION quorum.capture_row()"),
+        "CREATE OR REPLACE TRIGGER pgquorum_row AFTER INSERT OR UPDATE OF v OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION quorum.capture_row()".into(),
+        format!("CREATE TRIGGER twice {on_rows} ON t FOR EACH ROW EXECUTE FUNCTION quorum.capture_row()"),
+        format!("CREATE TRIGGER twice {on_rows} ON p1 FOR EACH ROW EXECUTE FUNCTION quorum.capture_row()"),
+        "CREATE OR REPLACE TRIGGER pgquorum_truncate BEFORE TRUNCATE ON t FOR EACH STATEMENT EXECUTE FUNCTION nothing()".into(),
+        "ALTER TRIGGER pgquorum_row ON t RENAME TO mine".into(),
+        "ALTER TRIGGER pgquorum_row ON p RENAME TO mine".into(),
+        "ALTER TRIGGER pgquorum_truncate ON p1 RENAME TO mine".into(),
+        "DROP TRIGGER pgquorum_row ON t".into(),
+        "DROP TRIGGER pgquorum_truncate ON p1".into(),
+    ] {
+        refused(c, &sql, "55006", "trigger");
+    }
+    // Other triggers are its owner's affair, and no news for followers.
+    let other = format!("CREATE TRIGGER other {on_rows} ON t FOR EACH ROW EXECUTE FUNCTION nothing()");
+    expect(c, &format!("{other}; ALTER TRIGGER other ON t RENAME TO o; DROP TRIGGER o ON t"), &[]);
+    run(
+        c,
+        &format!(
+            "CREATE OR REPLACE TRIGGER pgquorum_row {on_rows} ON t FOR EACH ROW EXECUTE FUNCTION quorum.capture_row()"
+        ),
+    );
+    let insert = r#"{"op":"insert","table":"t","key":{"id":1},"new":{"id":1,"v":null}}"#;
+    expect(
+        c,
+        "SET session_replication_role = replica; INSERT INTO t VALUES (1); RESET session_replication_role",
+        &[insert],
+    );
+    // A statement that looks like one of ours.
+    run(c, "ALTER TABLE t DISABLE TRIGGER pgquorum_row, ENABLE ALWAYS TRIGGER pgquorum_truncate");
+    take_log(c);
+    expect(c, "DELETE FROM t", &[r#"{"op":"delete","table":"t","key":{"id":1}}"#]);
+    refused(c, "ALTER TABLE t DROP CONSTRAINT t_pkey, ENABLE ALWAYS TRIGGER pgquorum_row", "55006", "no key");
+    // Whatever they are called by now: tracking takes them up, and its end takes them away.
+    run(
+        c,
+        "SELECT quorum.untrack('t');
+         CREATE TRIGGER a AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION quorum.capture_row();
+         CREATE TRIGGER b BEFORE TRUNCATE ON t FOR EACH STATEMENT EXECUTE FUNCTION quorum.capture_truncate();
+         SELECT quorum.track('t', 'c')",
+    );
+    take_log(c);
+    expect(c, "INSERT INTO t VALUES (1)", &[insert]);
+    expect(c, "DELETE FROM t", &[r#"{"op":"delete","table":"t","key":{"id":1}}"#]);
+    run(c, "SELECT quorum.untrack('t'); SELECT quorum.untrack('p')");
+    let left: i64 = c
+        .query_one(
+            "SELECT count(*) FROM pg_trigger WHERE tgrelid IN ('t'::regclass, 'p'::regclass, 'p1'::regclass)",
+            &[],
+        )
+        .expect("a count")
+        .get(0);
+    assert_eq!(left, 0);
+}
+
+#[test]
 fn large_keys_are_never_left_out() {
     let log = LogServer::start("");
     let c = &mut log.connect();
