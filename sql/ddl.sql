@@ -54,6 +54,8 @@ BEGIN
     END IF;
     UPDATE quorum.tracked_table AS x SET schema_version = version WHERE x.relid = root AND x.schema_version <> version;
     PERFORM quorum.record_entry(t.channel, version, tag);
+    -- A statement about a schema or a type tells nobody that the table is another one now.
+    PERFORM quorum.forget_cached(m.relid::regclass) FROM quorum.table_tree(root) AS m(relid);
 END
 $$;
 COMMENT ON FUNCTION quorum.table_changed(oid, text) IS 'Internal. A statement has changed a tracked table: checks it, records a new schema version and an entry in the log.';

@@ -108,6 +108,33 @@ fn large_keys_are_never_left_out() {
     );
 }
 
+/// Others notice at once that a schema or a type has got another name.
+#[test]
+fn renamed_schemas_and_types_are_noticed() {
+    let log = LogServer::start("");
+    let (c, other) = (&mut log.connect(), &mut log.connect());
+    run(
+        c,
+        "CREATE SCHEMA s; CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE s.t (id int PRIMARY KEY, m mood);
+         SELECT quorum.track('s.t', 'c')",
+    );
+    run(other, "INSERT INTO s.t VALUES (1, 'sad')");
+    run(c, "ALTER SCHEMA s RENAME TO s2");
+    take_log(c);
+    expect(other, "DELETE FROM s2.t", &[r#"{"op":"delete","schema":"s2","table":"t","key":{"id":1}}"#]);
+    run(c, "ALTER TYPE mood RENAME TO temper");
+    run(other, "INSERT INTO s2.t VALUES (1, 'sad')");
+    let data: Vec<u8> = c
+        .query_one("SELECT data FROM quorum_log.log_1_1 ORDER BY order_lsn DESC LIMIT 1", &[])
+        .expect("a row")
+        .get(0);
+    let mut decoder = pgquorum_change::Decoder::new();
+    let mut found = decoder.feed(&data).expect("a chunk");
+    let version = found.next().expect("good").expect("a change").schema_version as i64;
+    let newest: i64 = c.query_one("SELECT max(id) FROM quorum.schema_version", &[]).expect("it").get(0);
+    assert_eq!(version, newest, "the change names the version with the type's new name");
+}
+
 #[test]
 fn a_key_is_captured_whole_or_not_at_all() {
     let log = LogServer::start("");
