@@ -81,7 +81,7 @@ fn write_channel(buffer: &mut Buffer<SpillFile>, mut heap: LogHeap, identity: Id
         commit_us: process::now_us(),
     };
     let frontier = slots::begin(identity.xid, log_heap::database(), heap.oid());
-    heap.keep_behind(frontier);
+    heap.keep_behind(frontier, buffer.channel);
     WRITER.with_borrow_mut(|writer| {
         let Writer { chunker, row } = writer;
         chunker.begin(&header);

@@ -11,7 +11,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 use pgrx::prelude::*;
 
-use super::{process, statement, syncrep};
+use super::{log_guard, process, statement, syncrep};
 use crate::capture::{self, Savepoint};
 use crate::{barrier, commit_wait, feed, fence, guc};
 
@@ -112,6 +112,9 @@ unsafe extern "C-unwind" fn at_utility(
     // SAFETY: PostgreSQL hands over a valid statement for the time of the call, and the arguments are passed on as
     // they came. PREVIOUS_UTILITY was written once, in `init`.
     unsafe {
+        if log_guard::concerns(pstmt) {
+            before_upkeep(pstmt);
+        }
         if finishes_prepared(pstmt) {
             before_finish_prepared();
         }
@@ -120,6 +123,12 @@ unsafe extern "C-unwind" fn at_utility(
         next(pstmt, query_string, read_only_tree, context, params, query_env, dest, completion);
         statement::leave(outer);
     }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before_upkeep(pstmt: *mut pg_sys::PlannedStmt) {
+    // SAFETY: as in `at_utility`.
+    unsafe { log_guard::check(pstmt) }
 }
 
 #[pg_guard]

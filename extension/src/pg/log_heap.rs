@@ -1,8 +1,10 @@
 //! Rows of the log, put straight into its table.
 
 use pgquorum_change::{CHUNK_MAX, Chunk};
+use pgrx::PgSqlErrorCode::ERRCODE_DATA_CORRUPTED;
 use pgrx::pg_sys;
 
+use crate::error::Refusal;
 use crate::log::slots;
 
 /// Bytes of a row before its columns: a row header without NULLs, aligned.
@@ -71,16 +73,35 @@ impl LogHeap {
         unsafe { pg_sys::relation_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }
 
-    /// Rows go to this page or later ones.
-    pub fn keep_behind(&mut self, frontier: u32) {
+    /// Rows go to this page or later ones. Raises XX001 if the table has become shorter than that: whoever reads the
+    /// log would not look where they went.
+    pub fn keep_behind(&mut self, frontier: u32, channel: i32) {
         // SAFETY: the relation is open. Without a target PostgreSQL takes the table's last page.
         unsafe {
+            if frontier > 0 {
+                let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+                let pages = pg_sys::RelationGetNumberOfBlocksInFork(self.relation, main);
+                if pages < frontier {
+                    self.too_short(pages, frontier, channel);
+                }
+            }
             let storage = pg_sys::RelationGetSmgr(self.relation);
             let target = (*storage).smgr_targblock;
             if target != pg_sys::InvalidBlockNumber && target < frontier {
                 (*storage).smgr_targblock = pg_sys::InvalidBlockNumber;
             }
         }
+    }
+
+    #[cold]
+    fn too_short(&self, pages: u32, frontier: u32, channel: i32) -> ! {
+        Refusal::new(
+            ERRCODE_DATA_CORRUPTED,
+            format!("the table with the OID {}, a part of the change log, has {pages} pages, but {frontier} of it were read", self.oid),
+        )
+        .detail("Something cut it off or wrote it anew. What is written to it now would be missing for those who follow the channel.")
+        .hint(format!("As a superuser: SELECT quorum.open_segment({channel}). Followers of the channel should copy its tables anew."))
+        .raise()
     }
 
     /// Adds a chunk. `row` is room for it, kept between calls.

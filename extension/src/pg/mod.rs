@@ -17,6 +17,7 @@ mod encoding;
 pub mod filter;
 mod formats;
 pub mod hooks;
+pub mod log_guard;
 pub mod log_heap;
 pub mod log_scan;
 pub mod login;

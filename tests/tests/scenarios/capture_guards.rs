@@ -91,6 +91,44 @@ fn its_triggers_cannot_be_changed_or_doubled() {
 }
 
 #[test]
+fn the_log_itself_is_not_rewritten() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    run(c, "CREATE TABLE t (id int PRIMARY KEY); SELECT quorum.track('t', 'c'); INSERT INTO t VALUES (1)");
+    for sql in [
+        "VACUUM FULL quorum_log.log_1_1",
+        "VACUUM (FREEZE, FULL on) t, quorum_log.log_1_1",
+        "VACUUM FULL",
+        "VACUUM (TRUNCATE) quorum_log.log_1_1",
+        "VACUUM (TRUNCATE true)",
+        "TRUNCATE t, quorum_log.log_1_1",
+        "ALTER TABLE quorum_log.log_1_1 SET (vacuum_truncate = on)",
+        "ALTER TABLE quorum_log.log_1_1 ALTER COLUMN part TYPE bigint",
+        "CREATE INDEX ON quorum_log.log_1_1 (order_lsn)",
+        "CLUSTER quorum_log.log_1_1 USING an_index",
+        "ALTER TABLE quorum_log.log_1_1 RENAME TO mine",
+        "ALTER TABLE quorum_log.log_1_1 RENAME COLUMN part TO parts",
+        "SET search_path = quorum_log; TRUNCATE log_1_1",
+    ] {
+        refused(c, sql, "55006", "log_1_1");
+        run(c, "RESET search_path");
+    }
+    for sql in [
+        "VACUUM",
+        "VACUUM FULL t",
+        "VACUUM (FREEZE) quorum_log.log_1_1",
+        "VACUUM (TRUNCATE off)",
+        "VACUUM (FULL off)",
+    ] {
+        run(c, sql);
+    }
+    run(c, "ANALYZE; TRUNCATE t; CREATE TABLE log_1_1 (x int); TRUNCATE log_1_1");
+    run(c, "VACUUM FULL log_1_1");
+    run(c, "SELECT quorum.drop_channel('c')");
+    run(c, "VACUUM FULL");
+}
+
+#[test]
 fn large_keys_are_never_left_out() {
     let log = LogServer::start("");
     let c = &mut log.connect();
@@ -191,4 +229,27 @@ fn names_in_other_encodings() {
             r#"{"op":"insert","table":"maße","key":{"id":1},"new":{"id":1,"größe":"für"}}"#,
         ]
     );
+}
+
+/// Should something shorten the log all the same, writers must not go where nobody looks any more.
+#[test]
+fn a_log_that_became_shorter_is_not_written() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    run(c, "CREATE TABLE t (id int PRIMARY KEY, v text); SELECT quorum.track('t', 'c')");
+    run(c, "INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 400) AS i");
+    // What was read is no longer read the next time.
+    run(c, "SELECT quorum.cut('c')");
+    run(c, "SELECT quorum.cut('c')");
+    run(
+        c,
+        "SET client_min_messages = error;
+         ALTER EXTENSION pgquorum DROP TABLE quorum_log.log_1_1;
+         TRUNCATE quorum_log.log_1_1;
+         ALTER EXTENSION pgquorum ADD TABLE quorum_log.log_1_1",
+    );
+    refused(c, "INSERT INTO t VALUES (0)", "XX001", "part of the change log");
+    run(c, "SELECT quorum.open_segment(1); INSERT INTO t VALUES (0)");
+    let rows: i64 = c.query_one("SELECT count(*) FROM quorum_log.log_1_2", &[]).expect("a count").get(0);
+    assert_eq!(rows, 1);
 }
