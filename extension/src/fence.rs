@@ -33,6 +33,14 @@ pub fn before_commit() {
     }
 }
 
+/// At pre-commit, when the transaction's changes went into the log: that can take a while, and the lease may have run
+/// out meanwhile. An ERROR is legal here.
+pub fn after_log() {
+    if guc::FENCE.get() {
+        require_lease("commit");
+    }
+}
+
 /// After an abort. Must not raise anything: an ERROR here would be a PANIC.
 pub fn after_abort() {
     if MADE_READ_ONLY.get() {

@@ -6,7 +6,7 @@ use pgquorum_change::{Chunker, Header};
 use pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
 
 use super::buffer::Buffer;
-use super::{Buffers, CAPTURE, DIRTY, LEVEL, forget_made_versions};
+use super::{Buffers, CAPTURE, CLOSED, DIRTY, LEVEL, forget_made_versions};
 use crate::error::Refusal;
 use crate::guc;
 use crate::log::slots;
@@ -37,12 +37,15 @@ struct Segment {
     heap: u32,
 }
 
-/// At pre-commit and pre-prepare. An ERROR is legal here.
+/// At pre-commit and pre-prepare: true if the log was written. An ERROR is legal here.
 #[inline]
-pub fn before_commit() {
-    if DIRTY.get() {
+pub fn before_commit() -> bool {
+    let dirty = DIRTY.get();
+    if dirty {
         write();
     }
+    CLOSED.set(true);
+    dirty
 }
 
 fn write() {
@@ -155,6 +158,7 @@ pub fn forget_segments(_changes: &Changes) {
 /// After a commit or abort, when others see what became of the transaction. Must not raise anything.
 pub fn after_end() {
     LEVEL.set(1);
+    CLOSED.set(false);
     statement::forget();
     if DIRTY.take() {
         slots::end();

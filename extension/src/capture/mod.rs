@@ -13,7 +13,9 @@ mod sql;
 
 use std::cell::{Cell, RefCell};
 
-use pgrx::PgSqlErrorCode::{ERRCODE_PROGRAM_LIMIT_EXCEEDED, ERRCODE_WARNING};
+use pgrx::PgSqlErrorCode::{
+    ERRCODE_INVALID_TRANSACTION_STATE, ERRCODE_PROGRAM_LIMIT_EXCEEDED, ERRCODE_WARNING,
+};
 
 use crate::error::Refusal;
 use crate::guc;
@@ -35,6 +37,8 @@ thread_local! {
     static DIRTY: Cell<bool> = const { Cell::new(false) };
     /// Nesting level of savepoints; the transaction itself is 1.
     static LEVEL: Cell<i32> = const { Cell::new(1) };
+    /// This transaction's changes are in the log: what would be captured now would not get there.
+    static CLOSED: Cell<bool> = const { Cell::new(false) };
 }
 
 #[derive(Default)]
@@ -122,6 +126,7 @@ fn append(
     table: OpenTable,
     mut write: impl FnMut(&mut Table, &mut Buffers, Place) -> Result<(), buffer::TooLong>,
 ) {
+    require_open();
     let limit = usize::try_from(guc::CAPTURE_MEMORY_KB.get()).unwrap_or(0) * 1024;
     let place = Place { level: LEVEL.get(), limit };
     loop {
@@ -140,6 +145,25 @@ fn append(
             None => look_up(table),
         }
     }
+}
+
+/// Raises 25000 once the transaction's changes are in the log.
+#[inline]
+fn require_open() {
+    if CLOSED.get() {
+        too_late();
+    }
+}
+
+#[cold]
+fn too_late() -> ! {
+    Refusal::new(
+        ERRCODE_INVALID_TRANSACTION_STATE,
+        "a tracked table is written after the changes of its transaction went into the change log",
+    )
+    .detail("Another library does that while the transaction is being committed. The change would be missing in the log, so the transaction is rolled back.")
+    .hint("Put pgquorum first in shared_preload_libraries, or keep that library from writing tracked tables at commit.")
+    .raise()
 }
 
 #[cold]
@@ -172,6 +196,7 @@ pub fn truncate(table: OpenTable) {
 
 /// An entry about a tracked table itself.
 fn ddl(channel: i32, schema_version: u64, tag: &str, sql: &str) {
+    require_open();
     let level = LEVEL.get();
     let result = CAPTURE.with_borrow_mut(|capture| {
         DIRTY.set(true);

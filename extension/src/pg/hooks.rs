@@ -59,7 +59,9 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
             barrier::before_commit();
             fence::before_commit();
-            capture::before_commit();
+            if capture::before_commit() {
+                fence::after_log();
+            }
             syncrep::hear_warnings();
         }
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {

@@ -46,6 +46,19 @@ mod tests {
         format!("'{}'", text.replace('\'', "''"))
     }
 
+    /// As another library would that has something to do at the commit, after us.
+    #[pg_test]
+    fn what_comes_after_the_log_was_written_is_refused() {
+        set_up();
+        run_here("SELECT quorum.track('t', 'shop'); INSERT INTO t VALUES (1)");
+        assert!(crate::capture::before_commit(), "there was something to write");
+        let message =
+            "a tracked table is written after the changes of its transaction went into the change log";
+        refused("INSERT INTO t VALUES (2)", "25000", message);
+        refused("TRUNCATE t", "25000", message);
+        refused("ALTER TABLE t ADD COLUMN w int", "25000", message);
+    }
+
     #[pg_test]
     fn views_show_what_is_tracked() {
         set_up();

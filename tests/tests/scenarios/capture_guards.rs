@@ -1,6 +1,6 @@
 //! Nothing that a user may do ends capture without a word.
 
-use pgquorum_tests::{LogServer, Plain, take_log};
+use pgquorum_tests::{LogServer, PATIENCE, Plain, await_until, take_log};
 use postgres::{Client, NoTls};
 
 fn run(client: &mut Client, sql: &str) {
@@ -252,4 +252,37 @@ fn a_log_that_became_shorter_is_not_written() {
     run(c, "SELECT quorum.open_segment(1); INSERT INTO t VALUES (0)");
     let rows: i64 = c.query_one("SELECT count(*) FROM quorum_log.log_1_2", &[]).expect("a count").get(0);
     assert_eq!(rows, 1);
+}
+
+/// Writing the log may take longer than the lease lasts.
+#[test]
+fn the_lease_must_still_hold_when_the_log_is_written() {
+    let mut log = LogServer::start("");
+    log.server.sql(
+        "CREATE TABLE t (id int PRIMARY KEY); SELECT quorum.track('t', 'c');
+         SELECT quorum.open_epoch(1, 1, 1, '0/1', 1, '{1}')",
+    );
+    let conf = log.server.dir().join("postgresql.conf");
+    let mut text = std::fs::read_to_string(&conf).expect("the settings");
+    text.push_str("pgquorum.fence = on\npgquorum.fence_grace = 10min\npgquorum.acknowledgement_rule = ''\n");
+    std::fs::write(&conf, text).expect("the settings");
+    log.server.crash();
+
+    let holder = &mut log.connect();
+    run(holder, "SELECT quorum.lease_renew(1, 5000); BEGIN; LOCK TABLE quorum_log.log_1_1 IN EXCLUSIVE MODE");
+    let mut writer = log.connect();
+    let writing =
+        std::thread::spawn(move || refused(&mut writer, "INSERT INTO t VALUES (1)", "25006", "lease"));
+    let mut until = |what: &str| {
+        await_until(PATIENCE, what, || {
+            let row = holder.query_one(&format!("SELECT {what}"), &[]).expect("an answer");
+            row.get::<_, bool>(0).then_some(()).ok_or_else(|| "not yet".to_owned())
+        });
+    };
+    until("EXISTS (SELECT FROM pg_locks WHERE NOT granted)");
+    until("NOT valid FROM quorum.lease()");
+    run(holder, "ROLLBACK");
+    writing.join().expect("the writer is refused");
+    let rows: i64 = holder.query_one("SELECT count(*) FROM t", &[]).expect("a count").get(0);
+    assert_eq!(rows, 0);
 }
