@@ -45,8 +45,17 @@ thread_local! {
 struct Capture {
     buffers: Buffers,
     tables: Vec<Known>,
-    /// Partitioned tables that were truncated whole, and by which command.
-    truncated: Vec<(u32, u32)>,
+    /// Partitioned tables that were truncated whole.
+    truncated: Vec<Truncated>,
+}
+
+#[derive(Clone, Copy)]
+struct Truncated {
+    root: u32,
+    /// The number of the command that does it.
+    command: u32,
+    /// Nesting level of the savepoint.
+    level: i32,
 }
 
 /// What is known of a table with our trigger.
@@ -180,14 +189,16 @@ pub fn truncate(table: OpenTable) {
     let root = CAPTURE.with_borrow(|capture| {
         let known = capture.tables.iter().find(|known| known.relid == relid)?;
         let root = known.table.as_ref()?.root;
-        Some((root, capture.truncated.contains(&(root, command))))
+        let whole = |all: &Truncated| (all.root, all.command) == (root, command);
+        Some((root, capture.truncated.iter().any(whole)))
     });
     match root {
         Some((root, _)) if root == relid => {
             append(table, |table, buffers, place| {
                 buffers.append(table.channel, place.level, place.limit, |out| table.write_truncate(out))
             });
-            CAPTURE.with_borrow_mut(|capture| capture.truncated.push((root, command)));
+            let whole = Truncated { root, command, level: LEVEL.get() };
+            CAPTURE.with_borrow_mut(|capture| capture.truncated.push(whole));
         }
         Some((_, false)) => trigger::for_each_row(table, row),
         _ => {}
@@ -229,8 +240,14 @@ pub fn at_savepoint(what: Savepoint, level: i32) {
             // Borrowed only if an error broke out of the trigger, which the unwinding has ended by now.
             if let Ok(mut capture) = capture.try_borrow_mut() {
                 match what {
-                    Savepoint::Released => capture.buffers.released(level),
-                    _ => capture.buffers.rolled_back(level),
+                    Savepoint::Released => {
+                        capture.buffers.released(level);
+                        capture.truncated.iter_mut().for_each(|all| all.level = all.level.min(level - 1));
+                    }
+                    _ => {
+                        capture.buffers.rolled_back(level);
+                        capture.truncated.retain(|all| all.level < level);
+                    }
                 }
             }
         });

@@ -131,15 +131,27 @@ pub fn for_each_row(table: OpenTable, mut take: impl FnMut(&RowEvent)) {
             0,
             std::ptr::null_mut(),
         );
+        // Emptied after each row: its values as text would else pile up until the statement ends.
+        let memory = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::CurrentMemoryContext,
+            c"pgquorum row of a truncated partition".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
         loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
                 break;
             }
             pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+            let outer = pg_sys::MemoryContextSwitchTo(memory);
             take(&RowEvent { op: Op::Delete, table, old: Some(Tuple { tuple, slot }), new: None });
+            pg_sys::MemoryContextSwitchTo(outer);
+            pg_sys::MemoryContextReset(memory);
             pgrx::check_for_interrupts!();
         }
+        pg_sys::MemoryContextDelete(memory);
         pg_sys::systable_endscan(scan);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
         pg_sys::UnregisterSnapshot(snapshot);

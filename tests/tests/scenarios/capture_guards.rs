@@ -129,6 +129,40 @@ fn the_log_itself_is_not_rewritten() {
 }
 
 #[test]
+fn a_truncate_rolled_back_leaves_nothing() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    run(
+        c,
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); SELECT quorum.track('p', 'c');
+         INSERT INTO p VALUES (1)",
+    );
+    take_log(c);
+    // Rolled back before anything was changed, so the next statement has the same number.
+    run(
+        c,
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER zz BEFORE TRUNCATE ON p EXECUTE FUNCTION fail()",
+    );
+    expect(
+        c,
+        "DO $$ BEGIN
+             BEGIN TRUNCATE p; EXCEPTION WHEN raise_exception THEN NULL; END;
+             TRUNCATE p1;
+         END $$; DROP TRIGGER zz ON p",
+        &[r#"{"op":"delete","table":"p","key":{"id":1}}"#],
+    );
+    run(c, "INSERT INTO p VALUES (1)");
+    take_log(c);
+    expect(
+        c,
+        "BEGIN; SAVEPOINT a; TRUNCATE p; ROLLBACK TO a; TRUNCATE p1; COMMIT",
+        &[r#"{"op":"delete","table":"p","key":{"id":1}}"#],
+    );
+}
+
+#[test]
 fn large_keys_are_never_left_out() {
     let log = LogServer::start("");
     let c = &mut log.connect();
@@ -229,6 +263,29 @@ fn names_in_other_encodings() {
             r#"{"op":"insert","table":"maße","key":{"id":1},"new":{"id":1,"größe":"für"}}"#,
         ]
     );
+}
+
+/// The rows of a partition that is emptied are written one by one; their texts are not kept until the statement ends.
+#[test]
+fn a_large_partition_is_truncated_in_little_memory() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    run(
+        c,
+        "CREATE TABLE p (id int PRIMARY KEY, doc jsonb) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100000);
+         SELECT quorum.track('p', 'c', old_image => 'full');
+         INSERT INTO p SELECT i, '{\"a\": 1}' FROM generate_series(1, 20000) AS i;
+         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE used bigint; BEGIN
+             SELECT sum(total_bytes) INTO used FROM pg_backend_memory_contexts;
+             IF used > 12 * 1024 * 1024 THEN RAISE EXCEPTION 'it uses % bytes', used; END IF;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER zz BEFORE TRUNCATE ON p1 EXECUTE FUNCTION look()",
+    );
+    take_log(c);
+    run(c, "TRUNCATE p1");
+    assert_eq!(take_log(c).len(), 20_000);
 }
 
 /// Should something shorten the log all the same, writers must not go where nobody looks any more.
