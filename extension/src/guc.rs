@@ -118,22 +118,7 @@ pub fn init() {
         GucContext::Userset,
         GucFlags::UNIT_KB,
     );
-    GucRegistry::define_string_guc(
-        c"pgquorum.origin",
-        c"Where the changes of this session come from, when they are applied from elsewhere.",
-        c"Stands in the change log with each transaction, so that changes do not go back to where they came from.",
-        &ORIGIN,
-        GucContext::Suset,
-        GucFlags::default(),
-    );
-    GucRegistry::define_string_guc(
-        c"pgquorum.origin_commit_time",
-        c"When the changes of this session were committed at their origin: a time with time zone.",
-        c"",
-        &ORIGIN_COMMIT_TIME,
-        GucContext::Suset,
-        GucFlags::default(),
-    );
+    crate::pg::origin::define(&ORIGIN, &ORIGIN_COMMIT_TIME);
     GucRegistry::define_int_guc(
         c"pgquorum.batch_interval",
         c"The shortest time between two batches of a channel that somebody waits for.",

@@ -13,7 +13,7 @@ use crate::log::slots;
 use crate::pg::log_heap::{self, Identity, LogHeap, RowBuffer};
 use crate::pg::relcache::{self, Changes};
 use crate::pg::spill::SpillFile;
-use crate::pg::{process, query, statement};
+use crate::pg::{origin, process, query, statement};
 
 thread_local! {
     static WRITER: RefCell<Writer> = RefCell::new(Writer::default());
@@ -76,11 +76,10 @@ fn keep(mut buffers: Buffers) {
 }
 
 fn write_channel(buffer: &mut Buffer<SpillFile>, mut heap: LogHeap, identity: Identity) {
-    let origin = guc::ORIGIN.get();
-    let origin = origin.as_deref().and_then(|origin| origin.to_str().ok()).filter(|name| !name.is_empty());
+    let name = guc::ORIGIN.get().and_then(|name| origin::name(&name));
     let header = Header {
-        origin,
-        origin_commit_us: guc::ORIGIN_COMMIT_TIME.get().and_then(|time| process::parse_time_us(&time)),
+        origin: name.as_deref(),
+        origin_commit_us: guc::ORIGIN_COMMIT_TIME.get().and_then(|time| origin::time_us(&time)),
         commit_us: process::now_us(),
     };
     let frontier = slots::begin(identity.xid, log_heap::database(), heap.oid());

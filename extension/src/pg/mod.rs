@@ -21,6 +21,7 @@ pub mod log_guard;
 pub mod log_heap;
 pub mod log_scan;
 pub mod login;
+pub mod origin;
 pub mod process;
 pub mod query;
 pub mod raise;

@@ -37,11 +37,9 @@ pub fn now_us() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() + UNIX_EPOCH_US }
 }
 
-/// A time with time zone, in microseconds since 1970; `None`: the text is empty. Raises 22007 if it is no time.
+/// A time with time zone, in microseconds since 1970; `None`: it is infinite or too far away. Raises 22007 if the text
+/// is no time.
 pub fn parse_time_us(text: &std::ffi::CStr) -> Option<i64> {
-    if text.is_empty() {
-        return None;
-    }
     // SAFETY: the function of the type's input, called as SQL would.
     let time = unsafe {
         pg_sys::OidInputFunctionCall(
@@ -51,7 +49,10 @@ pub fn parse_time_us(text: &std::ffi::CStr) -> Option<i64> {
             -1,
         )
     };
-    Some(time.value() as i64 + UNIX_EPOCH_US)
+    let time = time.value() as i64;
+    // The two ends stand for minus and plus infinity.
+    let finite = time != i64::MIN && time != i64::MAX;
+    time.checked_add(UNIX_EPOCH_US).filter(|_| finite)
 }
 
 /// Is this a kind of process that the fence is for? Not autovacuum, which changes no row that anybody would

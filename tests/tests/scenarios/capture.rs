@@ -229,7 +229,8 @@ fn origin_and_times_are_recorded() {
     assert_eq!((header.origin, header.origin_commit_us), (Some("berlin"), Some(981_173_106_000_000)));
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a time").as_micros() as i64;
     assert!((now - header.commit_us).abs() < 60_000_000);
-    run(c, "SET pgquorum.origin_commit_time = 'yesterday noon, perhaps'");
-    let error = c.batch_execute("INSERT INTO t VALUES (2)").expect_err("that is no time");
+    let error = c
+        .batch_execute("SET pgquorum.origin_commit_time = 'yesterday noon, perhaps'")
+        .expect_err("that is no time");
     assert_eq!(error.code(), Some(&postgres::error::SqlState::INVALID_DATETIME_FORMAT));
 }

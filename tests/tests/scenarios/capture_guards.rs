@@ -265,6 +265,22 @@ fn names_in_other_encodings() {
     );
 }
 
+#[test]
+fn origins_are_checked_when_they_are_set() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    let long = format!("SET pgquorum.origin = '{}'", "x".repeat(256));
+    refused(c, &long, "22023", "origin");
+    refused(c, "SET pgquorum.origin_commit_time = 'yesterday noon, perhaps'", "22007", "time zone");
+    refused(c, "SET pgquorum.origin_commit_time = 'infinity'", "22023", "origin_commit_time");
+    refused(c, "SET pgquorum.origin_commit_time = '294276-12-31 00:00:00+00'", "22023", "origin_commit_time");
+    run(
+        c,
+        "SET pgquorum.origin_commit_time = '2001-02-03 04:05:06+00'; SET pgquorum.origin_commit_time = ''",
+    );
+    run(c, &format!("SET pgquorum.origin = '{}'", "x".repeat(255)));
+}
+
 /// The rows of a partition that is emptied are written one by one; their texts are not kept until the statement ends.
 #[test]
 fn a_large_partition_is_truncated_in_little_memory() {
