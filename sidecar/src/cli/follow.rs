@@ -13,10 +13,13 @@ use std::time::{Duration, Instant};
 
 /// How long a node may say nothing, not even where it is, before another one is asked.
 const SILENCE: Duration = Duration::from_secs(4);
-/// How long a node may hear of no leader: it may be cut off, and say nothing new for ever.
-const LEADERLESS: Duration = Duration::from_secs(4);
+/// How long a node may hear of no leader, or not know the channel's end: it may be cut off, or its database hang, and say
+/// nothing new for ever.
+const UNKNOWING: Duration = Duration::from_secs(4);
 /// How long nodes may say that a position is not theirs: standbys can be behind the node that it came from.
 const CATCH_UP: Duration = Duration::from_secs(15);
+/// The code of a record that a node cannot read.
+const RECORD_BROKEN: &str = "record_broken";
 /// Between two attempts that brought nothing.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -120,7 +123,9 @@ impl Follower {
                     Ended::Lost(why) => tried.push(format!("{base} ({why})")),
                     Ended::Behind(failure) => {
                         let since = *behind.get_or_insert_with(Instant::now);
-                        if since.elapsed() >= CATCH_UP || self.leads(&base).await {
+                        // The leader knows best which positions there are, but its disk is no better than others'.
+                        let knows_best = failure.code != RECORD_BROKEN && self.leads(&base).await;
+                        if since.elapsed() >= CATCH_UP || knows_best {
                             return Err(failure);
                         }
                         self.learn_nodes(&base).await;
@@ -156,17 +161,14 @@ impl Follower {
     }
 
     async fn read(&mut self, mut lines: Lines) -> Ended {
-        let mut heard_of_leader = Instant::now();
+        let mut knew = Instant::now();
         let mut stdout = BufWriter::with_capacity(64 * 1024, std::io::stdout().lock());
         loop {
             while let Some(line) = lines.ready() {
                 match self.printer.line(line, &mut stdout) {
-                    Ok(Seen::Change) => heard_of_leader = Instant::now(),
-                    Ok(Seen::Heartbeat { leader: true }) => heard_of_leader = Instant::now(),
-                    Ok(Seen::Heartbeat { leader: false }) if heard_of_leader.elapsed() < LEADERLESS => {}
-                    Ok(Seen::Heartbeat { leader: false }) => {
-                        return Ended::Lost("it hears of no leader".to_owned());
-                    }
+                    Ok(Seen::Change | Seen::Heartbeat { lacks: None }) => knew = Instant::now(),
+                    Ok(Seen::Heartbeat { lacks: Some(_) }) if knew.elapsed() < UNKNOWING => {}
+                    Ok(Seen::Heartbeat { lacks: Some(what) }) => return Ended::Lost(what.to_owned()),
                     Ok(Seen::Last) => {
                         let _ = stdout.flush();
                         return Ended::Done;
@@ -196,7 +198,7 @@ fn sort(status: u16, failure: Failure, connected: bool) -> Ended {
             Ended::Behind(failure)
         }
         // Another node may hold a good copy.
-        "record_broken" => Ended::Behind(failure),
+        RECORD_BROKEN => Ended::Behind(failure),
         "position_purged" => Ended::Gone(failure),
         _ if matches!(status, 400..=411 | 413..=416 | 418..=419) => Ended::Gone(failure),
         _ => Ended::Lost(failure.message),
@@ -207,7 +209,8 @@ fn sort(status: u16, failure: Failure, connected: bool) -> Ended {
 enum Seen {
     Change,
     Heartbeat {
-        leader: bool,
+        /// What the node should know and does not.
+        lacks: Option<&'static str>,
     },
     /// The last change that was wanted.
     Last,
@@ -224,6 +227,8 @@ struct Line<'l> {
     #[serde(borrow)]
     transaction: Option<Cow<'l, str>>,
     leader: Option<u64>,
+    #[serde(borrow)]
+    end: Option<Cow<'l, str>>,
     #[serde(borrow)]
     code: Option<Cow<'l, str>>,
     #[serde(borrow)]
@@ -255,7 +260,14 @@ impl Printer {
         self.position.clear();
         self.position.push_str(&line.position);
         match line.kind.as_ref() {
-            "heartbeat" => return Ok(Seen::Heartbeat { leader: line.leader.is_some() }),
+            "heartbeat" => {
+                let lacks = match (&line.leader, &line.end) {
+                    (None, _) => Some("it hears of no leader"),
+                    (_, None) => Some("its database does not say where the channel ends"),
+                    _ => None,
+                };
+                return Ok(Seen::Heartbeat { lacks });
+            }
             // Whoever resumes inside a transaction is told of its begin again.
             "begin" if self.transaction.as_deref() == line.transaction.as_deref() => return Ok(Seen::Change),
             "begin" => self.transaction = line.transaction.map(Cow::into_owned),

@@ -1,6 +1,7 @@
 //! Sessions in the server beside this node: few, shared, and none kept in a database that nobody asks for.
 
 use super::error::{FeedError, Kind, Result};
+use super::server::{ONLY_READ, within};
 use crate::postgres::{ConnectError, Manner, PostgresConfig, Session};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,8 @@ const IDLE_MAX: usize = 8;
 const IDLE_AGE_MAX: Duration = Duration::from_secs(10);
 /// How long a request waits for its turn.
 const TURN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a new session may take to set its parameters.
+const SETTINGS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,10 +155,12 @@ impl Pool {
             })?;
         // A change names tables as its user's own session would.
         let path = if purpose == Purpose::Change { "" } else { SEARCH_PATH };
-        session
-            .batch_execute(&format!("{SETTINGS}{path}"))
-            .await
-            .map_err(|error| FeedError::from_database(&error))?;
+        let settings = format!("{SETTINGS}{path}");
+        let set = async {
+            let set = session.batch_execute(&settings).await;
+            set.map_err(|error| FeedError::from_database(&error))
+        };
+        within(SETTINGS_DEADLINE, ONLY_READ, set).await?;
         Ok(session)
     }
 

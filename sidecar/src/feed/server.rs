@@ -26,6 +26,18 @@ const FOLLOWERS: &str = "SELECT to_jsonb(f) - 'channel' FROM quorum.follower f \
 const WAIT: &str = "SELECT quorum.wait($1, $2, make_interval(secs => $3))";
 const READ: &str = "SELECT epoch, first_tick, last_tick, xid, flags, data FROM quorum.read_log($1, $2, $3)";
 
+/// The server itself ends a statement after 20 s. But it does not count the wait for standbys at a commit, and one that
+/// is stopped or cut off from its disk ends nothing: these are limits on this side, a little later.
+const READ_DEADLINE: Duration = Duration::from_secs(22);
+const CHANGE_DEADLINE: Duration = Duration::from_secs(25);
+/// How much later than it was asked to the server may say that nothing came.
+const WAIT_GRACE: Duration = Duration::from_secs(5);
+
+/// What it means that a read was not answered.
+pub(super) const ONLY_READ: &str = "Nothing was changed; ask another node, or try again";
+const CHANGE_UNKNOWN: &str = "The change may or may not have been made: look before you try again. A commit waits as long as too few standbys \
+     confirm it";
+
 /// The server of this node.
 pub struct Server {
     pool: Arc<Pool>,
@@ -39,7 +51,7 @@ impl Server {
 
     async fn jsons(&self, database: &str, query: &str, values: &[Parameter<'_>]) -> Result<Vec<Value>> {
         let session = self.pool.take(database, Purpose::Read).await?;
-        let rows = session.query_typed(query, values).await.map_err(|e| FeedError::from_database(&e))?;
+        let rows = within(READ_DEADLINE, ONLY_READ, said(session.query_typed(query, values))).await?;
         self.pool.give_back(session);
         rows.iter().map(|row| column(row, 0)).collect()
     }
@@ -49,8 +61,8 @@ impl Server {
         let max_bytes = i32::try_from(max_bytes).unwrap_or(i32::MAX);
         let values: [Parameter; 3] =
             [(&id.channel, Type::TEXT), (&after, Type::TEXT), (&max_bytes, Type::INT4)];
-        let found = session.query_typed_raw(READ, values).await;
-        let rows = collect(found.map_err(|e| FeedError::from_database(&e))?).await?;
+        let read = async { collect(said(session.query_typed_raw(READ, values)).await?).await };
+        let rows = within(READ_DEADLINE, ONLY_READ, read).await?;
         if rows.broken.is_none() {
             self.pool.give_back(session);
         }
@@ -62,8 +74,8 @@ impl Server {
         let seconds = timeout.as_secs_f64();
         let values: [Parameter; 3] =
             [(&id.channel, Type::TEXT), (&after, Type::TEXT), (&seconds, Type::FLOAT8)];
-        let found = session.query_typed_one(WAIT, &values).await;
-        let row = found.map_err(|e| FeedError::from_database(&e))?;
+        let waited = said(session.query_typed_one(WAIT, &values));
+        let row = within(timeout + WAIT_GRACE, ONLY_READ, waited).await?;
         self.pool.give_back(session);
         let text: String = column(&row, 0)?;
         text.parse().map_err(|_| unreadable(&format!("the channel's end is {text:?}")))
@@ -72,8 +84,9 @@ impl Server {
     async fn carry_out(&self, database: &str, call: Call) -> Result<String> {
         let session = self.pool.take(database, Purpose::Change).await?;
         let values: Vec<Parameter> = call.arguments.iter().map(parameter).collect();
-        let found = session.query_typed_one(&statement(&call), &values).await;
-        let result: Option<String> = column(&found.map_err(|e| FeedError::from_database(&e))?, 0)?;
+        let statement = statement(&call);
+        let called = said(session.query_typed_one(&statement, &values));
+        let result: Option<String> = column(&within(CHANGE_DEADLINE, CHANGE_UNKNOWN, called).await?, 0)?;
         Ok(result.unwrap_or_default())
     }
 
@@ -124,6 +137,25 @@ impl Source for Server {
     fn dump<'a>(&'a self, id: &'a ChannelId, tables: &'a [String]) -> Answer<'a, Box<dyn Snapshot>> {
         Box::pin(self.hold_snapshot(id, tables))
     }
+}
+
+/// What is asked of the database, and not longer than this. Whoever is not answered must drop the session.
+///
+/// # Errors
+/// As `asked`; or it was not answered in time, with what that means.
+pub(super) async fn within<T>(
+    limit: Duration,
+    meaning: &str,
+    asked: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+        let message = format!("the database beside this node did not answer within {limit:?}. {meaning}");
+        Err(FeedError::new(Kind::TimedOut, message))
+    })
+}
+
+async fn said<T>(asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>) -> Result<T> {
+    asked.await.map_err(|error| FeedError::from_database(&error))
 }
 
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -199,6 +231,15 @@ fn unreadable(what: &str) -> FeedError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_is_not_waited_for() {
+        let silent = std::future::pending::<Result<()>>();
+        let error = within(Duration::from_millis(20), CHANGE_UNKNOWN, silent).await.unwrap_err();
+        assert_eq!(error.kind, Kind::TimedOut);
+        assert!(error.message.contains("may or may not have been made"), "{error}");
+        assert_eq!(within(CHANGE_DEADLINE, CHANGE_UNKNOWN, async { Ok(7) }).await.unwrap(), 7);
+    }
 
     #[test]
     fn a_call_names_what_is_given() {

@@ -8,6 +8,8 @@ mod capture_tables;
 mod change_leader;
 mod channel_bad_input;
 mod channel_follow;
+mod channel_follow_nodes;
+mod channel_hung;
 mod channel_slow_reader;
 mod channels;
 mod chaos;
