@@ -6,11 +6,11 @@ use super::outlet::Outlet;
 use super::pool::Taken;
 use super::position::Position;
 use super::schemas;
-use super::server::column;
+use super::server::{ONLY_READ, column, within};
 use super::source::{Answer, ChannelId, DumpTable, Snapshot};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use pgquorum_change::json;
+use pgquorum_change::{Schema, json};
 use std::io::Write;
 use std::pin::Pin;
 use std::time::Duration;
@@ -18,20 +18,28 @@ use tokio::sync::mpsc;
 use tokio_postgres::CopyOutStream;
 use tokio_postgres::types::Type;
 
-/// How often a snapshot is taken anew because the log was cut past it meanwhile.
+/// How often it is begun anew because the log was cut past the snapshot meanwhile, or a table was changed.
 const ATTEMPTS_MAX: usize = 20;
+/// How long a lock is waited for: whoever asks for one behind this request waits as well.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '10s'";
+/// How long it may take until the snapshot is there, all attempts together.
+const BEGIN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a client may take nothing. Its snapshot keeps vacuum from removing rows, so it is not held for ever.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the server may bring no row: a filter may find few in a large table, but a server that hangs brings none.
+const ROW_DEADLINE: Duration = Duration::from_secs(600);
 
 /// The tracked tables, with the version that is in force in this snapshot. A partitioned one stands for its partitions;
-/// those who inherit are tables of their own.
+/// those who inherit are tables of their own. What tells whether a table is still the same comes last.
 const TABLES: &str = "SELECT to_jsonb(v), \
      CASE WHEN k.relkind = 'p' THEN '' ELSE 'ONLY ' END || pg_catalog.format('%I.%I', n.nspname, k.relname), \
-     t.filter_sql \
+     t.filter_sql, t.filter, t.relid, ARRAY(SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.relid) AS p ORDER BY 1) \
      FROM quorum.tracked_table t JOIN quorum.channel c ON c.id = t.channel \
      JOIN quorum.schema_version v ON v.id = t.schema_version \
      JOIN pg_catalog.pg_class k ON k.oid = t.relid JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace \
      WHERE c.name = $1 ORDER BY n.nspname, k.relname";
+/// How the words of a condition are understood now.
+const FILTER: &str = "SELECT f.tree FROM quorum.parse_filter($1, $2) AS f";
 
 /// A session that holds the snapshot.
 pub(super) struct HeldSnapshot {
@@ -41,22 +49,37 @@ pub(super) struct HeldSnapshot {
     copy: Option<Pin<Box<CopyOutStream>>>,
 }
 
+/// A tracked table as the catalogue has it.
+#[derive(PartialEq)]
+struct Listed {
+    version: serde_json::Value,
+    /// Quoted, with its schema, as `FROM` and `LOCK TABLE` take it.
+    name: String,
+    /// As it was given, and parsed.
+    filter: Option<(String, String)>,
+    relid: u32,
+    /// It and its partitions.
+    members: Vec<u32>,
+}
+
 impl HeldSnapshot {
     pub(super) async fn begin(session: Taken, id: &ChannelId, wanted: &[String]) -> Result<HeldSnapshot> {
-        let position = place_snapshot(&session, id).await?;
-        let failed = |error: tokio_postgres::Error| FeedError::from_database(&error);
-        let rows = session.query_typed(TABLES, &[(&id.channel, Type::TEXT)]).await.map_err(failed)?;
+        within(BEGIN_DEADLINE, ONLY_READ, HeldSnapshot::place(session, id, wanted)).await
+    }
+
+    async fn place(session: Taken, id: &ChannelId, wanted: &[String]) -> Result<HeldSnapshot> {
+        run(&session, LOCK_TIMEOUT).await?;
+        let (position, listed) = place_snapshot(&session, id, wanted).await?;
         let mut tables = Vec::new();
-        for row in &rows {
-            let (stored, name): (serde_json::Value, String) = (column(row, 0)?, column(row, 1)?);
-            let filter: Option<String> = column(row, 2)?;
-            let schema = schemas::parse(&stored)?;
-            if !wanted.is_empty() && !wanted.iter().any(|name| schemas::is_named(&schema, name)) {
-                continue;
-            }
+        for table in &listed {
+            let schema = schemas::parse(&table.version)?;
             let columns: Vec<String> = schema.columns.iter().map(|column| quoted(&column.name)).collect();
-            let filter = filter.map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
-            let query = format!("SELECT {} FROM {name}{filter}", columns.join(", "));
+            let mut query = format!("SELECT {} FROM {}", columns.join(", "), table.name);
+            if let Some((text, tree)) = &table.filter {
+                check_filter(&session, table.relid, text, tree, &schema).await?;
+                // The condition may end with a comment.
+                query.push_str(&format!(" WHERE ({text}\n)"));
+            }
             tables.push(DumpTable { schema, query });
         }
         for name in wanted {
@@ -72,30 +95,120 @@ impl HeldSnapshot {
     }
 }
 
-/// Takes a snapshot that the log is cut at.
-async fn place_snapshot(session: &Taken, id: &ChannelId) -> Result<Position> {
-    let failed = |error: tokio_postgres::Error| FeedError::from_database(&error);
+async fn run(session: &Taken, statements: &str) -> Result<()> {
+    session.batch_execute(statements).await.map_err(|error| FeedError::from_database(&error))
+}
+
+/// The channel's tables; those of these names, if any is given.
+async fn list(session: &Taken, id: &ChannelId, wanted: &[String]) -> Result<Vec<Listed>> {
+    let rows = session.query_typed(TABLES, &[(&id.channel, Type::TEXT)]).await;
+    let mut found = Vec::new();
+    for row in &rows.map_err(|error| FeedError::from_database(&error))? {
+        let version = column(row, 0)?;
+        let schema = schemas::parse(&version)?;
+        if wanted.is_empty() || wanted.iter().any(|name| schemas::is_named(&schema, name)) {
+            let filter = Option::zip(column(row, 2)?, column(row, 3)?);
+            let (name, relid, members) = (column(row, 1)?, column(row, 4)?, column(row, 5)?);
+            found.push(Listed { version, name, filter, relid, members });
+        }
+    }
+    Ok(found)
+}
+
+/// Takes locks on the tables, then a snapshot that the log is cut at. Without the locks a table that is emptied, or
+/// written anew by ALTER TABLE, between the snapshot and its copy would look empty.
+async fn place_snapshot(
+    session: &Taken,
+    id: &ChannelId,
+    wanted: &[String],
+) -> Result<(Position, Vec<Listed>)> {
     let mut attempt = 1;
     loop {
-        session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.map_err(failed)?;
-        let placed =
-            session.query_typed_one("SELECT quorum.dump_start($1)", &[(&id.channel, Type::TEXT)]).await;
-        match placed.map_err(failed) {
-            Ok(row) => {
-                let text: String = column(&row, 0)?;
-                return text.parse().map_err(|_| {
-                    FeedError::new(Kind::Internal, format!("the snapshot's position is {text:?}"))
-                });
+        let listed = list(session, id, wanted).await?;
+        match attempt_at(session, id, wanted, &listed).await {
+            Ok(Some(position)) => return Ok((position, listed)),
+            // A table was tracked, changed or dropped before all were locked, or another cut came between.
+            Ok(None) if attempt < ATTEMPTS_MAX => {}
+            Err(error)
+                if matches!(error.kind, Kind::SnapshotTooOld | Kind::UnknownTable)
+                    && attempt < ATTEMPTS_MAX => {}
+            Ok(None) => {
+                let message = "the channel's tables are being changed again and again; try again in a moment";
+                return Err(FeedError::new(Kind::Locked, message));
             }
-            Err(error) if error.kind == Kind::SnapshotTooOld && attempt < ATTEMPTS_MAX => attempt += 1,
             // No batch could be cut now, the message says why.
             Err(FeedError { kind: Kind::Refused, message }) => {
                 return Err(FeedError::new(Kind::Locked, message));
             }
             Err(error) => return Err(error),
         }
-        session.batch_execute("ROLLBACK").await.map_err(failed)?;
+        attempt += 1;
+        run(session, "ROLLBACK").await?;
     }
+}
+
+/// One attempt; none: the tables are others than those that were listed.
+async fn attempt_at(
+    session: &Taken,
+    id: &ChannelId,
+    wanted: &[String],
+    listed: &[Listed],
+) -> Result<Option<Position>> {
+    let names: Vec<&str> = listed.iter().map(|table| table.name.as_str()).collect();
+    // LOCK TABLE takes no snapshot.
+    let lock = match names.as_slice() {
+        [] => String::new(),
+        names => format!("; LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")),
+    };
+    run(session, &format!("BEGIN ISOLATION LEVEL REPEATABLE READ{lock}")).await.map_err(|error| {
+        match error.kind {
+            Kind::Locked => FeedError::new(
+                Kind::Locked,
+                format!(
+                    "somebody else holds a lock on a table of channel {id} that lets nobody read it ({}). pg_locks and \
+                     pg_stat_activity tell who; try again when that has ended",
+                    error.message
+                ),
+            ),
+            _ => error,
+        }
+    })?;
+    let placed = session.query_typed_one("SELECT quorum.dump_start($1)", &[(&id.channel, Type::TEXT)]).await;
+    let text: String = column(&placed.map_err(|error| FeedError::from_database(&error))?, 0)?;
+    let position = text
+        .parse()
+        .map_err(|_| FeedError::new(Kind::Internal, format!("the snapshot's position is {text:?}")))?;
+    Ok((list(session, id, wanted).await? == listed).then_some(position))
+}
+
+/// Capture goes by the condition as it was parsed when the table was tracked, a copy has only its words.
+///
+/// # Errors
+/// They do not mean the same any more.
+async fn check_filter(session: &Taken, relid: u32, text: &str, tree: &str, schema: &Schema) -> Result<()> {
+    run(session, "SAVEPOINT filter").await?;
+    let read = session.query_typed(FILTER, &[(&relid, Type::OID), (&text, Type::TEXT)]).await;
+    let why = match read {
+        Ok(rows) => {
+            let now: Option<String> = rows.first().map(|row| column(row, 0)).transpose()?;
+            if now.as_deref() == Some(tree) {
+                return run(session, "RELEASE SAVEPOINT filter").await;
+            }
+            "its names mean something else by now".to_owned()
+        }
+        Err(error) => match FeedError::from_database(&error) {
+            error if error.is_passing() => return Err(error),
+            error => error.message,
+        },
+    };
+    let message = format!(
+        "table {}.{} is tracked with the condition {text:?}, which is no longer understood as it was then: {why}. Was a \
+         column or the table renamed, or does the condition name a type without its schema? Changes are still captured \
+         by what was meant, but the table cannot be copied. Untrack it, and track it again with the condition in present \
+         names",
+        schema.schema, schema.table
+    );
+    Err(FeedError::new(Kind::Refused, message))
 }
 
 impl Snapshot for HeldSnapshot {
@@ -110,8 +223,9 @@ impl Snapshot for HeldSnapshot {
     fn open(&mut self, table: usize) -> Answer<'_, ()> {
         Box::pin(async move {
             let query = format!("COPY ({}) TO STDOUT", self.tables[table].query);
-            let copy = self.session.copy_out(&query).await;
-            self.copy = Some(Box::pin(copy.map_err(|error| FeedError::from_database(&error))?));
+            let copy = tokio::time::timeout(ROW_DEADLINE, self.session.copy_out(&query)).await;
+            let copy = copy.map_err(|_| no_row())?.map_err(|error| FeedError::from_database(&error))?;
+            self.copy = Some(Box::pin(copy));
             Ok(())
         })
     }
@@ -119,9 +233,18 @@ impl Snapshot for HeldSnapshot {
     fn next(&mut self) -> Answer<'_, Option<Bytes>> {
         Box::pin(async move {
             let Some(copy) = &mut self.copy else { return Ok(None) };
-            copy.as_mut().try_next().await.map_err(|error| FeedError::from_database(&error))
+            let next = tokio::time::timeout(ROW_DEADLINE, copy.as_mut().try_next()).await;
+            next.map_err(|_| no_row())?.map_err(|error| FeedError::from_database(&error))
         })
     }
+}
+
+fn no_row() -> FeedError {
+    let message = format!(
+        "the database brought nothing for {ROW_DEADLINE:?}; a copy holds a snapshot and locks, so it ends. See whether \
+         the server is stopped or its disk hangs"
+    );
+    FeedError::new(Kind::TimedOut, message)
 }
 
 fn quoted(name: &str) -> String {
@@ -131,8 +254,14 @@ fn quoted(name: &str) -> String {
 /// Starts to write a snapshot as lines; the client reads from what is returned, and ends it by dropping that.
 pub fn start(snapshot: Box<dyn Snapshot>) -> mpsc::Receiver<Bytes> {
     let (mut out, client) = Outlet::new();
+    let gone = out.gone();
     tokio::spawn(async move {
-        if let Err(error) = write(snapshot, &mut out).await {
+        // Nobody need wait for the next row to see that the client has gone.
+        let written = tokio::select! {
+            written = write(snapshot, &mut out) => written,
+            () = gone => return,
+        };
+        if let Err(error) = written {
             tracing::warn!(%error, "a copy of a channel ends");
             let buffer = out.buffer();
             let _ = write!(buffer, "{{\"type\":\"error\",\"code\":\"{}\",\"message\":", error.kind.code());

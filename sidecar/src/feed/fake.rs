@@ -6,8 +6,8 @@ use super::source::{Answer, Call, ChannelId, DumpTable, LAST, Rows, Snapshot, So
 use bytes::Bytes;
 use pgquorum_change::{Chunk, Chunker, Encoder, Header, Old, Op};
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -23,6 +23,10 @@ pub struct Fake {
     pub failure: Mutex<Option<Kind>>,
     /// Waits that are under way.
     pub waits: AtomicUsize,
+    /// The server brings no row of a copy, as if it was stopped.
+    pub copies_hang: AtomicBool,
+    /// Snapshots that are held.
+    pub snapshots: Arc<AtomicUsize>,
     /// Bytes of chunks that were read.
     pub bytes_read: AtomicUsize,
 }
@@ -54,6 +58,8 @@ impl Default for Fake {
             calls: Mutex::default(),
             failure: Mutex::default(),
             waits: AtomicUsize::new(0),
+            copies_hang: AtomicBool::new(false),
+            snapshots: Arc::default(),
             bytes_read: AtomicUsize::new(0),
         }
     }
@@ -309,7 +315,10 @@ impl Source for Fake {
             let tables = vec![DumpTable { schema, query: String::new() }];
             // COPY's lines may come in any pieces.
             let copy = ["1\ta\n2\t", "\\N\n3\tc\\n\n"].map(Bytes::from).to_vec();
-            Ok(Box::new(Copied { position: *self.end.borrow(), tables, copy }) as Box<dyn Snapshot>)
+            self.snapshots.fetch_add(1, Ordering::Relaxed);
+            let (held, hangs) = (Arc::clone(&self.snapshots), self.copies_hang.load(Ordering::Relaxed));
+            let copied = Copied { position: *self.end.borrow(), tables, copy, hangs, held };
+            Ok(Box::new(copied) as Box<dyn Snapshot>)
         })
     }
 }
@@ -318,6 +327,14 @@ struct Copied {
     position: Position,
     tables: Vec<DumpTable>,
     copy: Vec<Bytes>,
+    hangs: bool,
+    held: Arc<AtomicUsize>,
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        self.held.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Snapshot for Copied {
@@ -334,6 +351,11 @@ impl Snapshot for Copied {
     }
 
     fn next(&mut self) -> Answer<'_, Option<Bytes>> {
-        Box::pin(async { Ok(if self.copy.is_empty() { None } else { Some(self.copy.remove(0)) }) })
+        Box::pin(async {
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
+            Ok(if self.copy.is_empty() { None } else { Some(self.copy.remove(0)) })
+        })
     }
 }

@@ -60,6 +60,17 @@ impl Outlet {
         self.sent
     }
 
+    /// The same as `closed` for whoever lends the outlet to another one.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let queue = self.queue.clone();
+        async move {
+            match queue {
+                Some(queue) => queue.closed().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Resolves when the client has gone.
     pub async fn closed(&self) {
         match &self.queue {

@@ -355,3 +355,18 @@ async fn streams_are_fast() {
         assert!(rate > least, "{wire:?}: {rate}");
     }
 }
+
+#[tokio::test]
+async fn a_copy_ends_with_its_client_though_the_server_brings_nothing() {
+    let (feed, fake) = feed();
+    fake.copies_hang.store(true, Ordering::Relaxed);
+    let client = feed.dump(&shop(), &[]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(fake.snapshots.load(Ordering::Relaxed), 1);
+    drop(client);
+    let begin = Instant::now();
+    while fake.snapshots.load(Ordering::Relaxed) > 0 {
+        assert!(begin.elapsed() < DEADLINE, "a snapshot stays behind");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -7,6 +7,7 @@ mod capture_guards;
 mod capture_tables;
 mod change_leader;
 mod channel_bad_input;
+mod channel_dump;
 mod channel_follow;
 mod channel_follow_nodes;
 mod channel_hung;
