@@ -6,9 +6,9 @@ use super::output::Out;
 use super::status::Map;
 use crate::uri::encoded;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::io::{BufWriter, StdoutLock, Write};
+use std::io::{BufWriter, Write};
 use std::time::{Duration, Instant};
 
 /// How long a node may say nothing, not even where it is, before another one is asked.
@@ -48,7 +48,7 @@ pub async fn run(args: FollowArgs, out: Out) -> Result<(), Failure> {
     let client = args.target.client()?;
     let mut follower = Follower {
         nodes: client.bases().to_vec(),
-        printer: Printer { position: args.from, transaction: None, left: args.count, json: out.json },
+        printer: Printer::new(args.from, args.count, out.json),
         filter: filter(args.database.as_deref(), &args.tables),
         channel: encoded(&args.channel),
         client,
@@ -162,6 +162,7 @@ impl Follower {
 
     async fn read(&mut self, mut lines: Lines) -> Ended {
         let mut knew = Instant::now();
+        self.printer.resumes = true;
         let mut stdout = BufWriter::with_capacity(64 * 1024, std::io::stdout().lock());
         loop {
             while let Some(line) = lines.ready() {
@@ -240,12 +241,18 @@ struct Printer {
     position: String,
     /// The transaction that has begun and not ended.
     transaction: Option<String>,
+    /// The next line is the first one of a stream.
+    resumes: bool,
     left: Option<u64>,
     json: bool,
 }
 
 impl Printer {
-    fn line(&mut self, text: &[u8], out: &mut BufWriter<StdoutLock<'_>>) -> std::io::Result<Seen> {
+    fn new(position: String, left: Option<u64>, json: bool) -> Printer {
+        Printer { position, transaction: None, resumes: false, left, json }
+    }
+
+    fn line(&mut self, text: &[u8], out: &mut impl Write) -> std::io::Result<Seen> {
         let Ok(line) = serde_json::from_slice::<Line>(text) else {
             let shown = String::from_utf8_lossy(text.get(..200).unwrap_or(text)).into_owned();
             let message = format!("the node sent a line that is not understood: {shown}");
@@ -256,6 +263,9 @@ impl Printer {
             let status = if code == "position_purged" { 410 } else { 500 };
             let message = line.message.as_deref().unwrap_or("the stream ended with an error");
             return Ok(Seen::Failed(Failure::from_status(status, code, message)));
+        }
+        if std::mem::take(&mut self.resumes) {
+            self.close_what_ended(&line, out)?;
         }
         self.position.clear();
         self.position.push_str(&line.position);
@@ -289,6 +299,19 @@ impl Printer {
             }
         }
         Ok(Seen::Change)
+    }
+
+    /// A node begins with the `begin` of the transaction that the position lies in. If it does not, the position was
+    /// the transaction's end, and nobody will say so any more.
+    fn close_what_ended(&mut self, first: &Line<'_>, out: &mut impl Write) -> std::io::Result<()> {
+        let goes_on = first.kind == "begin" && self.transaction.as_deref() == first.transaction.as_deref();
+        let Some(transaction) = self.transaction.take_if(|_| !goes_on) else { return Ok(()) };
+        if self.json {
+            let position = &self.position;
+            let commit = json!({"type": "commit", "position": position, "transaction": transaction});
+            writeln!(out, "{commit}")?;
+        }
+        Ok(())
     }
 }
 
@@ -342,6 +365,43 @@ mod tests {
             };
             assert_eq!(found, expected, "{status} {code} {connected}");
         }
+    }
+
+    /// What is printed of two streams, one after the other.
+    fn printed(streams: [&[&str]; 2]) -> Vec<(String, String)> {
+        let (mut printer, mut out) = (Printer::new("5:0".to_owned(), None, true), Vec::new());
+        for lines in streams {
+            printer.resumes = true;
+            for line in lines {
+                assert!(printer.line(line.as_bytes(), &mut out).is_ok());
+            }
+        }
+        let lines = out.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+        let lines = lines.map(|line| serde_json::from_slice::<Value>(line).unwrap());
+        let word = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
+        lines.map(|line| (word(&line, "type"), word(&line, "position"))).collect()
+    }
+
+    #[test]
+    fn a_transaction_that_began_ends_once_whatever_node_says_it() {
+        let begin = r#"{"type":"begin","position":"5:0","transaction":"7"}"#;
+        let first = r#"{"type":"change","position":"5:1","transaction":"7","op":"insert"}"#;
+        let again = r#"{"type":"begin","position":"5:1","transaction":"7"}"#;
+        let second = r#"{"type":"change","position":"5:2","transaction":"7","op":"insert"}"#;
+        let commit = r#"{"type":"commit","position":"5:2","transaction":"7"}"#;
+        let next = r#"{"type":"begin","position":"5:1","transaction":"8"}"#;
+        let beat = r#"{"type":"heartbeat","position":"5:1","end":"5:1","leader":1}"#;
+        let all = |found: Vec<(String, String)>| -> Vec<String> {
+            found.into_iter().map(|(kind, position)| format!("{kind} {position}")).collect()
+        };
+        let whole = ["begin 5:0", "change 5:1", "change 5:2", "commit 5:2"];
+        assert_eq!(all(printed([&[begin, first], &[again, second, commit]])), whole);
+        // Heartbeats in the middle of it end nothing.
+        assert_eq!(all(printed([&[begin, first, beat], &[again, beat, second, commit]])), whole);
+        let cut = ["begin 5:0", "change 5:1", "commit 5:1"];
+        assert_eq!(all(printed([&[begin, first], &[beat]])), cut);
+        assert_eq!(all(printed([&[begin, first], &[next]]))[..3], cut);
+        assert_eq!(all(printed([&[begin, first, second, commit], &[beat]])), whole);
     }
 
     #[test]

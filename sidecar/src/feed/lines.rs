@@ -61,8 +61,13 @@ impl Lines {
         let mut decoder = Decoder::new();
         for (row, chunk) in piece.rows.iter() {
             let changes = decoder.feed(chunk).map_err(|error| broken(row, &error))?;
-            if let Some(header) = changes.header {
-                self.enter(row.xid, &header);
+            let (form, position) = (self.form, self.position);
+            if let Some(header) = changes.header
+                && let Some(transaction) = self.enter(row.xid, &header)
+                && piece.after.tick().is_some_and(|tick| row.first_tick <= tick)
+            {
+                // The reader was in the middle of it. What comes may be unwanted, but the end is not.
+                transaction.begin(form, &position, out.buffer());
             }
             let new = piece.after.tick().is_none_or(|tick| row.last_tick > tick);
             if !self.row(piece, row, changes, out).await? {
@@ -98,9 +103,13 @@ impl Lines {
                 }
                 let here = Position { epoch: row.epoch, tick };
                 if let Found::Wanted(schema) = self.schemas.wanted(change.schema_version) {
-                    let mut line =
-                        Line { form: self.form, position: self.position, transaction: &mut self.transaction };
-                    line.change(out.buffer(), row.xid, here, &change, schema);
+                    if let Some(transaction) = &mut self.transaction {
+                        transaction.begin(self.form, &self.position, out.buffer());
+                    }
+                    let transaction = self.transaction.as_ref();
+                    let line = Line { form: self.form, here, xid: row.xid, transaction };
+                    let last = row.flags & LAST != 0 && tick == row.last_tick;
+                    line.change(out.buffer(), &change, schema, last);
                     if let Form::Array { left, bytes_max } = &mut self.form {
                         *left = if out.buffer().len() > *bytes_max { 0 } else { *left - 1 };
                     }
@@ -116,9 +125,10 @@ impl Lines {
         }
     }
 
-    fn enter(&mut self, xid: u64, header: &Header) {
+    /// The transaction, if it is another one.
+    fn enter(&mut self, xid: u64, header: &Header) -> Option<&mut Transaction> {
         if self.transaction.as_ref().is_some_and(|transaction| transaction.xid == xid) {
-            return;
+            return None;
         }
         let mut about = b"\"committed_at\":".to_vec();
         time(&mut about, header.commit_us);
@@ -130,7 +140,7 @@ impl Lines {
             about.extend_from_slice(b",\"origin_committed_at\":");
             time(&mut about, us);
         }
-        self.transaction = Some(Transaction { xid, about, begun: false });
+        Some(self.transaction.insert(Transaction { xid, about, begun: false }))
     }
 
     /// The end of a transaction, if anything of it was shown.
@@ -180,38 +190,34 @@ impl Lines {
     }
 }
 
-/// Writing one change, and before it its transaction.
+impl Transaction {
+    /// Its first line, once.
+    fn begin(&mut self, form: Form, position: &After, out: &mut Vec<u8>) {
+        if std::mem::replace(&mut self.begun, true) || matches!(form, Form::Array { .. }) {
+            return;
+        }
+        open(out, form, position);
+        let xid = self.xid;
+        let _ = write!(out, "{{\"type\":\"begin\",\"position\":\"{position}\",\"transaction\":\"{xid}\",");
+        out.extend_from_slice(&self.about);
+        out.push(b'}');
+        close(out, form);
+    }
+}
+
+/// What surrounds one change.
 struct Line<'l> {
     form: Form,
-    /// Before the change.
-    position: After,
-    transaction: &'l mut Option<Transaction>,
+    here: Position,
+    xid: u64,
+    transaction: Option<&'l Transaction>,
 }
 
 impl Line<'_> {
-    fn change(
-        &mut self,
-        out: &mut Vec<u8>,
-        xid: u64,
-        here: Position,
-        change: &pgquorum_change::Change,
-        schema: &Schema,
-    ) {
+    /// `last`: the transaction ends with it.
+    fn change(&self, out: &mut Vec<u8>, change: &pgquorum_change::Change, schema: &Schema, last: bool) {
+        let (here, xid) = (self.here, self.xid);
         let array = matches!(self.form, Form::Array { .. });
-        if let Some(transaction) = self.transaction.as_mut().filter(|t| !t.begun) {
-            transaction.begun = true;
-            if !array {
-                open(out, self.form, &self.position);
-                let position = self.position;
-                let _ = write!(
-                    out,
-                    "{{\"type\":\"begin\",\"position\":\"{position}\",\"transaction\":\"{xid}\","
-                );
-                out.extend_from_slice(&transaction.about);
-                out.push(b'}');
-                close(out, self.form);
-            }
-        }
         if array {
             if !out.is_empty() {
                 out.push(b',');
@@ -232,7 +238,7 @@ impl Line<'_> {
             out.extend_from_slice(b"\",");
         }
         json::members(out, change, schema);
-        out.push(b'}');
+        out.extend_from_slice(if last { b",\"last\":true}" } else { b"}" });
         if !array {
             close(out, self.form);
         }

@@ -1,5 +1,7 @@
 //! Readers against a log in memory.
 
+mod resuming;
+
 use super::fake::{Fake, insert};
 use super::*;
 use serde_json::Value;
