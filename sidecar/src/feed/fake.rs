@@ -29,6 +29,8 @@ pub struct Fake {
     pub snapshots: Arc<AtomicUsize>,
     /// Bytes of chunks that were read.
     pub bytes_read: AtomicUsize,
+    /// How long reading takes.
+    pub slowness: Mutex<Duration>,
 }
 
 #[derive(Default)]
@@ -47,6 +49,8 @@ struct Row {
     part: u32,
     flags: u32,
     starts_inside: bool,
+    /// The server does not read it.
+    broken: bool,
     data: Vec<u8>,
 }
 
@@ -61,6 +65,7 @@ impl Default for Fake {
             copies_hang: AtomicBool::new(false),
             snapshots: Arc::default(),
             bytes_read: AtomicUsize::new(0),
+            slowness: Mutex::default(),
         }
     }
 }
@@ -100,6 +105,7 @@ impl Fake {
                 part: chunk.part,
                 flags: u32::from(chunk.part == 0) | if chunk.last { LAST } else { 0 },
                 starts_inside: inside,
+                broken: false,
                 data: chunk.data.to_vec(),
             });
             inside = ends_inside(chunk.data);
@@ -129,11 +135,15 @@ impl Fake {
         log.rows.retain(|row| row.ticks.1 > tick);
     }
 
-    /// Damages the row that holds this tick.
-    pub fn damage(&self, tick: u64) {
+    /// Damages the row that holds this tick: the server fails at it, or it was damaged on the way here.
+    pub fn damage(&self, tick: u64, in_the_server: bool) {
         let mut log = self.log();
         let row = log.rows.iter_mut().find(|row| row.ticks.1 >= tick).unwrap();
-        *row.data.last_mut().unwrap() ^= 1;
+        if in_the_server {
+            row.broken = true;
+        } else {
+            *row.data.last_mut().unwrap() ^= 1;
+        }
     }
 
     fn admit(&self, database: &str) -> Result<()> {
@@ -180,10 +190,10 @@ impl Fake {
         }
     }
 
-    fn read_rows(&self, after: u64, max_bytes: usize) -> Rows {
+    fn read_rows(&self, after: u64, max_bytes: usize) -> Result<Rows> {
         let log = self.log();
         let mut found = Rows::default();
-        let Some(holder) = log.rows.iter().position(|row| row.ticks.1 > after) else { return found };
+        let Some(holder) = log.rows.iter().position(|row| row.ticks.1 > after) else { return Ok(found) };
         // Where the change after `after` begins.
         let mut begin = holder;
         while log.rows[begin].starts_inside && log.rows[begin].ticks.0 > after {
@@ -205,10 +215,18 @@ impl Fake {
             if bytes > 0 && bytes + row.data.len() > max_bytes {
                 break;
             }
+            if row.broken {
+                let error = FeedError::new(Kind::RecordBroken, "the checksum is wrong");
+                if bytes == 0 {
+                    return Err(error);
+                }
+                found.broken = Some(error);
+                break;
+            }
             bytes += row.data.len();
             push(row);
         }
-        found
+        Ok(found)
     }
 
     fn state(&self) -> Value {
@@ -287,7 +305,21 @@ impl Source for Fake {
     fn read<'a>(&'a self, id: &'a ChannelId, after: &'a str, max_bytes: usize) -> Answer<'a, Rows> {
         Box::pin(async move {
             self.channel(id)?;
-            Ok(self.read_rows(self.place(after)?, max_bytes))
+            let slowness = *self.slowness.lock().unwrap();
+            if !slowness.is_zero() {
+                tokio::time::sleep(slowness).await;
+            }
+            self.read_rows(self.place(after)?, max_bytes)
+        })
+    }
+
+    fn find<'a>(&'a self, id: &'a ChannelId, tick: u64) -> Answer<'a, Position> {
+        Box::pin(async move {
+            self.channel(id)?;
+            let tick = self.place(&tick.to_string())?;
+            let log = self.log();
+            let holder = log.rows.iter().rfind(|row| row.ticks.0 <= tick);
+            Ok(Position { epoch: holder.map_or(5, |row| row.epoch), tick })
         })
     }
 

@@ -7,7 +7,8 @@
 //!   are; `stream` ties these together for a client that stays, `poll` for one that asks again and again.
 //! - `dump` copies tables under a snapshot whose position is known.
 //!
-//! Bounds: a reader holds two pieces and a few buffers, whatever its client takes; sessions are counted in `pool`.
+//! Bounds: a reader holds two pieces and a few buffers, whatever its client takes; pieces that are large because one
+//! change is have a budget for all readers together; sessions are counted in `pool`.
 
 mod copy_text;
 mod dump;
@@ -39,7 +40,7 @@ pub use source::{Call, ChannelId, Given, Source};
 use bytes::Bytes;
 use ends::Ends;
 use lines::{Form, Lines};
-use pieces::{Piece, Pieces};
+use pieces::{Budget, Piece, Pieces};
 use schemas::Schemas;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,12 +65,13 @@ pub struct Feed {
     source: Arc<dyn Source>,
     leadership: Arc<dyn Leadership>,
     ends: Arc<Ends>,
+    budget: Budget,
 }
 
 impl Feed {
     pub fn new(source: Arc<dyn Source>, leadership: Arc<dyn Leadership>) -> Feed {
         let ends = Arc::new(Ends::new(Arc::clone(&source), Arc::clone(&leadership)));
-        Feed { source, leadership, ends }
+        Feed { source, leadership, ends, budget: Budget::default() }
     }
 
     pub fn source(&self) -> &dyn Source {
@@ -139,7 +141,7 @@ impl Feed {
     /// Reads the first piece, so that a position that is not to be had is known before anything is answered. A standby
     /// may be a moment behind the node that a reader comes from.
     async fn settle(&self, id: &ChannelId, after: After) -> Result<(Pieces, Option<Piece>)> {
-        let mut pieces = Pieces::new(Arc::clone(&self.source), id.clone(), after);
+        let mut pieces = Pieces::new(Arc::clone(&self.source), id.clone(), after, self.budget.clone());
         let deadline = Instant::now() + CATCH_UP;
         loop {
             match pieces.next().await {

@@ -1,6 +1,9 @@
 //! Where a stream's bytes go: a buffer that is sent on when it is full, and a queue that is short on purpose.
 
 use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -9,16 +12,21 @@ const FULL_BYTES: usize = 64 * 1024;
 /// Buffers that wait for the client. Whoever writes waits with them, and reads nothing meanwhile.
 const QUEUE: usize = 2;
 
+/// How long a client may take nothing while its stream holds memory that others wait for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// One end of a queue of buffers, or a buffer alone.
 pub struct Outlet {
     buffer: Vec<u8>,
     queue: Option<mpsc::Sender<Bytes>>,
     sent: Instant,
+    /// Not zero: others wait for what this stream holds.
+    burden: Arc<AtomicUsize>,
 }
 
 impl Default for Outlet {
     fn default() -> Outlet {
-        Outlet { buffer: Vec::new(), queue: None, sent: Instant::now() }
+        Outlet { buffer: Vec::new(), queue: None, sent: Instant::now(), burden: Arc::default() }
     }
 }
 
@@ -27,6 +35,11 @@ impl Outlet {
     pub fn new() -> (Outlet, mpsc::Receiver<Bytes>) {
         let (queue, client) = mpsc::channel(QUEUE);
         (Outlet { queue: Some(queue), ..Outlet::default() }, client)
+    }
+
+    /// As long as this number is not zero, the client is not waited for without an end.
+    pub fn burdened_by(&mut self, burden: Arc<AtomicUsize>) {
+        self.burden = burden;
     }
 
     pub fn buffer(&mut self) -> &mut Vec<u8> {
@@ -50,9 +63,20 @@ impl Outlet {
         }
         let room = self.buffer.len() + self.buffer.len() / 8;
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(room.min(2 * FULL_BYTES)));
-        let taken = queue.send(full.into()).await.is_ok();
+        let room = loop {
+            match tokio::time::timeout(PATIENCE, queue.reserve()).await {
+                Ok(room) => break room.ok(),
+                Err(_) if self.burden.load(Ordering::Relaxed) > 0 => {
+                    tracing::warn!(
+                        "a client took nothing of a large change for {PATIENCE:?}; its stream ends"
+                    );
+                    break None;
+                }
+                Err(_) => {}
+            }
+        };
         self.sent = Instant::now();
-        taken
+        room.map(|room| room.send(full.into())).is_some()
     }
 
     /// When something was sent last, or the outlet was made.

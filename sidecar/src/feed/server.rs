@@ -24,6 +24,7 @@ const SCHEMAS: &str = "SELECT to_jsonb(v) FROM quorum.schema_version v JOIN quor
 const FOLLOWERS: &str = "SELECT to_jsonb(f) - 'channel' FROM quorum.follower f \
                          JOIN quorum.channel c ON c.id = f.channel WHERE c.name = $1 ORDER BY f.name";
 const WAIT: &str = "SELECT quorum.wait($1, $2, make_interval(secs => $3))";
+const FIND: &str = "SELECT epoch, tick FROM quorum.find_position($1, $2)";
 const READ: &str = "SELECT epoch, first_tick, last_tick, xid, flags, data FROM quorum.read_log($1, $2, $3)";
 
 /// The server itself ends a statement after 20 s. But it does not count the wait for standbys at a commit, and one that
@@ -67,6 +68,15 @@ impl Server {
             self.pool.give_back(session);
         }
         Ok(rows)
+    }
+
+    async fn find_position(&self, id: &ChannelId, tick: u64) -> Result<Position> {
+        let session = self.pool.take(&id.database, Purpose::Read).await?;
+        let text = tick.to_string();
+        let values: [Parameter; 2] = [(&id.channel, Type::TEXT), (&text, Type::TEXT)];
+        let row = within(READ_DEADLINE, ONLY_READ, said(session.query_typed_one(FIND, &values))).await?;
+        self.pool.give_back(session);
+        Ok(Position { epoch: number(&row, 0)?, tick: number(&row, 1)? })
     }
 
     async fn wait_for(&self, id: &ChannelId, after: &str, timeout: Duration) -> Result<Position> {
@@ -124,6 +134,10 @@ impl Source for Server {
 
     fn wait<'a>(&'a self, id: &'a ChannelId, after: &'a str, timeout: Duration) -> Answer<'a, Position> {
         Box::pin(self.wait_for(id, after, timeout))
+    }
+
+    fn find<'a>(&'a self, id: &'a ChannelId, tick: u64) -> Answer<'a, Position> {
+        Box::pin(self.find_position(id, tick))
     }
 
     fn read<'a>(&'a self, id: &'a ChannelId, after: &'a str, max_bytes: usize) -> Answer<'a, Rows> {
@@ -192,14 +206,11 @@ async fn collect(found: RowStream) -> Result<Rows> {
                 return Ok(rows);
             }
         };
-        let number = |at| -> Result<u64> {
-            let value: i64 = column(&row, at)?;
-            u64::try_from(value).map_err(|_| unreadable(&format!("a row of the log has {value}")))
-        };
         let Xid8(xid) = column(&row, 3)?;
         let flags: i32 = column(&row, 4)?;
         let data: &[u8] = column(&row, 5)?;
-        rows.push(number(0)?, (number(1)?, number(2)?), xid, flags.cast_unsigned(), data);
+        let ticks = (number(&row, 1)?, number(&row, 2)?);
+        rows.push(number(&row, 0)?, ticks, xid, flags.cast_unsigned(), data);
     }
 }
 
@@ -218,6 +229,12 @@ impl<'a> FromSql<'a> for Xid8 {
 
 pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
     row.try_get(at).map_err(|error| unreadable(&error.to_string()))
+}
+
+/// An epoch or a tick.
+fn number(row: &Row, at: usize) -> Result<u64> {
+    let value: i64 = column(row, at)?;
+    u64::try_from(value).map_err(|_| unreadable(&format!("an epoch or a tick is {value}")))
 }
 
 fn unreadable(what: &str) -> FeedError {

@@ -63,6 +63,11 @@ impl Rows {
         self.rows.iter().map(|row| (row, &self.bytes[row.data.clone()]))
     }
 
+    /// How much memory the chunks take.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -141,6 +146,8 @@ pub trait Source: Send + Sync + 'static {
     fn followers<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>>;
     /// The channel's end, as soon as it is not `after` any more, at the latest after `timeout`.
     fn wait<'a>(&'a self, id: &'a ChannelId, after: &'a str, timeout: Duration) -> Answer<'a, Position>;
+    /// The position that a tick alone means.
+    fn find<'a>(&'a self, id: &'a ChannelId, tick: u64) -> Answer<'a, Position>;
     /// Log rows from the change after `after` on, and what is needed to read them, up to about `max_bytes`.
     fn read<'a>(&'a self, id: &'a ChannelId, after: &'a str, max_bytes: usize) -> Answer<'a, Rows>;
     /// Carries out a change, on the leader only; the function's result as text.

@@ -39,13 +39,14 @@ pub struct Stream {
 impl Stream {
     /// Starts it; the client reads from what is returned, and ends it by dropping that.
     pub fn start(self) -> mpsc::Receiver<Bytes> {
-        let (out, client) = Outlet::new();
+        let (mut out, client) = Outlet::new();
         let Stream { pieces, first, format, waiting, leadership } = self;
         let (queue, read) = mpsc::channel(1);
         let end = waiting.end();
         // A stream without pieces holds the queue's other end itself, so that it goes on.
         let held = match pieces {
             Some(pieces) => {
+                out.burdened_by(pieces.large());
                 tokio::spawn(pull(pieces, waiting.end(), queue));
                 None
             }

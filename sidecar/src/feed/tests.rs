@@ -1,5 +1,6 @@
 //! Readers against a log in memory.
 
+mod limits;
 mod resuming;
 
 use super::fake::{Fake, insert};
@@ -271,20 +272,23 @@ async fn a_standby_that_is_behind_is_waited_for() {
 
 #[tokio::test]
 async fn a_damaged_record_ends_the_stream_after_what_is_good() {
-    let (feed, fake) = feed();
-    for xid in 1..=3 {
-        fake.commit(xid, &[insert(1, xid, "a")]);
+    for in_the_server in [true, false] {
+        let (feed, fake) = feed();
+        for xid in 1..=3 {
+            fake.commit(xid, &[insert(1, xid, "a")]);
+        }
+        fake.damage(3, in_the_server);
+        let mut lines = Lines::of(&feed, "start", &[]).await;
+        let found = lines.changes(7).await;
+        assert_eq!(ids(&found), [1, 2]);
+        assert_eq!((&found[6]["type"], &found[6]["code"]), (&"error".into(), &"record_broken".into()));
+        assert_eq!(found[6]["position"], "5:2");
+        // An answer ends before it; the next one says why.
+        let found = feed.poll(&shop(), ask("start", 9)).await.unwrap();
+        assert_eq!((ids(&changes(&found)), found.position.to_string()), (vec![1, 2], "5:2".to_owned()));
+        assert!(found.more);
+        assert_eq!(feed.poll(&shop(), ask("5:2", 9)).await.unwrap_err().kind, Kind::RecordBroken);
     }
-    fake.damage(3);
-    let mut lines = Lines::of(&feed, "start", &[]).await;
-    let found = lines.changes(7).await;
-    assert_eq!(ids(&found), [1, 2]);
-    assert_eq!((&found[6]["type"], &found[6]["code"]), (&"error".into(), &"record_broken".into()));
-    assert_eq!(found[6]["position"], "5:2");
-    // An answer ends before it; the next one says why.
-    let found = feed.poll(&shop(), ask("start", 9)).await.unwrap();
-    assert_eq!((ids(&changes(&found)), found.position.to_string()), (vec![1, 2], "5:2".to_owned()));
-    assert_eq!(feed.poll(&shop(), ask("5:2", 9)).await.unwrap_err().kind, Kind::RecordBroken);
 }
 
 #[tokio::test]
@@ -355,20 +359,5 @@ async fn streams_are_fast() {
         let rate = COUNT as f64 / begin.elapsed().as_secs_f64();
         println!("{wire:?}: {rate:.0} changes/s, {size} bytes");
         assert!(rate > least, "{wire:?}: {rate}");
-    }
-}
-
-#[tokio::test]
-async fn a_copy_ends_with_its_client_though_the_server_brings_nothing() {
-    let (feed, fake) = feed();
-    fake.copies_hang.store(true, Ordering::Relaxed);
-    let client = feed.dump(&shop(), &[]).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(fake.snapshots.load(Ordering::Relaxed), 1);
-    drop(client);
-    let begin = Instant::now();
-    while fake.snapshots.load(Ordering::Relaxed) > 0 {
-        assert!(begin.elapsed() < DEADLINE, "a snapshot stays behind");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

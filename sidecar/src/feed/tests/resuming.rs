@@ -18,7 +18,7 @@ async fn a_transaction_in_whose_middle_a_reader_was_ends_for_it() {
     fake.commit(8, &[insert(2, 5, "d")]);
     let next = ["begin 5:4", "change 5:5", "commit 5:5"];
     assert_eq!(shown(&feed, "start", 6).await[..3], ["begin start", "change 5:1", "commit 5:4"]);
-    for after in ["5:1", "5:2", "5:3"] {
+    for after in ["5:1", "5:2", "5:3", "3"] {
         let found = shown(&feed, after, 5).await;
         let begin = format!("begin 5:{}", after.trim_start_matches("5:"));
         assert_eq!(found[..2], [begin, "commit 5:4".to_owned()], "{after}");
@@ -48,4 +48,14 @@ async fn the_last_change_of_a_transaction_says_so() {
     // Of the other table the first transaction shows none that is its last.
     let lines = Lines::of(&feed, "start", &["notes"]).await.changes(1002).await;
     assert_eq!(marked(&lines), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_tick_alone_is_bound_to_its_history_at_once() {
+    let (feed, fake) = feed();
+    fake.commit(1, &[insert(1, 1, "a"), insert(1, 2, "b")]);
+    let found = feed.poll(&shop(), ask("2", 9)).await.unwrap();
+    assert_eq!(found.position.to_string(), "5:2");
+    let beat = Lines::of(&feed, "2", &[]).await.next().await;
+    assert_eq!((&beat["type"], &beat["position"]), (&"heartbeat".into(), &"5:2".into()));
 }

@@ -181,7 +181,7 @@ async fn what_is_wrong_is_named() {
     let answer = served.send("GET /channels/shop/stream?tables=orders", &binary, "").await;
     assert_eq!((answer.status, answer.code().as_str()), (400, "no_filter"));
     assert!(served.database.calls.lock().unwrap().is_empty());
-    served.database.damage(5);
+    served.database.damage(5, true);
     let answer = served.get("/channels/shop/changes?after=4").await;
     assert_eq!((answer.status, answer.code().as_str()), (500, "record_broken"));
 }
