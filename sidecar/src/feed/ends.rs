@@ -29,8 +29,10 @@ pub enum End {
 
 /// What the feed must know of the cluster.
 pub trait Leadership: Send + Sync + 'static {
-    /// The leader that this node hears of.
+    /// The leader that this node hears of; none if it hears nothing any more.
     fn leader(&self) -> Option<u64>;
+    /// Why this node does not belong to its cluster any more, if so.
+    fn removed(&self) -> Option<FeedError>;
     /// Whether this node is it.
     fn leads(&self) -> bool;
     /// Makes the leader know, until this is dropped, that somebody waits for the channel: it makes new changes readable

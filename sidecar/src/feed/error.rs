@@ -34,6 +34,8 @@ pub enum Kind {
     Unavailable,
     /// Too many readers or dumps at a time.
     Busy,
+    /// The cluster goes on without this node.
+    Removed,
     OutOfResources,
     Internal,
 }
@@ -60,6 +62,7 @@ impl Kind {
             Kind::TimedOut => "timed_out",
             Kind::Unavailable => "database_unavailable",
             Kind::Busy => "busy",
+            Kind::Removed => "removed",
             Kind::OutOfResources => "out_of_resources",
             Kind::Internal => "database_error",
         }

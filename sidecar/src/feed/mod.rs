@@ -74,6 +74,11 @@ impl Feed {
         Feed { source, leadership, ends, budget: Budget::default() }
     }
 
+    /// The leader that this node hears of.
+    pub fn leader(&self) -> Option<u64> {
+        self.leadership.leader()
+    }
+
     pub fn source(&self) -> &dyn Source {
         &*self.source
     }

@@ -123,7 +123,7 @@ impl Writer {
             let written = match next.take() {
                 Some(Ok(piece)) => self.piece(&piece).await,
                 Some(Err(error)) => Err(error),
-                None => Ok(self.heartbeat()),
+                None => self.heartbeat(),
             };
             let go_on = match written {
                 Ok(go_on) => go_on,
@@ -162,7 +162,10 @@ impl Writer {
         }
     }
 
-    fn heartbeat(&mut self) -> bool {
+    fn heartbeat(&mut self) -> Result<bool> {
+        if let Some(error) = self.leadership.removed() {
+            return Err(error);
+        }
         let end: Option<Position> = match &*self.end.borrow() {
             End::At(end) => Some(*end),
             End::Unknown | End::Failed(_) => None,
@@ -171,7 +174,7 @@ impl Writer {
             Format::Lines(lines) => lines.heartbeat(end, self.leadership.leader(), &mut self.out),
             Format::Frames => frames::heartbeat(end, &mut self.out),
         }
-        true
+        Ok(true)
     }
 
     fn error(&mut self, error: &FeedError) {

@@ -21,6 +21,10 @@ impl Leadership for Cluster {
         Some(1)
     }
 
+    fn removed(&self) -> Option<FeedError> {
+        None
+    }
+
     fn leads(&self) -> bool {
         self.leads
     }

@@ -182,9 +182,14 @@ pub(super) fn driver_stalled() -> Refusal {
     )
 }
 
+/// Why a node that was removed was.
+pub(super) fn why_removed(view: &View) -> Outcast {
+    view.outcast.unwrap_or(Outcast::Removed)
+}
+
 fn not_a_member(view: &View) -> Refusal {
     if view.removed {
-        let why = view.outcast.unwrap_or(Outcast::Removed);
+        let why = why_removed(view);
         let code = match why {
             Outcast::Removed => "removed",
             Outcast::Forgotten => "forgotten",

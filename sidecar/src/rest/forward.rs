@@ -26,6 +26,10 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// How long the leader may take to answer: longer than it gives its own driver.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(25);
 
+/// How long the leader may take to begin a stream, and to say something in it: it says where the channel ends each second.
+const BEGIN_DEADLINE: Duration = Duration::from_secs(10);
+const SILENCE_MAX: Duration = Duration::from_secs(4);
+
 /// The longest answer that is passed on.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
@@ -74,19 +78,21 @@ impl Forward {
         }
     }
 
-    /// Sends `GET path` to the leader and reads, and throws away, whatever it answers until it ends. Returns at once if
-    /// it refuses.
+    /// Sends `GET path` to the leader and reads, and throws away, whatever it answers until it ends or says nothing for
+    /// long. Returns at once if it refuses.
     pub(super) async fn hold(&self, leader: SocketAddr, path: &str, from: NodeId) -> Result<(), Failure> {
         let stream = self.connect(leader).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = self.request(Method::GET, leader, path, from)?;
         let reading = async {
-            let response = sender.send_request(request).await?;
+            let asked = tokio::time::timeout(BEGIN_DEADLINE, sender.send_request(request)).await;
+            let response = asked.map_err(|_| "no answer in 10 s")??;
             if !response.status().is_success() {
                 return Err(format!("the leader answers {}", response.status()).into());
             }
             let mut body = response.into_body();
-            while let Some(frame) = body.frame().await {
+            let silent = |_| "the leader says nothing for 4 s";
+            while let Some(frame) = tokio::time::timeout(SILENCE_MAX, body.frame()).await.map_err(silent)? {
                 frame?;
             }
             Ok(())

@@ -1,9 +1,9 @@
 //! The leader as the feed sees it: who it is, and that somebody waits for a channel here.
 
-use super::api::leads;
+use super::api::{is_running, leads, why_removed};
 use super::forward::Forward;
 use crate::clock;
-use crate::feed::{ChannelId, Leadership};
+use crate::feed::{ChannelId, FeedError, Kind, Leadership};
 use crate::uri::encoded;
 use pgquorum_agent::view::View;
 use std::pin::Pin;
@@ -27,7 +27,15 @@ impl LeaderSeen {
 
 impl Leadership for LeaderSeen {
     fn leader(&self) -> Option<u64> {
-        self.view.borrow().leader.as_ref().map(|leader| leader.id)
+        let view = self.view.borrow();
+        // A view that is not renewed would name the leader of then for ever.
+        let hears = is_running(&view, clock::now()) && view.member && !view.removed;
+        view.leader.as_ref().filter(|_| hears).map(|leader| leader.id)
+    }
+
+    fn removed(&self) -> Option<FeedError> {
+        let view = self.view.borrow();
+        view.removed.then(|| FeedError::new(Kind::Removed, why_removed(&view).explain(view.id)))
     }
 
     fn leads(&self) -> bool {

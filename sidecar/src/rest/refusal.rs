@@ -93,6 +93,7 @@ impl From<FeedError> for Refusal {
             Kind::UnknownTable | Kind::UnknownFollower => 404,
             Kind::AlreadyExists | Kind::PositionUnknownEpoch | Kind::PositionInFuture => 409,
             Kind::PositionPurged => 410,
+            Kind::Removed => 412,
             Kind::RecordBroken | Kind::Internal => 500,
             Kind::Busy => 503,
             Kind::SnapshotTooOld | Kind::ReadOnly | Kind::Locked | Kind::TimedOut => 531,

@@ -1,7 +1,7 @@
 //! `GET /channels/{channel}/changes`: some changes, at once or when they come.
 
 use super::channel;
-use crate::feed::{Ask, Found};
+use crate::feed::{Ask, ChannelId, Found};
 use crate::rest::api::{Api, query, read};
 use crate::rest::query::{Query, bad};
 use crate::rest::refusal::{Refusal, with_body};
@@ -41,17 +41,19 @@ async fn answer(api: &Api, channel: &str, query: &str) -> Result<Response, Refus
     };
     let place = api.reader_place()?;
     let found = place.unless_stopped(async { Ok(api.feed().poll(&id, ask).await?) }).await?;
-    Ok(with_body(200, "application/json", document(&id.channel, &id.database, &found)))
+    Ok(with_body(200, "application/json", document(&id, &found, api.feed().leader())))
 }
 
-fn document(channel: &str, database: &str, found: &Found) -> String {
+fn document(id: &ChannelId, found: &Found, leader: Option<u64>) -> String {
     let Found { changes, position, more, in_transaction } = found;
     let name = |text: &str| serde_json::Value::from(text).to_string();
-    let mut text = format!("{{\"channel\":{},\"database\":{},\"changes\":[", name(channel), name(database));
+    let (channel, database) = (name(&id.channel), name(&id.database));
+    let leader = serde_json::Value::from(leader);
+    let mut text = format!("{{\"channel\":{channel},\"database\":{database},\"changes\":[");
     text.reserve(changes.len() + 128);
     text.push_str(&String::from_utf8_lossy(changes));
     text.push_str(&format!(
-        "],\"position\":\"{position}\",\"more\":{more},\"in_transaction\":{in_transaction}}}"
+        "],\"position\":\"{position}\",\"more\":{more},\"in_transaction\":{in_transaction},\"leader\":{leader}}}"
     ));
     text
 }

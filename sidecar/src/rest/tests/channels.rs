@@ -194,7 +194,7 @@ async fn a_poll_says_where_to_go_on() {
     let change = json!({"position": "5:1", "transaction": "7", "committed_at": "2026-01-02T03:04:05.000006Z", "op": "insert",
         "schema": "public", "table": "orders", "key": {"id": 1}, "new": {"id": 1, "note": "a"}});
     let expected = json!({"channel": "shop", "database": "postgres", "changes": [change], "position": "5:1", "more": true,
-        "in_transaction": true});
+        "in_transaction": true, "leader": 1});
     assert_eq!(first, expected);
     let next = served.get("/channels/shop/changes?after=5:1").await.json();
     assert_eq!(
@@ -270,30 +270,6 @@ async fn the_binary_stream_is_the_log_as_it_is() {
             other => panic!("a frame of kind {other}"),
         }
     }
-}
-
-#[tokio::test]
-async fn the_leader_hears_of_readers_elsewhere() {
-    let leader = serve(view(1), accept).await;
-    let other = serve(view(2), accept).await;
-    other.change_view(|view| view.leader.as_mut().unwrap().api = leader.address);
-    let waits = async |served: &Served, expected: usize| {
-        let seen = async {
-            while served.database.waits.load(std::sync::atomic::Ordering::Relaxed) != expected {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, seen).await.expect("the number of waits");
-    };
-    let reader = Follower::accepting(other.address, "/channels/shop/stream?after=now", "*/*", &[]).await;
-    waits(&other, 1).await;
-    waits(&leader, 1).await;
-    drop(reader);
-    waits(&leader, 0).await;
-    // Who takes another node for the leader by mistake is told so.
-    let hop = ["x-pgquorum-forwarded-by: 3"];
-    let answer = other.send("GET /channels/shop/stream?changes=false", &hop, "").await;
-    assert_eq!((answer.status, answer.code().as_str()), (417, "not_leader"));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 #![allow(clippy::result_large_err)]
 
 mod changes;
+mod channel_nodes;
 mod channels;
 mod checks;
 mod followers_and_dumps;
