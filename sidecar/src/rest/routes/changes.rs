@@ -2,10 +2,9 @@
 
 use super::channel;
 use crate::feed::{Ask, ChannelId, Found};
-use crate::rest::api::{Api, query, read};
+use crate::rest::api::Api;
 use crate::rest::query::{Query, bad};
 use crate::rest::refusal::{Refusal, with_body};
-use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
@@ -14,15 +13,11 @@ const LIMIT_MAX: u64 = 10_000;
 const WAIT_MAX_S: u64 = 60;
 
 pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
-    let api = api.clone();
-    warp::path!("channels" / String / "changes")
-        .and(read())
-        .and(query())
-        .then(move |channel: String, query: String| {
-            let api = api.clone();
-            async move { answer(&api, &channel, &query).await.unwrap_or_else(Refusal::into_response) }
-        })
-        .boxed()
+    channel::reading(
+        api,
+        "changes",
+        |api, channel, query| async move { answer(&api, &channel, &query).await },
+    )
 }
 
 async fn answer(api: &Api, channel: &str, query: &str) -> Result<Response, Refusal> {

@@ -1,12 +1,54 @@
 //! What the routes of channels have in common: which channel is meant, what a body may hold, how a state is shown.
 
 use crate::feed::{After, Call, ChannelId, Given};
-use crate::rest::api::Api;
+use crate::rest::api::{Api, query, read};
+use crate::rest::body;
 use crate::rest::query::{Query, bad};
-use crate::rest::refusal::Refusal;
+use crate::rest::refusal::{Refusal, respond};
 use crate::uri::decoded;
 use pgquorum_agent::settings::Span;
 use serde_json::{Map, Value};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+/// What a route with a body is given.
+pub(in crate::rest) type Body = Result<Map<String, Value>, Refusal>;
+
+/// `GET` and `HEAD /channels/{channel}/NAME`; the answer is given channel and query as they stand in the address.
+pub(in crate::rest) fn reading<A, F>(api: &Api, name: &'static str, answer: A) -> BoxedFilter<(Response,)>
+where
+    A: Fn(Api, String, String) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Response, Refusal>> + Send,
+{
+    let api = api.clone();
+    let path = warp::path!("channels" / String / ..).and(warp::path(name)).and(warp::path::end());
+    path.and(read())
+        .and(query())
+        .then(move |channel, query| {
+            let answer = answer(api.clone(), channel, query);
+            async move { answer.await.unwrap_or_else(Refusal::into_response) }
+        })
+        .boxed()
+}
+
+/// The same for `POST` with a body.
+pub(in crate::rest) fn posting<A, F>(api: &Api, name: &'static str, answer: A) -> BoxedFilter<(Response,)>
+where
+    A: Fn(Api, String, String, Body) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Value, Refusal>> + Send,
+{
+    let api = api.clone();
+    let path = warp::path!("channels" / String / ..).and(warp::path(name)).and(warp::path::end());
+    path.and(warp::post())
+        .and(query())
+        .and(body::object())
+        .then(move |channel, query, body| {
+            let answer = answer(api.clone(), channel, query, body);
+            async move { respond(answer.await) }
+        })
+        .boxed()
+}
 
 /// The database that the request is about.
 pub(in crate::rest) fn database(api: &Api, query: &Query) -> Result<String, Refusal> {

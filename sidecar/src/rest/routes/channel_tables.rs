@@ -1,12 +1,11 @@
 //! `/channels/{channel}/tables` and `/channels/{channel}/tables/{table}`: which tables a channel follows.
 
-use super::channel::{self, Fields, with};
+use super::channel::{self, Body, Fields, with};
 use crate::feed::{Call, Given};
-use crate::rest::api::{Api, query, read};
-use crate::rest::body;
+use crate::rest::api::{Api, query};
 use crate::rest::query::Query;
-use crate::rest::refusal::{Refusal, respond};
-use serde_json::{Map, Value, json};
+use crate::rest::refusal::{Refusal, json, respond};
+use serde_json::{Value, json};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -14,20 +13,13 @@ use warp::reply::Response;
 const FIELDS: &[&str] = &["table", "columns", "where", "old_image"];
 
 pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
-    let (lister, tracker, untracker) = (api.clone(), api.clone(), api.clone());
-    let list = warp::path!("channels" / String / "tables").and(read()).and(query()).then(
-        move |channel: String, query: String| {
-            let api = lister.clone();
-            async move { respond(list(&api, &channel, &query).await) }
-        },
-    );
-    let track =
-        warp::path!("channels" / String / "tables").and(warp::post()).and(query()).and(body::object()).then(
-            move |channel: String, query: String, body| {
-                let api = tracker.clone();
-                async move { respond(track(&api, &channel, &query, body).await) }
-            },
-        );
+    let untracker = api.clone();
+    let list = channel::reading(api, "tables", |api, channel, query| async move {
+        Ok(json(200, &list(&api, &channel, &query).await?))
+    });
+    let track = channel::posting(api, "tables", |api, channel, query, body| async move {
+        track(&api, &channel, &query, body).await
+    });
     let untrack = warp::path!("channels" / String / "tables" / String).and(warp::delete()).and(query()).then(
         move |channel: String, table: String, query: String| {
             let api = untracker.clone();
@@ -47,12 +39,7 @@ async fn list(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> {
     Ok(source.tables(&id).await?.into())
 }
 
-async fn track(
-    api: &Api,
-    channel: &str,
-    query: &str,
-    body: Result<Map<String, Value>, Refusal>,
-) -> Result<Value, Refusal> {
+async fn track(api: &Api, channel: &str, query: &str, body: Body) -> Result<Value, Refusal> {
     api.leader_view()?;
     let id = channel::channel(api, channel, &Query::strict(query, &["database"])?)?;
     let mut fields = Fields::new(body?, FIELDS)?;

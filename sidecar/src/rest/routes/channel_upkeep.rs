@@ -1,31 +1,26 @@
 //! `POST /channels/{channel}/prune` and `…/purge`: begin a new version of a channel, drop old changes.
 
-use super::channel::{self, Fields, with};
+use super::channel::{self, Body, Fields, with};
 use crate::feed::{Call, Given};
 use crate::rest::api::{Api, query};
-use crate::rest::body;
 use crate::rest::query::Query;
 use crate::rest::refusal::{Refusal, respond};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
-    let (pruner, purger) = (api.clone(), api.clone());
+    let pruner = api.clone();
     let prune = warp::path!("channels" / String / "prune").and(warp::post()).and(query()).then(
         move |channel: String, query: String| {
             let api = pruner.clone();
             async move { respond(prune(&api, &channel, &query).await) }
         },
     );
-    let purge =
-        warp::path!("channels" / String / "purge").and(warp::post()).and(query()).and(body::object()).then(
-            move |channel: String, query: String, body| {
-                let api = purger.clone();
-                async move { respond(purge(&api, &channel, &query, body).await) }
-            },
-        );
+    let purge = channel::posting(api, "purge", |api, channel, query, body| async move {
+        purge(&api, &channel, &query, body).await
+    });
     prune.or(purge).unify().boxed()
 }
 
@@ -37,12 +32,7 @@ async fn prune(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> 
     channel::state(api, &id).await
 }
 
-async fn purge(
-    api: &Api,
-    channel: &str,
-    query: &str,
-    body: Result<Map<String, Value>, Refusal>,
-) -> Result<Value, Refusal> {
+async fn purge(api: &Api, channel: &str, query: &str, body: Body) -> Result<Value, Refusal> {
     api.leader_view()?;
     let id = channel::channel(api, channel, &Query::strict(query, &["database"])?)?;
     let mut fields = Fields::new(body?, &["keep", "before"])?;

@@ -1,23 +1,14 @@
 //! `GET /channels/{channel}/dump`: the tables as they are now, and the position from which to follow them.
 
 use super::channel;
-use crate::rest::api::{Api, query, read};
+use crate::rest::api::Api;
 use crate::rest::query::Query;
 use crate::rest::refusal::Refusal;
-use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
-    let api = api.clone();
-    warp::path!("channels" / String / "dump")
-        .and(read())
-        .and(query())
-        .then(move |channel: String, query: String| {
-            let api = api.clone();
-            async move { answer(&api, &channel, &query).await.unwrap_or_else(Refusal::into_response) }
-        })
-        .boxed()
+    channel::reading(api, "dump", |api, channel, query| async move { answer(&api, &channel, &query).await })
 }
 
 async fn answer(api: &Api, channel: &str, query: &str) -> Result<Response, Refusal> {

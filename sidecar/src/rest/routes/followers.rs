@@ -1,34 +1,24 @@
 //! `/channels/{channel}/followers` and `…/{follower}`: readers whose position retention respects.
 
-use super::channel::{self, Fields, with};
+use super::channel::{self, Body, Fields, with};
 use crate::feed::{After, Call, ChannelId, FeedError, Given, Kind};
-use crate::rest::api::{Api, query, read};
+use crate::rest::api::{Api, query};
 use crate::rest::body;
 use crate::rest::query::Query;
-use crate::rest::refusal::{Refusal, respond};
-use serde_json::{Map, Value, json};
+use crate::rest::refusal::{Refusal, json, respond};
+use serde_json::{Value, json};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
-type Body = Result<Map<String, Value>, Refusal>;
-
 pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
-    let (lister, registrar, mover, dropper) = (api.clone(), api.clone(), api.clone(), api.clone());
-    let list = warp::path!("channels" / String / "followers").and(read()).and(query()).then(
-        move |channel: String, query: String| {
-            let api = lister.clone();
-            async move { respond(list(&api, &channel, &query).await) }
-        },
-    );
-    let register = warp::path!("channels" / String / "followers")
-        .and(warp::post())
-        .and(query())
-        .and(body::object())
-        .then(move |channel: String, query: String, body| {
-            let api = registrar.clone();
-            async move { respond(register(&api, &channel, &query, body).await) }
-        });
+    let (mover, dropper) = (api.clone(), api.clone());
+    let list = channel::reading(api, "followers", |api, channel, query| async move {
+        Ok(json(200, &list(&api, &channel, &query).await?))
+    });
+    let register = channel::posting(api, "followers", |api, channel, query, body| async move {
+        register(&api, &channel, &query, body).await
+    });
     let forward = warp::path!("channels" / String / "followers" / String)
         .and(warp::put())
         .and(query())

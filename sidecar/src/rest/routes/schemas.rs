@@ -1,24 +1,17 @@
 //! `GET /channels/{channel}/schemas`: what tables looked like, for readers of the binary stream.
 
 use super::channel;
-use crate::rest::api::{Api, query, read};
+use crate::rest::api::Api;
 use crate::rest::query::Query;
-use crate::rest::refusal::{Refusal, respond};
+use crate::rest::refusal::{Refusal, json};
 use serde_json::Value;
-use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
-    let api = api.clone();
-    warp::path!("channels" / String / "schemas")
-        .and(read())
-        .and(query())
-        .then(move |channel: String, query: String| {
-            let api = api.clone();
-            async move { respond(answer(&api, &channel, &query).await) }
-        })
-        .boxed()
+    channel::reading(api, "schemas", |api, channel, query| async move {
+        Ok(json(200, &answer(&api, &channel, &query).await?))
+    })
 }
 
 async fn answer(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> {
