@@ -17,6 +17,7 @@ mod chaos;
 mod cli;
 mod db_config;
 mod dead_man;
+mod feed_disk_full;
 mod feed_errors;
 mod feed_failover;
 mod feed_model;
