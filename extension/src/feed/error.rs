@@ -1,8 +1,9 @@
 //! What can be wrong with reading a channel, in words and codes.
 
 use pgrx::PgSqlErrorCode::{
-    ERRCODE_DATA_CORRUPTED, ERRCODE_INVALID_PARAMETER_VALUE, ERRCODE_INVALID_TRANSACTION_STATE,
-    ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, ERRCODE_READ_ONLY_SQL_TRANSACTION, ERRCODE_UNDEFINED_OBJECT,
+    ERRCODE_ACTIVE_SQL_TRANSACTION, ERRCODE_DATA_CORRUPTED, ERRCODE_INVALID_PARAMETER_VALUE,
+    ERRCODE_INVALID_TRANSACTION_STATE, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+    ERRCODE_READ_ONLY_SQL_TRANSACTION, ERRCODE_UNDEFINED_OBJECT,
 };
 
 use super::entries::Place;
@@ -53,6 +54,8 @@ pub enum FeedError {
     Standby(&'static str),
     /// The transaction must keep one snapshot.
     NotRepeatable,
+    /// The transaction must not have written.
+    HasWritten,
     NoAnswer {
         channel: String,
     },
@@ -122,6 +125,12 @@ impl FeedError {
                 "quorum.dump_start needs a transaction that keeps its snapshot",
             )
             .hint("BEGIN ISOLATION LEVEL REPEATABLE READ; then quorum.dump_start as the first statement, then copy the tables in the same transaction."),
+            Self::HasWritten => Refusal::new(
+                ERRCODE_ACTIVE_SQL_TRANSACTION,
+                "quorum.dump_start must come before anything that its transaction writes",
+            )
+            .detail("The copy would hold what this transaction has written, and whoever follows from the position would get it once more.")
+            .hint("Commit or roll back; then BEGIN ISOLATION LEVEL REPEATABLE READ, and quorum.dump_start as the first statement."),
             Self::NoAnswer { channel } => Refusal::new(
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!("no batch of channel \"{channel}\" could be cut"),

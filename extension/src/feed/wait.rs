@@ -116,7 +116,7 @@ fn cut(channel: &str) -> String {
 /// The position of a copy: exactly what the caller's transaction sees. It keeps one snapshot, so that all tables that are
 /// copied in it are of one moment; whoever follows the channel from there misses nothing and gets nothing twice.
 ///
-/// Errors: 25000 not REPEATABLE READ, 25006 on a standby, PQ004 the snapshot is older than the last batch (roll back and
+/// Errors: 25000 not REPEATABLE READ, 25001 the transaction has written, 25006 on a standby, PQ004 the snapshot is older than the last batch (roll back and
 /// try again), else as `quorum.cut`.
 #[pg_extern]
 fn dump_start(channel: &str) -> String {
@@ -132,6 +132,10 @@ fn dump_now(channel: &str) -> Result<String, FeedError> {
     }
     if !snapshot::keeps_one() {
         return Err(FeedError::NotRepeatable);
+    }
+    // The copy sees what this transaction has written, and the channel gets it once more after the position.
+    if process::has_transaction_id() {
+        return Err(FeedError::HasWritten);
     }
     cut_now(channel, &snapshot::export())
 }

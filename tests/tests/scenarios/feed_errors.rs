@@ -52,6 +52,13 @@ fn errors_say_what_to_do() {
     refused(&mut client, "SELECT quorum.wait('shop', '7:50', '1 s')", "PQ002");
     refused(&mut client, "SELECT quorum.dump_start('shop')", "25000");
 
+    // A copy that would hold what its own transaction has written.
+    client
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; DELETE FROM t WHERE id = 1")
+        .expect("a change");
+    refused(&mut client, "SELECT quorum.dump_start('shop')", "25001");
+    client.batch_execute("ROLLBACK").expect("the session goes on");
+
     // A copy whose snapshot is older than the last batch.
     let mut other = server.connect().expect("a second session");
     other.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM t").expect("a snapshot");
