@@ -87,7 +87,7 @@ fn write(
             14..16 => "ROLLBACK".to_owned(),
             16 => format!("PREPARE TRANSACTION '{name}{round}'; ROLLBACK PREPARED '{name}{round}'"),
             _ => format!(
-                "PREPARE TRANSACTION '{name}{round}'; SELECT pg_sleep(0.02); COMMIT PREPARED '{name}{round}'"
+                "PREPARE TRANSACTION '{name}{round}'; SELECT quorum.cut('shop'); COMMIT PREPARED '{name}{round}'"
             ),
         };
         for step in end.split("; ") {
