@@ -143,14 +143,15 @@ fn open_heaps(channel: &Channel) -> Option<BTreeMap<u32, ScannedHeap>> {
 fn next_start(channel: &Channel, heaps: &BTreeMap<u32, ScannedHeap>, database: u32) -> BTreeMap<u32, u32> {
     let mut from = BTreeMap::new();
     for (number, heap) in heaps {
-        let oid = channel.heaps[number];
-        let wanted = heap.blocks().saturating_sub(1 + LAG_BLOCKS);
+        let (oid, blocks) = (channel.heaps[number], heap.blocks());
+        let wanted = blocks.saturating_sub(1 + LAG_BLOCKS);
         let present = slots::frontier(database, oid);
-        if wanted > present {
+        // One behind the end is not of this table: of a dropped one that had its number, or from before it was cut short.
+        if wanted > present || present > blocks {
             slots::publish_frontier(database, oid, wanted);
         }
         // Where there was no room for it, writers know none.
-        from.insert(*number, slots::frontier(database, oid));
+        from.insert(*number, slots::frontier(database, oid).min(wanted));
     }
     for writer in slots::active(database) {
         for (number, block) in &mut from {

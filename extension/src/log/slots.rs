@@ -51,7 +51,7 @@ pub struct Prepared {
 /// A log table and its frontier.
 #[repr(C)]
 pub struct Frontier {
-    /// Database and log table; 0: never used; [`TAKEN`]: free again.
+    /// Database and log table; 0: never used; [`TAKEN`]: free again; one below: being filled.
     key: AtomicU64,
     block: AtomicU32,
 }
@@ -202,7 +202,7 @@ pub fn lost() -> u64 {
     LOST.get().first().map_or(0, |count| count.load(SeqCst))
 }
 
-/// Frees the places of a database's prepared transactions that nobody will read, when its last channel is dropped.
+/// Frees the places of a database that nobody will read any more, when its last channel was dropped.
 pub fn forget_database(database: u32) {
     for entry in PREPARED.get() {
         let xid = entry.xid.load(SeqCst);
@@ -210,6 +210,15 @@ pub fn forget_database(database: u32) {
             let _ = entry.xid.compare_exchange(xid, 0, SeqCst, SeqCst);
         }
     }
+    for heap in heaps(database) {
+        forget_heap(database, heap);
+    }
+}
+
+/// The log tables of a database that have a frontier.
+pub fn heaps(database: u32) -> Vec<u32> {
+    let keys = FRONTIER.get().iter().map(|place| place.key.load(SeqCst)).filter(|key| *key < TAKEN - 1);
+    keys.filter(|key| *key != 0 && key >> 32 == u64::from(database)).map(|key| key as u32).collect()
 }
 
 fn key(database: u32, heap: u32) -> u64 {

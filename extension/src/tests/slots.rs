@@ -31,7 +31,12 @@ mod tests {
         }
         slots::publish_frontier(database, 7, 3);
         assert_eq!(slots::frontier(database, 7), 3, "a place is used again");
-        slots::forget_heap(database, 7);
+        slots::publish_frontier(database, 9, 4);
+        let mut heaps = slots::heaps(database);
+        heaps.sort_unstable();
+        assert_eq!(heaps, [7, 9]);
+        slots::forget_database(database);
+        assert!(slots::heaps(database).is_empty(), "and goes with the database");
     }
 
     #[pg_test]
