@@ -97,8 +97,8 @@ fn cut_by(channel: &Channel, mut next: Channel, given: bool, before: Before, see
     };
     let (over, waiting): (Vec<Pending>, Vec<Pending>) =
         prepared.iter().partition(|entry| seen.sees(entry.xid));
-    next.pending =
-        channel.pending.iter().copied().filter(|entry| !seen.sees(entry.xid)).chain(under_way).collect();
+    let known = channel.pending.iter().copied().filter(|entry| !seen.sees(entry.xid));
+    next.pending = merge(known.chain(under_way));
     // A given snapshot was taken before the slots were read, so what they say does not hold for it.
     if !given {
         next.scan_from = from;
@@ -174,6 +174,17 @@ fn prepared(channel: &Channel, database: u32) -> Vec<Pending> {
     .collect()
 }
 
+/// One entry for each transaction and segment.
+fn merge(pending: impl Iterator<Item = Pending>) -> Vec<Pending> {
+    let mut merged: BTreeMap<(u64, u32), Pending> = BTreeMap::new();
+    for new in pending {
+        let entry = merged.entry((new.xid, new.segment)).or_insert(new);
+        entry.first_block = entry.first_block.min(new.first_block);
+        entry.last_block = entry.last_block.max(new.last_block);
+    }
+    merged.into_values().collect()
+}
+
 /// The rows of the batch; and, with `look_at_all`, the transactions under way that were found.
 fn collect(
     channel: &Channel,
@@ -182,8 +193,7 @@ fn collect(
     prepared: &[Pending],
     look_at_all: bool,
 ) -> (Vec<Found>, Vec<Pending>) {
-    let mut found = Vec::new();
-    let mut under_way: BTreeMap<(u64, u32), Pending> = BTreeMap::new();
+    let (mut found, mut under_way) = (Vec::new(), Vec::new());
     let restart_from = channel.restart_from(&channel.pending);
     for (number, heap) in heaps {
         let start = channel.scan_from.get(number).copied().unwrap_or(0);
@@ -197,7 +207,12 @@ fn collect(
         if look_at_all {
             heap.scan(start, u32::MAX, Which::All, |row| {
                 if !seen.sees(row.xid) {
-                    note(&mut under_way, *number, &row);
+                    under_way.push(Pending {
+                        xid: row.xid,
+                        segment: *number,
+                        first_block: row.block,
+                        last_block: row.block,
+                    });
                 }
             });
         }
@@ -210,7 +225,7 @@ fn collect(
             }
         });
     }
-    (found, under_way.into_values().collect())
+    (found, merge(under_way.into_iter()))
 }
 
 fn as_found(segment: u32, row: &LogRow) -> Found {
@@ -223,13 +238,6 @@ fn as_found(segment: u32, row: &LogRow) -> Found {
         last: row.flags & LAST != 0,
         place: Place { segment, block: row.block, offset: row.offset },
     }
-}
-
-fn note(under_way: &mut BTreeMap<(u64, u32), Pending>, segment: u32, row: &LogRow) {
-    let new = Pending { xid: row.xid, segment, first_block: row.block, last_block: row.block };
-    let entry = under_way.entry((row.xid, segment)).or_insert(new);
-    entry.first_block = entry.first_block.min(row.block);
-    entry.last_block = entry.last_block.max(row.block);
 }
 
 fn describe(incomplete: &Incomplete, channel: &Channel) -> String {
