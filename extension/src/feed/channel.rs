@@ -59,7 +59,7 @@ pub struct Channel {
     pub fresh: bool,
     /// How many prepared transactions had been lost sight of at the last look.
     pub lost: u64,
-    /// WAL position before the last look; nothing is new while it stays.
+    /// WAL position before the last look; nothing is new while it stays. 0: something may be, whatever WAL says.
     pub looked_at_lsn: u64,
     /// Blocks of the current segment at the last look.
     pub blocks: u32,

@@ -45,19 +45,19 @@ pub enum Outcome {
 /// Cuts a batch, in a transaction that has no snapshot yet and is to be committed next. `given`: the name of an exported
 /// snapshot to cut by.
 pub fn cut(channel: &Channel, given: Option<&str>) -> Outcome {
-    let mut next = channel.clone();
+    let next = channel.clone();
     let database = worker::own_database();
-    next.looked_at_lsn = pg_snapshot::insert_lsn();
+    let looked_at_lsn = pg_snapshot::insert_lsn();
     if let Some(name) = given {
         pg_snapshot::import(name);
     }
     let Some(heaps) = open_heaps(channel) else { return Outcome::Gone };
     let finished_segments = if given.is_none() { finished_segments(channel) } else { Vec::new() };
-    let from = next_start(channel, &heaps, database);
+    let (from, writing) = next_start(channel, &heaps, database);
     let prepared = prepared(channel, database);
     let lost = slots::lost();
 
-    let before = Before { heaps, finished_segments, from, prepared, lost };
+    let before = Before { looked_at_lsn, heaps, finished_segments, from, writing, prepared, lost };
     let text = pg_snapshot::push();
     let outcome = match text.parse::<Snapshot>() {
         Ok(seen) => cut_by(channel, next, given.is_some(), before, seen),
@@ -69,16 +69,19 @@ pub fn cut(channel: &Channel, given: Option<&str>) -> Outcome {
 
 /// What was looked at before the snapshot was taken.
 struct Before {
+    looked_at_lsn: u64,
     heaps: BTreeMap<u32, ScannedHeap>,
     finished_segments: Vec<u32>,
     from: BTreeMap<u32, u32>,
+    /// Somebody was writing to the channel.
+    writing: bool,
     prepared: Vec<Pending>,
     lost: u64,
 }
 
 /// The batch up to the active snapshot, which was `given` by a session or taken just now.
 fn cut_by(channel: &Channel, mut next: Channel, given: bool, before: Before, seen: Snapshot) -> Outcome {
-    let Before { heaps, finished_segments, from, prepared, lost } = before;
+    let Before { looked_at_lsn, heaps, finished_segments, from, writing, prepared, lost } = before;
     if !seen.includes(&channel.seen) {
         return match given {
             true => Outcome::TooOld,
@@ -104,6 +107,10 @@ fn cut_by(channel: &Channel, mut next: Channel, given: bool, before: Before, see
         next.scan_from = from;
         next.fresh = false;
         next.lost = lost;
+        // Whoever has written the record of its commit, and waits for the disk or for standbys, is seen later without
+        // any more WAL.
+        let perhaps_committed = writing || !waiting.is_empty() || !next.pending.is_empty();
+        next.looked_at_lsn = if perhaps_committed { 0 } else { looked_at_lsn };
         for number in &finished_segments {
             next.heaps.remove(number);
             next.scan_from.remove(number);
@@ -139,9 +146,13 @@ fn open_heaps(channel: &Channel) -> Option<BTreeMap<u32, ScannedHeap>> {
     channel.heaps.iter().map(|(number, oid)| Some((*number, ScannedHeap::open(*oid)?))).collect()
 }
 
-/// Publishes the frontiers, reads the slots, and says from where the next cut must look.
-fn next_start(channel: &Channel, heaps: &BTreeMap<u32, ScannedHeap>, database: u32) -> BTreeMap<u32, u32> {
-    let mut from = BTreeMap::new();
+/// Publishes the frontiers, reads the slots, and says from where the next cut must look, and whether somebody is writing.
+fn next_start(
+    channel: &Channel,
+    heaps: &BTreeMap<u32, ScannedHeap>,
+    database: u32,
+) -> (BTreeMap<u32, u32>, bool) {
+    let (mut from, mut writing) = (BTreeMap::new(), false);
     for (number, heap) in heaps {
         let (oid, blocks) = (channel.heaps[number], heap.blocks());
         let wanted = blocks.saturating_sub(1 + LAG_BLOCKS);
@@ -157,10 +168,11 @@ fn next_start(channel: &Channel, heaps: &BTreeMap<u32, ScannedHeap>, database: u
         for (number, block) in &mut from {
             if writer.heap == slots::ANY_HEAP || writer.heap == channel.heaps[number] {
                 *block = writer.first_block.min(*block);
+                writing = true;
             }
         }
     }
-    from
+    (from, writing)
 }
 
 /// Prepared transactions that wrote to this channel, by what the slots say.
