@@ -105,8 +105,10 @@ BEGIN
     SELECT b.batches, b.first_tick INTO part FROM quorum.batch_segment AS b
     WHERE b.channel = OLD.channel ORDER BY b.number DESC LIMIT 1;
     IF FOUND THEN
-        EXECUTE format('SELECT coalesce(max(b.last_tick), $1 - 1) FROM %s AS b', part.batches::regclass)
-        INTO newest USING part.first_tick;
+        -- A batch that is being made now, and is shown when its commit returns, counts too. Whoever keeps an old snapshot
+        -- (REPEATABLE READ) would not see it.
+        EXECUTE format('LOCK TABLE %s IN SHARE MODE', part.batches::regclass);
+        newest := coalesce(quorum.newest_tick(OLD.channel), part.first_tick - 1);
         INSERT INTO quorum.retired_channel AS r (name, last_tick)
         SELECT c.name, newest FROM quorum.channel AS c WHERE c.id = OLD.channel
         ON CONFLICT (name) DO UPDATE SET last_tick = greatest(r.last_tick, excluded.last_tick), retired_at = clock_timestamp();

@@ -10,7 +10,7 @@ use super::entries::Place;
 use super::error::FeedError;
 use super::shared;
 use super::steps::{Step, steps};
-use super::view::ChannelView;
+use super::view::{self, ChannelView};
 use crate::pg::datum::FullXid;
 use crate::pg::log_scan::ScannedHeap;
 use crate::pg::table::View;
@@ -247,4 +247,12 @@ fn find_position(
             error.raise()
         }
     }
+}
+
+/// Internal. The newest tick of a channel now, whether it is shown already or not, and whatever the caller's snapshot
+/// sees. NULL: it has no batch.
+#[pg_extern]
+fn newest_tick(channel: i32) -> Option<i64> {
+    let batches = view::batch_tables(channel, View::Now);
+    view::newest(&batches, View::Now).map(|newest| signed(newest.last_tick))
 }
