@@ -171,8 +171,11 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gone record;
 BEGIN
-    FOR gone IN DELETE FROM quorum.follower AS f USING quorum.channel AS c
-                WHERE c.id = f.channel AND f.seen_at + f.ttl < clock_timestamp()
+    -- One that is being moved just now is alive, and is not waited for.
+    FOR gone IN WITH due AS (SELECT f.channel, f.name FROM quorum.follower AS f
+                             WHERE f.seen_at + f.ttl < clock_timestamp() FOR UPDATE SKIP LOCKED)
+                DELETE FROM quorum.follower AS f USING due, quorum.channel AS c
+                WHERE f.channel = due.channel AND f.name = due.name AND c.id = f.channel
                 RETURNING c.name AS channel, f.name AS follower, f.tick, f.ttl, f.seen_at LOOP
         PERFORM quorum.record_feed_event('follower-expired',
             format('follower "%s" of channel "%s" was not seen for %s and is forgotten: the log is not kept for it any more',

@@ -44,7 +44,10 @@ pub struct Channel {
     /// What the last batch saw (A).
     pub seen: Snapshot,
     pub last_tick: u64,
+    /// Up to here it is known to be durable.
     pub confirmed: u64,
+    /// Up to here standbys have been told so.
+    pub told: u64,
     pub epoch: Option<Epoch>,
     /// Segments that may get or hold rows for later batches: their heaps.
     pub heaps: BTreeMap<u32, u32>,
@@ -77,7 +80,7 @@ impl Channel {
             return Ok(None);
         };
         let newest = view::newest(&batches, View::Now);
-        let now_ns = clock::boottime_ns();
+        let (now_ns, told) = (clock::boottime_ns(), view::confirmed(id, View::Now));
         let seen = match newest.as_ref().and_then(|newest| newest.snapshot.as_deref()) {
             Some(text) => {
                 text.parse().map_err(|_| format!("the snapshot of the last batch is not one: {text}"))?
@@ -95,8 +98,8 @@ impl Channel {
             name,
             seen,
             last_tick: newest.as_ref().map_or(last.first_tick - 1, |newest| newest.last_tick),
-            confirmed: view::confirmed(id, View::Now)
-                .max(newest.as_ref().map_or(0, |newest| newest.confirmed)),
+            confirmed: newest.as_ref().map_or(told, |newest| newest.confirmed.max(told)),
+            told,
             epoch: latest_epoch(id),
             closed: open
                 .keys()

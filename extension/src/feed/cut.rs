@@ -342,15 +342,15 @@ fn write(channel: &mut Channel, pieces: &[Piece], remembered: &[Pending]) {
     channel.epoch = Some(epoch);
 }
 
-/// Tells standbys, in a transaction of its own, that the channel may be shown up to its last tick.
-pub fn confirm(channel: &Channel) {
-    let tick = i64::try_from(channel.last_tick).unwrap_or(i64::MAX);
+/// Tells standbys, in a transaction of its own, that the channel may be shown up to a tick.
+pub fn confirm(channel: i32, tick: u64) {
+    let tick = i64::try_from(tick).unwrap_or(i64::MAX);
     let updated = Spi::connect_mut(|client| {
         client
             .update(
                 "UPDATE quorum.channel_confirmed SET tick = $2 WHERE channel = $1",
                 None,
-                &[channel.id.into(), tick.into()],
+                &[channel.into(), tick.into()],
             )
             .map(|_| ())
     });

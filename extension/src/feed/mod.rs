@@ -13,15 +13,17 @@
 //!
 //! * `snapshot`, `plan`, `entries`, `varint`, `steps`, `position` – pure: what a snapshot sees, the order of a batch, its
 //!   encoding, which log rows a reader needs, and whether a position is one of this history;
-//! * `shared` – what sessions, the launcher and the cutters tell each other in shared memory;
-//! * `launcher` – starts the cutters; `cutter` – a cutter's loop; `channel` – what it knows of a channel; `cut` – one batch;
-//!   `upkeep` – rotation of segments, retention, expiry of followers;
+//! * `shared`, `databases` – what sessions, the launcher and the cutters tell each other in shared memory;
+//! * `launcher` – starts the cutters; `cutter` – a cutter's loop; `work` – a channel in its hands, and what goes wrong with
+//!   it; `channel` – what it knows of a channel; `cut` – one batch; `upkeep` – rotation of segments, retention, expiry of
+//!   followers;
 //! * `view` – what a reader sees of a channel; `read`, `changes`, `wait` – the SQL functions; `error` – their errors.
 
 pub mod changes;
 pub mod channel;
 pub mod cut;
 pub mod cutter;
+pub mod databases;
 pub mod entries;
 pub mod error;
 pub mod launcher;
@@ -35,9 +37,11 @@ pub mod upkeep;
 pub mod varint;
 pub mod view;
 pub mod wait;
+pub mod work;
 
 /// Asks for shared memory and registers the launcher; from `_PG_init`.
 pub fn init() {
     shared::init();
+    databases::init();
     launcher::init();
 }

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 
 use pgrx::prelude::*;
 
+use super::databases;
 use super::entries::Place;
 use super::error::FeedError;
-use super::shared;
 use super::steps::{Step, steps};
 use super::view::{self, ChannelView};
 use crate::pg::datum::FullXid;
@@ -43,7 +43,7 @@ impl Reading {
     pub fn new(channel: &str, after: &str) -> Result<Self, FeedError> {
         let view = ChannelView::load(channel, View::Statement)?;
         if !process::in_recovery() {
-            shared::want_cutter(worker::own_database());
+            databases::expect_cutter(worker::own_database());
         }
         let after = view.find(after)?;
         Ok(Self { view, after, epoch: 0, queue: VecDeque::new(), begins: true, failed: false })

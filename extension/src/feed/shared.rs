@@ -1,34 +1,22 @@
-//! What sessions, the launcher and the cutters tell each other, in shared memory.
+//! What sessions and cutters tell each other of channels, in shared memory: who waits, what is shown, what is asked for.
 //!
 //! Nothing here is needed for correctness: it says who shall wake up, and starts afresh with the server. What there is no
 //! room for still works, at the pace of polling.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
 
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
+use super::databases;
 use crate::pg::clock;
 use crate::pg::condition::Condition;
 use crate::pg::worker;
 
-const DATABASES: usize = 64;
 const CHANNELS: usize = 256;
 const REQUESTS: usize = 32;
 /// A snapshot's name has at most 27 characters.
 const NAME_BYTES: usize = 64;
-
-/// A database that has, or may have, channels.
-#[derive(Default)]
-#[repr(C)]
-pub struct Database {
-    oid: AtomicU32,
-    /// Somebody has seen or made a channel; the launcher takes it back when it starts a cutter.
-    wanted: AtomicBool,
-    /// The cutter has channels to serve, so it is to be started again should it end.
-    serving: AtomicBool,
-    cutter_pid: AtomicI32,
-}
 
 /// A channel that somebody reads.
 #[derive(Default)]
@@ -47,7 +35,6 @@ pub struct Channel {
 #[repr(C)]
 pub struct Shared {
     launcher_pid: AtomicI32,
-    databases: [Database; DATABASES],
     channels: [Channel; CHANNELS],
     answered: Condition,
 }
@@ -56,7 +43,6 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             launcher_pid: AtomicI32::new(0),
-            databases: std::array::from_fn(|_| Database::default()),
             channels: std::array::from_fn(|_| Channel::default()),
             answered: Condition::default(),
         }
@@ -134,55 +120,17 @@ pub fn i_am_the_launcher() {
     SHARED.get().launcher_pid.store(worker::own_pid(), SeqCst);
 }
 
-/// This database has channels: it needs a cutter, if there is none.
-pub fn want_cutter(database: u32) {
-    if let Some(entry) = of_database(database) {
-        entry.wanted.store(true, SeqCst);
-        if !worker::lives(entry.cutter_pid.load(SeqCst)) {
-            worker::wake(SHARED.get().launcher_pid.load(SeqCst));
-        }
-    }
+pub fn wake_launcher() {
+    worker::wake(SHARED.get().launcher_pid.load(SeqCst));
 }
 
-impl Database {
-    /// Is there a cutter with channels to serve, or should there be?
-    pub fn is_serving(&self) -> bool {
-        self.serving.load(SeqCst)
-    }
-}
-
-/// The launcher's list: databases that want a cutter, each once.
-pub fn take_wanted() -> Vec<u32> {
-    let wanted = SHARED.get().databases.iter().filter(|entry| entry.wanted.swap(false, SeqCst));
-    wanted.map(|entry| entry.oid.load(SeqCst)).collect()
-}
-
-/// The entry of a database, made if there is room.
-pub fn of_database(database: u32) -> Option<&'static Database> {
-    SHARED.get().databases.iter().find(|entry| {
-        let owner = entry.oid.compare_exchange(0, database, SeqCst, SeqCst).unwrap_or_else(|owner| owner);
-        owner == 0 || owner == database
-    })
-}
-
-/// The cutter of a database, in itself; not `serving` when it ends for want of channels.
-pub fn i_am_the_cutter(database: u32, serving: bool) {
-    if let Some(entry) = of_database(database) {
-        entry.cutter_pid.store(worker::own_pid(), SeqCst);
-        entry.serving.store(serving, SeqCst);
-    }
-}
-
-fn wake_cutter(database: u32) {
-    match of_database(database).map(|entry| entry.cutter_pid.load(SeqCst)) {
-        Some(pid) if worker::lives(pid) => worker::wake(pid),
-        _ => want_cutter(database),
-    }
+fn key(database: u32, channel: i32) -> u64 {
+    u64::from(database) << 32 | u64::from(channel.cast_unsigned())
 }
 
 /// The entry of a channel, made if there is room.
 pub fn of_channel(database: u32, channel: i32) -> Option<&'static Channel> {
-    let key = u64::from(database) << 32 | u64::from(channel.cast_unsigned());
+    let key = key(database, channel);
     let entries = &SHARED.get().channels;
     entries.iter().find(|entry| entry.key.load(SeqCst) == key).or_else(|| {
         entries.iter().find(|entry| {
@@ -211,7 +159,7 @@ impl Channel {
     pub fn demand(&self, database: u32, milliseconds: u64) {
         let until_ns = clock::boottime_ns() + milliseconds * clock::NS_PER_MS;
         if self.demand_until_ns.fetch_max(until_ns, SeqCst) < clock::boottime_ns() {
-            wake_cutter(database);
+            databases::wake_cutter(database);
         }
     }
 
@@ -252,7 +200,7 @@ impl Asking {
         request.name[..request.name_length].copy_from_slice(&snapshot.as_bytes()[..request.name_length]);
         requests[free] = request;
         drop(requests);
-        wake_cutter(database);
+        databases::wake_cutter(database);
         Some(Self(free))
     }
 

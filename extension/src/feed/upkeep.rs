@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 use super::channel::Channel;
 use crate::guc;
 use crate::log::slots;
+use crate::pg::worker::Failure;
 use crate::pg::{clock, worker};
 
 const INTERVAL_NS: u64 = 2_000 * clock::NS_PER_MS;
@@ -43,15 +44,29 @@ struct Old {
     bytes: u64,
 }
 
-/// Looks after a channel, about every two seconds; a full segment is closed at once.
+/// What went wrong. What is left is done the next time.
+#[derive(Debug)]
+pub enum Trouble {
+    Failed(Failure),
+    /// What is known of the channel does not hold any more.
+    Stale(Failure),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Looks after a channel, about every two seconds; a full segment is closed at once. False: it was not due.
 ///
 /// # Errors
-/// In words; what is left is done the next time.
-pub fn run(database: u32, channel: &mut Channel, now_ns: u64, last_ns: &mut u64) -> Result<(), String> {
+/// A transaction failed.
+pub fn run(database: u32, channel: &mut Channel, now_ns: u64, last_ns: &mut u64) -> Result<bool, Trouble> {
     let due = now_ns >= *last_ns + INTERVAL_NS;
     let bytes = u64::from(channel.blocks) * BLOCK_BYTES;
     if !due && bytes < segment_bytes_max() {
-        return Ok(());
+        return Ok(false);
     }
     *last_ns = now_ns;
     let id = channel.id;
@@ -60,7 +75,8 @@ pub fn run(database: u32, channel: &mut Channel, now_ns: u64, last_ns: &mut u64)
         rotate(channel)?;
     }
     worker::with_snapshot(expire_followers)?;
-    drop_old(database, channel, &limits)
+    drop_old(database, channel, &limits)?;
+    Ok(true)
 }
 
 fn segment_bytes_max() -> u64 {
@@ -79,7 +95,7 @@ fn is_full(limits: &Limits, channel: &Channel, bytes: u64, opened_s: f64) -> boo
     bytes >= bytes_max.min(segment_bytes_max()) || changes >= rows_max || opened_s >= age_max_s
 }
 
-fn rotate(channel: &mut Channel) -> Result<(), String> {
+fn rotate(channel: &mut Channel) -> Result<(), Trouble> {
     let (id, number) = (channel.id, channel.current.number.cast_signed());
     let lowest = channel.current.lowest_segment.cast_signed();
     worker::with_snapshot(move || {
@@ -90,9 +106,10 @@ fn rotate(channel: &mut Channel) -> Result<(), String> {
         );
     })?;
     let name = channel.name.clone();
-    let Some(loaded) = worker::with_snapshot(move || Channel::load(id, name))?? else {
-        return Err("it was dropped".to_owned());
-    };
+    let loaded = worker::with_snapshot(move || Channel::load(id, name)).and_then(|loaded| Ok(loaded?));
+    let loaded = loaded.and_then(|loaded| loaded.ok_or_else(|| Failure::from("it was dropped".to_owned())));
+    // Batches must not go into the table of the segment that was closed.
+    let loaded = loaded.map_err(Trouble::Stale)?;
     channel.closed.insert(channel.current.number, clock::boottime_ns());
     channel.current = loaded.current;
     channel.blocks = 0;
@@ -106,7 +123,7 @@ fn rotate(channel: &mut Channel) -> Result<(), String> {
 }
 
 /// Drops what may go, oldest first, each batch table in a transaction of its own.
-fn drop_old(database: u32, channel: &Channel, limits: &Limits) -> Result<(), String> {
+fn drop_old(database: u32, channel: &Channel, limits: &Limits) -> Result<(), Failure> {
     let id = channel.id;
     let old = worker::with_snapshot(move || closed_batch_tables(id))?;
     let mut bytes_after: u64 = old.iter().map(|old| old.bytes).sum();
@@ -121,9 +138,9 @@ fn drop_old(database: u32, channel: &Channel, limits: &Limits) -> Result<(), Str
         let heaps = worker::with_snapshot(|| drop_one(channel, &old, overtaken.is_some()));
         match heaps {
             Ok(heaps) => heaps.iter().for_each(|heap| slots::forget_heap(database, *heap)),
-            // Somebody reads it; PostgreSQL's words are "could not obtain lock on relation".
-            Err(message) if message.contains("lock") => return Ok(()),
-            Err(message) => return Err(message),
+            // Somebody reads it.
+            Err(failure) if failure.is_locked() => return Ok(()),
+            Err(failure) => return Err(failure),
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! What a reader sees of a channel: its history, its batch rows and its segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::entries::{Transaction, decode};
 use super::error::FeedError;
@@ -85,6 +85,19 @@ pub fn heaps(channel: i32, view: View) -> BTreeMap<u32, u32> {
             if row.integer(of) == Some(channel) {
                 heaps.insert(row.small(number), row.oid(heap));
             }
+            true
+        });
+    }
+    heaps
+}
+
+/// The heaps of all channels.
+pub fn all_heaps(view: View) -> HashSet<u32> {
+    let mut heaps = HashSet::new();
+    if let Some(table) = Table::of_quorum(c"log_segment") {
+        let heap = table.column(c"heap");
+        table.rows(view, Order::Any, |row| {
+            heaps.insert(row.oid(heap));
             true
         });
     }

@@ -6,6 +6,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
+use super::databases;
 use super::error::FeedError;
 use super::shared::{self, Asking, State};
 use super::view::{ChannelView, channel_id};
@@ -37,7 +38,7 @@ fn start_cutter() {
 #[inline]
 pub fn after_transaction(committed: bool) {
     if MADE_CHANNEL.take() && committed {
-        shared::want_cutter(worker::own_database());
+        databases::want_cutter(worker::own_database());
     }
 }
 

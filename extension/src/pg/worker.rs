@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, UnwindSafe};
 
+use pgrx::PgSqlErrorCode::{ERRCODE_DATA_CORRUPTED, ERRCODE_LOCK_NOT_AVAILABLE};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
@@ -57,9 +58,31 @@ pub fn set(name: &std::ffi::CStr, value: &std::ffi::CStr) {
     }
 }
 
+/// Why a transaction was rolled back.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub code: PgSqlErrorCode,
+    /// With detail and hint.
+    pub message: String,
+}
+
+impl Failure {
+    /// Did somebody keep a lock longer than this worker waits, or was it not to wait?
+    pub fn is_locked(&self) -> bool {
+        self.code == ERRCODE_LOCK_NOT_AVAILABLE
+    }
+}
+
+/// What the tables say cannot be.
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self { code: ERRCODE_DATA_CORRUPTED, message }
+    }
+}
+
 /// Runs `body` in a transaction of its own and commits it. An ERROR, also one of the commit, rolls everything back and
-/// is returned in words; nothing of it has happened then.
-pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+/// is returned; nothing of it has happened then.
+pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, Failure> {
     let attempt = move || {
         // SAFETY: outside a transaction, in a worker with a connection.
         unsafe {
@@ -75,7 +98,7 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, String> {
 }
 
 /// The same with a snapshot, which SQL needs.
-pub fn with_snapshot<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+pub fn with_snapshot<R>(body: impl FnOnce() -> R) -> Result<R, Failure> {
     transaction(|| {
         // SAFETY: in a transaction; the snapshot is taken back before its end.
         unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
@@ -86,8 +109,8 @@ pub fn with_snapshot<R>(body: impl FnOnce() -> R) -> Result<R, String> {
     })
 }
 
-fn caught<R>(attempt: impl FnOnce() -> Result<R, String> + UnwindSafe) -> Result<R, String> {
-    let result = PgTryBuilder::new(attempt).catch_others(|error| Err(words(&error))).execute();
+fn caught<R>(attempt: impl FnOnce() -> Result<R, Failure> + UnwindSafe) -> Result<R, Failure> {
+    let result = PgTryBuilder::new(attempt).catch_others(|error| Err(failure(&error))).execute();
     if result.is_err() {
         // SAFETY: whatever state the transaction is in, this ends it; the error's state was cleared when it was caught.
         unsafe { pg_sys::AbortOutOfAnyTransaction() };
@@ -95,12 +118,25 @@ fn caught<R>(attempt: impl FnOnce() -> Result<R, String> + UnwindSafe) -> Result
     result
 }
 
-fn words(error: &CaughtError) -> String {
+fn failure(error: &CaughtError) -> Failure {
     let (CaughtError::PostgresError(report)
     | CaughtError::ErrorReport(report)
     | CaughtError::RustPanic { ereport: report, .. }) = error;
     let more = [report.detail(), report.hint()].into_iter().flatten();
-    more.fold(report.message().to_owned(), |text, more| format!("{text}. {more}"))
+    let message = more.fold(report.message().to_owned(), |text, more| format!("{text}. {more}"));
+    Failure { code: report.sql_error_code(), message }
+}
+
+/// To be called after a commit that waits for standbys, before anything is made of its return: a worker that was told to
+/// end, or whose server has died, gives up that wait as if it had been acknowledged. It ends here.
+pub fn end_if_told() {
+    // SAFETY: globals of this process. After the server's death PostgreSQL sets the first one only.
+    unsafe {
+        if pg_sys::ProcDiePending != 0 {
+            pg_sys::InterruptPending = 1;
+        }
+    }
+    pgrx::check_for_interrupts!();
 }
 
 /// A worker that this process has started.
