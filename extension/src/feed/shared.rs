@@ -35,6 +35,8 @@ pub struct Channel {
 #[repr(C)]
 pub struct Shared {
     launcher_pid: AtomicI32,
+    /// Counts requests.
+    requests: AtomicU64,
     channels: [Channel; CHANNELS],
     answered: Condition,
 }
@@ -43,6 +45,7 @@ impl Default for Shared {
     fn default() -> Self {
         Self {
             launcher_pid: AtomicI32::new(0),
+            requests: AtomicU64::new(0),
             channels: std::array::from_fn(|_| Channel::default()),
             answered: Condition::default(),
         }
@@ -68,6 +71,8 @@ pub enum State {
 #[repr(C)]
 pub struct Request {
     pub state: State,
+    /// Each has another one, so that no answer is taken for that to a later request.
+    number: u64,
     database: u32,
     channel: i32,
     asker_pid: i32,
@@ -81,6 +86,7 @@ impl Default for Request {
     fn default() -> Self {
         Self {
             state: State::Free,
+            number: 0,
             database: 0,
             channel: 0,
             asker_pid: 0,
@@ -189,13 +195,19 @@ pub struct Asking(usize);
 impl Asking {
     /// `None`: too many sessions ask at once.
     pub fn new(database: u32, channel: i32, snapshot: &str) -> Option<Self> {
-        let own_pid = worker::own_pid();
+        let (own_pid, number) = (worker::own_pid(), SHARED.get().requests.fetch_add(1, SeqCst) + 1);
         let mut requests = ASKED.exclusive();
         let free = requests
             .iter()
             .position(|request| request.state == State::Free || !worker::lives(request.asker_pid))?;
-        let mut request =
-            Request { state: State::Asked, database, channel, asker_pid: own_pid, ..Request::default() };
+        let mut request = Request {
+            state: State::Asked,
+            number,
+            database,
+            channel,
+            asker_pid: own_pid,
+            ..Request::default()
+        };
         request.name_length = snapshot.len().min(NAME_BYTES);
         request.name[..request.name_length].copy_from_slice(&snapshot.as_bytes()[..request.name_length]);
         requests[free] = request;
@@ -235,7 +247,7 @@ pub fn asked(database: u32) -> Vec<(usize, i32, Request)> {
 pub fn answer(index: usize, asked: &Request, state: State, tick: u64) {
     let mut requests = ASKED.exclusive();
     let request = &mut requests[index];
-    if request.state == State::Asked && request.asker_pid == asked.asker_pid && request.name == asked.name {
+    if request.state == State::Asked && request.number == asked.number {
         (request.state, request.tick) = (state, tick);
     }
     drop(requests);

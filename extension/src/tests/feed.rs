@@ -59,6 +59,23 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_late_answer_is_not_taken_for_that_to_the_next_request() {
+        use crate::feed::shared::{Asking, State, answer, asked};
+        // No database has this number, so nobody else answers.
+        let database = 4_000_000_100;
+        let late = {
+            let _cancelled = Asking::new(database, 1, "").expect("there is room");
+            asked(database).pop().expect("it is open")
+        };
+        let next = Asking::new(database, 1, "").expect("there is room");
+        answer(late.0, &late.2, State::Done, 7);
+        assert_eq!(next.answer().state, State::Asked);
+        let (place, _, request) = asked(database).pop().expect("it is open");
+        answer(place, &request, State::Done, 8);
+        assert_eq!((next.answer().state, next.answer().tick), (State::Done, 8));
+    }
+
+    #[pg_test]
     fn events_of_the_cluster_and_of_the_feed_do_not_meet() {
         run(
             r#"SELECT quorum.record_feed_event('a', 'first', '{}'), quorum.record_feed_event('b', 'second', '{}');
