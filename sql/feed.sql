@@ -130,15 +130,22 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION quorum.record_feed_event(text, text, jsonb) IS 'Internal. Writes an event of the feed, with a negative index.';
 
-CREATE FUNCTION quorum.drop_segments(channel integer, number integer, below integer, overtaken boolean) RETURNS oid[]
+CREATE FUNCTION quorum.drop_segments(channel integer, number integer, below integer, asks_followers boolean) RETURNS oid[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gone record;
     heaps oid[] := '{}';
     next_tick bigint;
 BEGIN
+    -- Who registers or moves a follower keeps a lock on the channel too. From here on nobody does, so what this
+    -- transaction sees of followers from now on is all that there is.
+    PERFORM FROM quorum.channel AS c WHERE c.id = drop_segments.channel FOR UPDATE NOWAIT;
     SELECT b.first_tick INTO next_tick FROM quorum.batch_segment AS b
     WHERE b.channel = drop_segments.channel AND b.number > drop_segments.number ORDER BY b.number LIMIT 1;
+    IF asks_followers AND EXISTS (SELECT FROM quorum.follower AS f
+                                  WHERE f.channel = drop_segments.channel AND f.tick < next_tick - 1) THEN
+        RETURN NULL;
+    END IF;
     FOR gone IN DELETE FROM quorum.batch_segment AS b
                 WHERE b.channel = drop_segments.channel AND b.number = drop_segments.number RETURNING b.batches::regclass AS relation LOOP
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', gone.relation);
@@ -153,7 +160,7 @@ BEGIN
         EXECUTE format('DROP TABLE %s', gone.relation);
         heaps := heaps || gone.heap;
     END LOOP;
-    IF overtaken THEN
+    IF NOT asks_followers THEN
         PERFORM quorum.record_feed_event('follower-overtaken',
             format('channel "%s" reached its cap or was purged: follower "%s" had not read the log up to tick %s, which is gone', c.name, f.name, next_tick - 1),
             jsonb_build_object('channel', c.name, 'follower', f.name, 'tick', f.tick, 'first-tick', next_tick))
@@ -164,7 +171,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.drop_segments(integer, integer, integer, boolean) IS
-    'Internal. Drops a table of batches and the closed segments below a number; returns the dropped heaps. 55P03 if one is being read.';
+    'Internal. Drops a table of batches and the closed segments below a number; returns the dropped heaps. NULL: with asks_followers, if a follower has not read it. 55P03 if one is being read, or somebody registers as a follower.';
 
 CREATE FUNCTION quorum.expire_followers() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -197,6 +204,8 @@ BEGIN
         format('%s cannot be the name of a follower: it takes 1 to 63 letters, digits, ".", "_", ":" and "-"',
                coalesce(quote_literal(register_follower.name), 'NULL')));
     PERFORM quorum.require_input(register_follower.ttl IS NULL OR register_follower.ttl > interval '0', 'ttl must be above 0');
+    -- From here on no log is dropped that the follower may need.
+    PERFORM FROM quorum.channel AS c WHERE c.id = of FOR KEY SHARE;
     SELECT p.epoch, p.tick INTO at FROM quorum.find_position(register_follower.channel, register_follower.after) AS p;
     INSERT INTO quorum.follower AS f (channel, name, epoch, tick, ttl)
     VALUES (of, register_follower.name, at.epoch, at.tick, register_follower.ttl)
@@ -215,6 +224,8 @@ DECLARE
     at record;
     of integer := quorum.channel_id(move_follower.channel);
 BEGIN
+    -- From here on no log is dropped that the follower may need.
+    PERFORM FROM quorum.channel AS c WHERE c.id = of FOR KEY SHARE;
     SELECT p.epoch, p.tick INTO at FROM quorum.find_position(move_follower.channel, move_follower.position) AS p;
     UPDATE quorum.follower AS f SET epoch = at.epoch, tick = at.tick, seen_at = clock_timestamp()
     WHERE f.channel = of AND f.name = move_follower.name;

@@ -133,13 +133,14 @@ fn drop_old(database: u32, channel: &Channel, limits: &Limits) -> Result<(), Fai
         if old.last_tick >= channel.last_tick || !may_go(&old, limits, channel.last_tick, bytes_after) {
             break;
         }
+        let asks_followers = !must_go(&old, limits, bytes_after);
         bytes_after = bytes_after.saturating_sub(old.bytes);
-        let overtaken = limits.slowest.filter(|slowest| *slowest < old.last_tick);
-        let heaps = worker::with_snapshot(|| drop_one(channel, &old, overtaken.is_some()));
-        match heaps {
-            Ok(heaps) => heaps.iter().for_each(|heap| slots::forget_heap(database, *heap)),
-            // Somebody reads it.
-            Err(failure) if failure.is_locked() => return Ok(()),
+        match worker::with_snapshot(|| drop_one(channel, &old, asks_followers)) {
+            Ok(Some(heaps)) => heaps.iter().for_each(|heap| slots::forget_heap(database, *heap)),
+            // Somebody needs it since.
+            Ok(None) => break,
+            // Somebody reads it, or registers as a follower now.
+            Err(failure) if failure.is_locked() => break,
             Err(failure) => return Err(failure),
         }
     }
@@ -148,7 +149,7 @@ fn drop_old(database: u32, channel: &Channel, limits: &Limits) -> Result<(), Fai
 
 /// May a batch table go? `bytes_with` are the log's bytes with it.
 fn may_go(old: &Old, limits: &Limits, last_tick: u64, bytes_with: u64) -> bool {
-    if limits.cap_bytes.is_some_and(|cap| bytes_with > cap) || old.last_tick < limits.floor {
+    if must_go(old, limits, bytes_with) {
         return true;
     }
     if limits.slowest.is_some_and(|slowest| slowest < old.last_tick) {
@@ -162,8 +163,14 @@ fn may_go(old: &Old, limits: &Limits, last_tick: u64, bytes_with: u64) -> bool {
     promises.iter().any(Option::is_some) && promises.into_iter().flatten().all(|kept| kept)
 }
 
-/// Drops a batch table and the heaps that nothing needs any more; returns those.
-fn drop_one(channel: &Channel, old: &Old, overtaken: bool) -> Vec<u32> {
+/// Does it go whoever has not read it?
+fn must_go(old: &Old, limits: &Limits, bytes_with: u64) -> bool {
+    limits.cap_bytes.is_some_and(|cap| bytes_with > cap) || old.last_tick < limits.floor
+}
+
+/// Drops a batch table and the heaps that nothing needs any more; returns those. `None`: a follower has not read it,
+/// and `asks_followers`.
+fn drop_one(channel: &Channel, old: &Old, asks_followers: bool) -> Option<Vec<u32>> {
     let (id, number) = (channel.id, old.number.cast_signed());
     // Batches that stay may point into older heaps; so may transactions that are not over.
     let needed = Spi::connect(|client| {
@@ -181,19 +188,17 @@ fn drop_one(channel: &Channel, old: &Old, overtaken: bool) -> Vec<u32> {
     let open = channel.heaps.keys().next().copied().unwrap_or(0);
     let below = needed.min(open).cast_signed();
     let dropped = Spi::connect_mut(|client| {
-        let rows = client.update(
-            "SELECT h FROM pg_catalog.unnest(quorum.drop_segments($1, $2, $3, $4)) AS h",
-            None,
-            &[id.into(), number.into(), below.into(), overtaken.into()],
-        )?;
-        let mut heaps = Vec::new();
-        for row in rows {
-            heaps.extend(row.get::<pg_sys::Oid>(1)?.map(|oid| oid.to_u32()));
-        }
-        Ok::<_, spi::Error>(heaps)
+        client
+            .update(
+                "SELECT quorum.drop_segments($1, $2, $3, $4)",
+                Some(1),
+                &[id.into(), number.into(), below.into(), asks_followers.into()],
+            )?
+            .first()
+            .get_one::<Vec<pg_sys::Oid>>()
     });
     match dropped {
-        Ok(heaps) => heaps,
+        Ok(heaps) => heaps.map(|heaps| heaps.iter().map(|heap| heap.to_u32()).collect()),
         Err(error) => panic!("old log cannot be dropped: {error}"),
     }
 }

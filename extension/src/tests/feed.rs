@@ -59,6 +59,28 @@ mod tests {
     }
 
     #[pg_test]
+    fn log_that_a_follower_has_not_read_is_dropped_only_by_force() {
+        run("SELECT quorum.create_channel('shop')");
+        let id = text("SELECT quorum.channel_id('shop')::text");
+        run(&format!(
+            "INSERT INTO quorum_log.batch_{id}_1 (last_tick, first_tick, epoch, confirmed, lowest_segment, cut_at, entries)
+             VALUES (40, 1, 1, 40, 1, now(), ''); SELECT quorum.open_segment({id});
+             SELECT quorum.register_follower('shop', 'cache', 'start')"
+        ));
+        let dropped = |asks: bool| {
+            text(&format!(
+                "SELECT coalesce(cardinality(quorum.drop_segments({id}, 1, 2, {asks}))::text, 'kept')"
+            ))
+        };
+        assert_eq!(dropped(true), "kept");
+        assert_eq!(dropped(false), "1");
+        assert_eq!(
+            text("SELECT kind || ' ' || (details ->> 'first-tick') FROM quorum.event"),
+            "follower-overtaken 41"
+        );
+    }
+
+    #[pg_test]
     fn a_late_answer_is_not_taken_for_that_to_the_next_request() {
         use crate::feed::shared::{Asking, State, answer, asked};
         // No database has this number, so nobody else answers.
