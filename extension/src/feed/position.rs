@@ -75,6 +75,9 @@ pub struct History {
     pub first_tick: u64,
     /// The newest tick that is shown; one below the channel's very first tick if none was given.
     pub last_tick: u64,
+    /// The newest change that is known here. Behind the last one that is shown are those of which it is not known yet
+    /// whether they are durable; a reader may have got them before a restart, or elsewhere.
+    pub known_tick: u64,
     /// This server gives the ticks (it is the primary), so it knows all epochs.
     pub complete: bool,
 }
@@ -115,7 +118,7 @@ impl History {
             Asked::At(Position { tick: 0, .. }) => 0,
             Asked::At(position) => self.check_epoch(position)?,
         };
-        if tick > self.last_tick {
+        if tick > self.last_tick.max(self.known_tick) {
             return Err(Unusable::Future { last_tick: self.last_tick });
         }
         if tick + 1 < self.first_tick {
@@ -157,7 +160,7 @@ mod unit {
 
     fn history(complete: bool) -> History {
         let spans = [(1, 1), (4, 101), (9, 151)].map(|(epoch, first_tick)| Span { epoch, first_tick });
-        History { spans: spans.to_vec(), first_tick: 41, last_tick: 200, complete }
+        History { spans: spans.to_vec(), first_tick: 41, last_tick: 200, known_tick: 200, complete }
     }
 
     #[test]
@@ -215,8 +218,16 @@ mod unit {
     }
 
     #[test]
+    fn a_position_behind_what_is_shown_is_good_where_the_change_is_known() {
+        let recovered = History { last_tick: 180, ..history(true) };
+        assert_eq!(recovered.find(asked("now")), Ok(180));
+        assert_eq!(recovered.find(asked("9:200")), Ok(200));
+        assert_eq!(recovered.find(asked("9:201")), Err(Unusable::Future { last_tick: 180 }));
+    }
+
+    #[test]
     fn an_empty_channel() {
-        let empty = History { spans: Vec::new(), first_tick: 1, last_tick: 0, complete: true };
+        let empty = History { spans: Vec::new(), first_tick: 1, last_tick: 0, known_tick: 0, complete: true };
         assert_eq!(empty.start().to_string(), "0:0");
         assert_eq!(empty.find(asked("0:0")), Ok(0));
         assert_eq!(empty.find(asked("now")), Ok(0));

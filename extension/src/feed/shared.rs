@@ -130,6 +130,14 @@ pub fn wake_launcher() {
     worker::wake(SHARED.get().launcher_pid.load(SeqCst));
 }
 
+/// Up to which tick the cutter has shown a channel since the server started: that far everything is durable, and on as
+/// many standbys as is promised. 0: not yet.
+pub fn shown(database: u32, channel: i32) -> u64 {
+    let key = key(database, channel);
+    let entry = SHARED.get().channels.iter().find(|entry| entry.key.load(SeqCst) == key);
+    entry.map_or(0, Channel::last_tick)
+}
+
 fn key(database: u32, channel: i32) -> u64 {
     u64::from(database) << 32 | u64::from(channel.cast_unsigned())
 }

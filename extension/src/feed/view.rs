@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 use super::entries::{Transaction, decode};
 use super::error::FeedError;
 use super::position::{Asked, History, Position, Span};
-use crate::pg::process;
+use super::shared;
 use crate::pg::table::{Order, Table, View};
-use crate::{guc, shmem};
+use crate::pg::{process, worker};
 
 /// Columns of a batch table, in order; `sql/feed.sql` makes them.
 pub mod batch {
@@ -171,11 +171,16 @@ fn spans(channel: i32, view: View) -> Vec<Span> {
     spans
 }
 
-/// Is every batch that is visible here durable as the cluster promises? On a primary it is, because the cutter's commit
-/// becomes visible when it returns. Not on a standby, nor on a primary whose epoch is not open yet: what it has recovered
-/// may be on no other node.
-fn all_visible_is_durable() -> bool {
-    !process::in_recovery() && (!guc::FENCE.get() || shmem::lease().epoch() > 0)
+/// Up to which tick a channel may be shown: what is known to be durable as the cluster promises. That a batch can be seen
+/// says less: a standby replays it before that, a server that has crashed recovers it, and a cutter that is told to end
+/// leaves its wait for standbys. On the primary the cutter says so in memory as soon as its commit has returned;
+/// everywhere it is written down, a moment later.
+fn durable(channel: i32, newest: &Newest, view: View) -> u64 {
+    let shown = shared::shown(worker::own_database(), channel);
+    if shown >= newest.last_tick {
+        return newest.last_tick;
+    }
+    confirmed(channel, view).max(newest.confirmed).max(shown).min(newest.last_tick)
 }
 
 impl ChannelView {
@@ -192,13 +197,13 @@ impl ChannelView {
         let last_tick = match &newest {
             // Whoever has pruned everything has set the floor above the last tick.
             None => oldest - 1,
-            Some(newest) if all_visible_is_durable() => newest.last_tick,
-            Some(newest) => confirmed(id, view).max(newest.confirmed).min(newest.last_tick),
+            Some(newest) => durable(id, newest, view),
         };
         let history = History {
             spans: spans(id, view),
             first_tick: oldest.min(last_tick + 1),
             last_tick,
+            known_tick: newest.as_ref().map_or(last_tick, |newest| newest.last_tick),
             complete: !process::in_recovery(),
         };
         Self { id, name, history, batches, heaps: heaps(id, view), newest, view }

@@ -129,6 +129,8 @@ fn a_damaged_log_row_is_named_and_what_comes_before_is_given() {
     server.crash();
 
     let mut client = server.connect().expect("a session");
+    // What was recovered is shown when the worker has found it.
+    assert_eq!(text(&mut client, "SELECT quorum.cut('shop')"), "1:4");
     for sql in ["SELECT quorum.changes('shop', '1:1')", "SELECT quorum.read_log('shop', '1:2')"] {
         let said = refused(&mut client, sql, "XX001");
         assert!(
