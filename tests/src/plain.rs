@@ -95,8 +95,12 @@ impl Plain {
     }
 
     pub fn connect(&self) -> Result<Client, postgres::Error> {
+        self.connect_to("postgres")
+    }
+
+    pub fn connect_to(&self, database: &str) -> Result<Client, postgres::Error> {
         let mut config = Config::new();
-        config.host("127.0.0.1").port(self.port).user("postgres").password(PASSWORD).dbname("postgres");
+        config.host("127.0.0.1").port(self.port).user("postgres").password(PASSWORD).dbname(database);
         config.connect_timeout(Duration::from_secs(2)).connect(NoTls)
     }
 

@@ -1,6 +1,8 @@
 //! The disk under a channel's server is full for a while: what was refused is not in the feed, what was committed is.
 
-use pgquorum_tests::{Plain, Replayed, StalledDisk, await_until, free_ports, server_directory, server_directory_below};
+use pgquorum_tests::{
+    Plain, Replayed, StalledDisk, await_until, free_ports, server_directory, server_directory_below,
+};
 use postgres::Client;
 use std::path::Path;
 use std::sync::Arc;
@@ -110,7 +112,9 @@ fn goes_on_after_a_full_disk(name: &str, wal_apart: bool) {
             grows("transactions that the full disk refuses", &counts.refused);
         } else {
             // It cannot write WAL, and ends.
-            await_until(SOON, "the server is down", || server.connect().map_or(Ok(()), |_| Err("it runs".to_owned())));
+            await_until(SOON, "the server is down", || {
+                server.connect().map_or(Ok(()), |_| Err("it runs".to_owned()))
+            });
         }
         disk.empty();
         if wal_apart {

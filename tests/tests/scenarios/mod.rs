@@ -21,6 +21,7 @@ mod feed_disk_full;
 mod feed_errors;
 mod feed_failover;
 mod feed_model;
+mod feed_stalls;
 mod force_leader;
 mod freeze_postmaster;
 mod freeze_sidecar;

@@ -1,0 +1,296 @@
+//! What must not hold up the feed, nor let it show too much: commits that wait, sessions that keep locks, many databases,
+//! nobody listening, a channel that is broken.
+
+use pgquorum_tests::{Plain, await_until, free_ports, server_directory};
+use postgres::Client;
+use std::time::Duration;
+
+/// The worker looks about once a second by itself.
+const SOON: Duration = Duration::from_secs(5);
+
+fn text(client: &mut Client, sql: &str) -> String {
+    client
+        .query_one(sql, &[])
+        .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
+        .get::<_, Option<String>>(0)
+        .unwrap_or_default()
+}
+
+fn run(client: &mut Client, sql: &str) {
+    client.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+}
+
+fn set_up(client: &mut Client, channels: &[&str]) {
+    run(client, "CREATE EXTENSION pgquorum");
+    for name in channels {
+        run(
+            client,
+            &format!(
+                "CREATE TABLE {name} (id int PRIMARY KEY); SELECT quorum.create_channel('{name}');
+                 SELECT quorum.track('{name}', '{name}')"
+            ),
+        );
+        run(client, &format!("SELECT quorum.cut('{name}')"));
+    }
+}
+
+/// Waits until a row is shown, without asking for a batch.
+fn shown(client: &mut Client, channel: &str, id: i32) {
+    let sql = format!(
+        "SELECT count(*)::text FROM quorum.changes('{channel}', 'start', 100000) WHERE key ->> 'id' = '{id}'"
+    );
+    await_until(SOON, &format!("row {id} of {channel} is shown"), || match text(client, &sql) {
+        n if n == "1" => Ok(()),
+        n => Err(n),
+    });
+}
+
+/// Waits until a query has this answer.
+fn until(client: &mut Client, sql: &str, expected: &str) {
+    await_until(SOON, sql, || match text(client, sql) {
+        answer if answer == expected => Ok(()),
+        other => Err(other),
+    });
+}
+
+/// From now on commits wait for a standby that is not there; or not any more.
+fn wait_for_nobody(client: &mut Client, wait: bool) {
+    let sql =
+        if wait { "SET synchronous_standby_names = 'nobody'" } else { "RESET synchronous_standby_names" };
+    run(client, &format!("ALTER SYSTEM {sql}"));
+    run(client, "SELECT pg_reload_conf()");
+    until(client, "SHOW synchronous_standby_names", if wait { "nobody" } else { "" });
+}
+
+const COMMITS_THAT_WAIT: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+const CUTTER_WAITS: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'pgquorum feed'";
+
+#[test]
+fn a_commit_that_waited_for_standbys_is_shown_on_a_server_that_does_nothing_else() {
+    let (dir, [port]) = (server_directory("feed-stalls-commit"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'\nautovacuum = off\nmax_prepared_transactions = 5";
+    let server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["shop"]);
+    for (id, prepared) in [(1, false), (2, true)] {
+        if prepared {
+            run(&mut client, "BEGIN; INSERT INTO shop VALUES (2); PREPARE TRANSACTION 'p'");
+        }
+        wait_for_nobody(&mut client, true);
+        let mut waiting = server.connect().expect("a second session");
+        let commit = std::thread::spawn(move || {
+            run(&mut waiting, if prepared { "COMMIT PREPARED 'p'" } else { "INSERT INTO shop VALUES (1)" });
+        });
+        until(&mut client, COMMITS_THAT_WAIT, "1");
+        // It is looked for now, when its commit is in the WAL already, and cannot be seen yet.
+        run(&mut client, "SELECT quorum.cut('shop')");
+        wait_for_nobody(&mut client, false);
+        commit.join().expect("it commits");
+        shown(&mut client, "shop", id);
+    }
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+/// Changes of a channel come at their usual pace of one look a second, for some seconds.
+fn goes_on(client: &mut Client, channel: &str, ids: std::ops::Range<i32>) {
+    for id in ids {
+        run(client, &format!("INSERT INTO {channel} VALUES ({id})"));
+        shown(client, channel, id);
+    }
+}
+
+#[test]
+fn a_session_that_keeps_a_lock_holds_up_its_own_channel_only() {
+    let (dir, [port]) = (server_directory("feed-stalls-lock"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'";
+    let server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["a", "b"]);
+    let mut holder = server.connect().expect("a second session");
+    let locks = [
+        "SELECT quorum.drop_channel('a')",
+        "SELECT quorum.prune('a'); SELECT quorum.open_segment(1)",
+        "LOCK TABLE quorum.channel_confirmed, quorum.log_segment, quorum.batch_segment IN SHARE ROW EXCLUSIVE MODE",
+    ];
+    for (round, sql) in (1..).zip(locks) {
+        run(&mut holder, &format!("BEGIN; {sql}"));
+        if round > 1 {
+            run(&mut client, &format!("INSERT INTO a VALUES ({round})"));
+        }
+        goes_on(&mut client, "b", round * 10..round * 10 + 4);
+        run(&mut holder, "ROLLBACK");
+        if round > 1 {
+            shown(&mut client, "a", round);
+        }
+    }
+    // Whoever asks for a batch gets it when the lock is gone.
+    run(&mut holder, "BEGIN; SELECT quorum.drop_channel('a')");
+    let mut asker = server.connect().expect("a third session");
+    let asked = std::thread::spawn(move || text(&mut asker, "SELECT quorum.cut('a')"));
+    goes_on(&mut client, "b", 40..43);
+    run(&mut holder, "ROLLBACK");
+    assert!(asked.join().expect("it is answered").starts_with("1:"));
+    // A follower that is being moved cannot expire; everything else goes on. Nor does log go that it may need.
+    run(&mut client, "SELECT quorum.register_follower('a', 'f', 'now', '1 s')");
+    run(&mut holder, "BEGIN; SELECT quorum.move_follower('a', 'f', 'now')");
+    goes_on(&mut client, "a", 50..55);
+    let error = client.batch_execute("SELECT quorum.drop_segments(1, 1, 1, true)").expect_err("not now");
+    assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{error:?}");
+    run(&mut holder, "ROLLBACK");
+    // What cannot be looked after is cut all the same.
+    run(&mut client, "ALTER TABLE quorum.follower RENAME TO other");
+    goes_on(&mut client, "a", 60..64);
+    run(&mut client, "ALTER TABLE quorum.other RENAME TO follower");
+    let log = std::fs::read_to_string(dir.join("data.log")).unwrap_or_default();
+    assert!(!log.contains("could be cut"), "{log}");
+    assert_eq!(log.matches("channel \"a\" in database 5 cannot be looked after").count(), 1, "{log}");
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn a_channel_is_served_whatever_number_of_databases_there_is() {
+    let (dir, [port]) = (server_directory("feed-stalls-many"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'\nfsync = off";
+    let mut server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    for number in 0..70 {
+        run(&mut client, &format!("CREATE DATABASE many_{number}"));
+    }
+    server.crash();
+    let mut client = server.connect().expect("a session");
+    // All are visited after the start, one after the other; a crash sets the counters to 0.
+    let visited =
+        "SELECT count(*)::text FROM pg_stat_database WHERE datname LIKE 'many%' AND xact_commit > 0";
+    await_until(SOON * 6, "all databases are visited", || match text(&mut client, visited) {
+        n if n == "70" => Ok(()),
+        n => Err(n),
+    });
+    set_up(&mut client, &["shop"]);
+    run(&mut client, "INSERT INTO shop VALUES (1)");
+    shown(&mut client, "shop", 1);
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn a_database_that_cannot_be_entered_does_not_hold_up_others() {
+    let (dir, [port]) = (server_directory("feed-stalls-visit"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'\nmax_prepared_transactions = 5";
+    let mut server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["shop"]);
+    run(&mut client, "CREATE DATABASE shut");
+    // Outlives the crash: from then on nobody can connect to this database.
+    let mut inside = server.connect_to("shut").expect("a session in the other database");
+    run(&mut inside, "BEGIN; LOCK TABLE pg_class IN ACCESS EXCLUSIVE MODE; PREPARE TRANSACTION 'shut'");
+    server.crash();
+    let mut client = server.connect().expect("a session");
+    let workers = "SELECT count(*)::text FROM pg_stat_activity
+                   WHERE backend_type = 'pgquorum feed' AND datname = 'postgres'";
+    until(&mut client, workers, "1");
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn the_last_batch_before_a_standby_came_is_shown_there() {
+    let (dir, [port, other]) = (server_directory("feed-stalls-told"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'";
+    let server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["shop"]);
+    run(&mut client, "INSERT INTO shop VALUES (1)");
+    run(&mut client, "SELECT quorum.cut('shop')");
+    let standby = server.standby(&dir.join("standby"), other, "late");
+    let mut reader = standby.connect().expect("a session on the standby");
+    shown(&mut reader, "shop", 1);
+    drop(reader);
+    standby.remove();
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn a_batch_that_a_crash_left_is_shown_when_standbys_have_it() {
+    let (dir, [port]) = (server_directory("feed-stalls-crash"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'";
+    let mut server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["shop"]);
+    run(&mut client, "INSERT INTO shop VALUES (1)");
+    let end = text(&mut client, "SELECT quorum.cut('shop')");
+    wait_for_nobody(&mut client, true);
+    run(&mut client, "SET synchronous_commit = local; INSERT INTO shop VALUES (2)");
+    until(&mut client, CUTTER_WAITS, "1");
+    server.crash();
+    let mut client = server.connect().expect("a session");
+    until(&mut client, CUTTER_WAITS, "1");
+    assert_eq!(
+        text(&mut client, "SELECT max(last_tick)::text FROM quorum_log.batch_1_1"),
+        "3",
+        "it is there"
+    );
+    assert_eq!(text(&mut client, "SELECT end_position FROM quorum.channel_state"), end, "and is not shown");
+    let reading = "SELECT count(*)::text FROM quorum.changes('shop', '1:3')";
+    assert_eq!(text(&mut client, reading), "0", "whoever had it already waits for what comes next");
+    // Nor is it when the one who waits for standbys is told to go.
+    run(
+        &mut client,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pgquorum feed'",
+    );
+    until(&mut client, CUTTER_WAITS, "0");
+    until(&mut client, CUTTER_WAITS, "1");
+    assert_eq!(text(&mut client, "SELECT end_position FROM quorum.channel_state"), end, "not yet");
+    wait_for_nobody(&mut client, false);
+    shown(&mut client, "shop", 2);
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn a_channel_made_anew_begins_above_a_batch_that_was_being_made() {
+    let (dir, [port]) = (server_directory("feed-stalls-anew"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'";
+    let server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["shop"]);
+    wait_for_nobody(&mut client, true);
+    run(&mut client, "SET synchronous_commit = local; INSERT INTO shop VALUES (1)");
+    until(&mut client, CUTTER_WAITS, "1");
+    let mut other = server.connect().expect("a second session");
+    let dropped = std::thread::spawn(move || run(&mut other, "SELECT quorum.drop_channel('shop')"));
+    until(&mut client, "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock'", "1");
+    wait_for_nobody(&mut client, false);
+    dropped.join().expect("it is dropped");
+    run(&mut client, "SELECT quorum.create_channel('shop')");
+    // Tick 1 said that the table is tracked, 2 was the row; 3 is left out.
+    assert_eq!(text(&mut client, "SELECT first_tick::text FROM quorum.channel_state"), "4");
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn a_broken_channel_keeps_no_place_of_others() {
+    let (dir, [port]) = (server_directory("feed-stalls-broken"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'\nmax_prepared_transactions = 5";
+    let server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["a", "b"]);
+    run(&mut client, "SET allow_system_table_mods = on; UPDATE quorum_log.batch_1_1 SET snapshot = 'broken'");
+    run(
+        &mut client,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pgquorum feed'",
+    );
+    run(&mut client, "BEGIN; INSERT INTO b VALUES (1); PREPARE TRANSACTION 'p'");
+    let pending = "SELECT pending_transactions::text FROM quorum.channel_state WHERE channel = 'b'";
+    assert_eq!(text(&mut client, pending), "1");
+    run(&mut client, "COMMIT PREPARED 'p'");
+    shown(&mut client, "b", 1);
+    until(&mut client, pending, "0");
+    let log = std::fs::read_to_string(dir.join("data.log")).unwrap_or_default();
+    assert!(log.contains("no batch of channel \"a\" in database 5 could be cut"), "{log}");
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
