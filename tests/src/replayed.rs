@@ -1,10 +1,11 @@
 //! A copy of tracked tables that is made from a channel's changes alone, and compared with what a snapshot sees.
 
 use postgres::{Client, Error, Row};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 
-/// Rows by table and key, both as JSON texts.
-pub type Rows = BTreeMap<(String, String), String>;
+/// Rows by table and key, which is a JSON text. A column that is null is left out: it may have been added since.
+pub type Rows = BTreeMap<(String, String), Map<String, Value>>;
 
 /// Where a reader is, and what it made of the changes up to there.
 #[derive(Clone, Debug)]
@@ -42,7 +43,8 @@ impl Replayed {
     /// # Panics
     /// A gap, a repetition, a transaction in two pieces, or a change that does not fit the copy.
     pub fn read(&mut self, client: &mut Client, limit: i32, up_to: i64) -> Result<usize, Error> {
-        let sql = "SELECT position, tick, transaction::text, op, \"table\", key::text, new::text, unchanged
+        let sql =
+            "SELECT position, tick, transaction::text, op, \"table\", key::text, new::text, unchanged, sql
                    FROM quorum.changes($1, $2, $3) WHERE tick <= $4";
         let rows = client.query(sql, &[&self.channel, &self.position, &limit, &up_to])?;
         for row in &rows {
@@ -62,16 +64,20 @@ impl Replayed {
         }
         let (op, table): (String, String) = (row.get(3), row.get(4));
         let (key, new): (Option<String>, Option<String>) = (row.get(5), row.get(6));
+        let unchanged: Vec<String> = row.get::<_, Option<Vec<String>>>(7).unwrap_or_default();
         let old = || (table.clone(), key.clone().unwrap_or_default());
         match op.as_str() {
             "insert" => {
-                let before = self.rows.insert(old(), new.expect("an insert has a row"));
+                assert!(unchanged.is_empty(), "{position}: an insert says all");
+                let before = self.rows.insert(old(), columns(&new.expect("an insert has a row")));
                 assert_eq!(before, None, "{position}: {:?} is inserted and was there", old());
             }
             "update" => {
                 let before = self.rows.remove(&old());
-                assert!(before.is_some(), "{position}: {:?} is updated and was not there", old());
-                let new = new.expect("an update has a row");
+                let before =
+                    before.unwrap_or_else(|| panic!("{position}: {:?} is updated and was not there", old()));
+                let mut new = columns(&new.expect("an update has a row"));
+                new.extend(before.into_iter().filter(|(name, _)| unchanged.contains(name)));
                 let key = key_of(&new);
                 let clash = self.rows.insert((table.clone(), key.clone()), new);
                 assert_eq!(clash, None, "{position}: {table} {key} is moved to and was there");
@@ -84,7 +90,15 @@ impl Replayed {
                 );
             }
             "truncate" => self.rows.retain(|(of, _), _| *of != table),
-            _ => {}
+            // What a column had is gone with it, though no row is mentioned.
+            "ddl" => {
+                let sql: String = row.get::<_, Option<String>>(8).unwrap_or_default();
+                if let Some((_, dropped)) = sql.split_once("DROP COLUMN ") {
+                    let of_table = self.rows.iter_mut().filter(|((of, _), _)| *of == table);
+                    of_table.for_each(|(_, row)| drop(row.remove(dropped)));
+                }
+            }
+            other => panic!("{position}: {other}"),
         }
         self.position = position;
         self.tick = tick;
@@ -94,19 +108,21 @@ impl Replayed {
     /// Compares with what a snapshot sees: takes one whose position is known, reads up to there, looks.
     ///
     /// # Errors
-    /// The server refuses (PQ004: try again), or is gone.
+    /// The server refuses (PQ004, 40P01: try again), or is gone.
     ///
     /// # Panics
     /// They differ.
     pub fn compare(&mut self, client: &mut Client, tables: &[&str]) -> Result<(), Error> {
         let mut transaction =
             client.build_transaction().isolation_level(postgres::IsolationLevel::RepeatableRead).start()?;
+        // As a copy must: a table that is emptied or changed after the snapshot would be seen as it is then.
+        transaction.batch_execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", tables.join(", ")))?;
         let end: String = transaction.query_one("SELECT quorum.dump_start($1)", &[&self.channel])?.get(0);
         let mut seen = Rows::new();
         for table in tables {
             let sql = format!("SELECT to_jsonb(t)::text FROM {table} AS t");
             for row in transaction.query(&sql, &[])? {
-                let row: String = row.get(0);
+                let row = columns(row.get(0));
                 seen.insert(((*table).to_owned(), key_of(&row)), row);
             }
         }
@@ -127,8 +143,13 @@ impl Replayed {
     }
 }
 
+fn columns(row: &str) -> Map<String, Value> {
+    let Ok(Value::Object(mut row)) = serde_json::from_str(row) else { panic!("no JSON object: {row}") };
+    row.retain(|_, value| !value.is_null());
+    row
+}
+
 /// The tables of these tests have the key `id`.
-fn key_of(row: &str) -> String {
-    let row: serde_json::Value = serde_json::from_str(row).expect("a JSON object");
+fn key_of(row: &Map<String, Value>) -> String {
     format!("{{\"id\": {}}}", row["id"])
 }

@@ -1,11 +1,11 @@
 //! The disk under a channel's server is full for a while: what was refused is not in the feed, what was committed is.
 
+use super::feed_writers::Stops;
 use pgquorum_tests::{
     Plain, Replayed, StalledDisk, await_until, free_ports, server_directory, server_directory_below,
 };
 use postgres::Client;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -99,8 +99,9 @@ fn goes_on_after_a_full_disk(name: &str, wal_apart: bool) {
          SELECT quorum.create_channel('shop'); SELECT quorum.track('t', 'shop')",
     );
     let mut copy = Replayed::new("shop");
-    let counts = Arc::new(Counts::default());
+    let counts = Counts::default();
     std::thread::scope(|scope| {
+        let _stops = Stops(&counts.stop);
         let (server_of, counts_of) = (&server, &counts);
         for number in 0..3 {
             scope.spawn(move || write(server_of, counts_of, number));
@@ -121,7 +122,6 @@ fn goes_on_after_a_full_disk(name: &str, wal_apart: bool) {
             grows("transactions that are committed again", &counts.committed);
             compare(&server, &mut copy);
         }
-        counts.stop.store(true, SeqCst);
     });
     if !wal_apart {
         server.crash();

@@ -1,6 +1,10 @@
 //! A reader goes on over failovers: no gap, no repetition, no other order, whichever node it asks.
 
+use super::feed_writers::{Manner, SCHEMA, Stops, write as write_anything};
 use pgquorum_tests::{Cluster, PATIENCE, Replayed, await_until};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 const TABLES: [&str; 1] = ["public.t"];
@@ -51,6 +55,64 @@ fn the_feed_goes_on_over_failovers() {
         .expect("epochs")
         .get(0);
     assert!(epochs > 1, "each leader has its epoch");
+}
+
+/// The model of `feed_model` where leaders die under it: writers that do everything, and a copy that is the same as what
+/// a snapshot sees on each leader.
+#[test]
+fn the_model_holds_over_failovers() {
+    const ROUNDS: u64 = 3;
+    const CHANGES: u64 = 3000;
+    let cluster = Cluster::start(3);
+    cluster.sql(SCHEMA);
+    let mut copy = Replayed::new("shop");
+    for round in 0..=ROUNDS {
+        let leader = cluster.leader();
+        let stop = AtomicBool::new(false);
+        let target = copy.changes + CHANGES;
+        std::thread::scope(|scope| {
+            let _stops = Stops(&stop);
+            for number in 0..4 {
+                let (cluster, stop) = (&cluster, &stop);
+                scope.spawn(move || {
+                    let Ok(mut client) = cluster.connect(leader) else { return };
+                    let mut random = SmallRng::seed_from_u64(round * 10 + number);
+                    let manner = Manner { weak: false, prepared: false };
+                    // It ends with the server.
+                    let _ = write_anything(
+                        &mut client,
+                        &mut random,
+                        &format!("w{round}_{number}_"),
+                        stop,
+                        manner,
+                    );
+                });
+            }
+            let follower = cluster.follower();
+            let mut on_leader = false;
+            await_until(PATIENCE, "changes", || {
+                // Now from a standby, now from the leader: positions are the same everywhere.
+                on_leader = !on_leader;
+                let node = if on_leader { leader } else { follower };
+                let mut client = cluster.connect(node).map_err(|e| e.to_string())?;
+                copy.read(&mut client, 700, i64::MAX).map_err(|e| e.to_string())?;
+                if copy.changes >= target { Ok(()) } else { Err(format!("{} of {target}", copy.changes)) }
+            });
+            if round < ROUNDS {
+                cluster.kill(leader, None);
+            }
+        });
+        let now = if round < ROUNDS { cluster.await_leader(Some(leader)) } else { leader };
+        await_until(PATIENCE, "the copy equals a snapshot", || {
+            let mut client = cluster.connect(now).map_err(|e| e.to_string())?;
+            copy.compare(&mut client, &super::feed_writers::TABLES).map_err(|e| format!("{e:?}"))
+        });
+        if round < ROUNDS {
+            cluster.start_node(leader);
+            cluster.await_replicas(2);
+        }
+        eprintln!("round {round}: {} changes, at {}", copy.changes, copy.position);
+    }
 }
 
 /// Single-row transactions on one node, until it is gone or the time is over.

@@ -22,6 +22,7 @@ mod feed_errors;
 mod feed_failover;
 mod feed_model;
 mod feed_stalls;
+mod feed_writers;
 mod force_leader;
 mod freeze_postmaster;
 mod freeze_sidecar;

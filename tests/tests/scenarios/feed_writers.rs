@@ -1,0 +1,115 @@
+//! Writers of the feed's model: everything that a transaction can do to tracked tables.
+
+use postgres::Client;
+use rand::Rng;
+use rand::rngs::SmallRng;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+pub const TABLES: [&str; 3] = ["public.account", "public.entry", "public.part"];
+const KEYS: i32 = 60;
+
+pub const SCHEMA: &str = "
+    CREATE TABLE account (id int PRIMARY KEY, n int NOT NULL, note text);
+    CREATE TABLE entry (id int PRIMARY KEY, account int REFERENCES account ON UPDATE CASCADE ON DELETE CASCADE, n int);
+    CREATE TABLE part (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
+    CREATE TABLE part_low PARTITION OF part FOR VALUES FROM (MINVALUE) TO (30);
+    CREATE TABLE part_high PARTITION OF part FOR VALUES FROM (30) TO (MAXVALUE);
+    SELECT quorum.create_channel('shop');
+    SELECT quorum.track('account', 'shop'), quorum.track('entry', 'shop'), quorum.track('part', 'shop')";
+
+/// One statement of a transaction. Those that fail roll back to the savepoint before them.
+fn statement(random: &mut SmallRng) -> String {
+    let (a, b, n) =
+        (random.random_range(0..KEYS), random.random_range(0..KEYS), random.random_range(0..1000));
+    match random.random_range(0..17) {
+        0 | 1 => format!(
+            "INSERT INTO account VALUES ({a}, {n}, repeat('x', {n} * {n} / 100)) ON CONFLICT (id) DO UPDATE SET n = account.n + 1"
+        ),
+        2 => format!("UPDATE account SET n = n + {n} WHERE id BETWEEN {a} AND {a} + 5"),
+        3 => format!("UPDATE account SET id = {b} WHERE id = {a}"),
+        4 => format!("DELETE FROM account WHERE id = {a}"),
+        5 => format!(
+            "INSERT INTO entry SELECT i, {a}, {n} FROM generate_series({b} * 10, {b} * 10 + 4) AS i ON CONFLICT DO NOTHING"
+        ),
+        6 => format!("UPDATE entry SET n = n + 1, account = {b} WHERE account = {a}"),
+        7 => format!("DELETE FROM entry WHERE id % {KEYS} = {a}"),
+        8 => format!("INSERT INTO part VALUES ({a}, {n}) ON CONFLICT (id) DO UPDATE SET n = excluded.n"),
+        9 => format!("UPDATE part SET id = {b} WHERE id = {a}"),
+        10 => format!("DELETE FROM part WHERE id = {a}"),
+        11 => format!("UPDATE account SET note = md5(note) WHERE id = {a}"),
+        // Longer than what stays in its row, and not to be compressed: later updates leave it alone.
+        12 | 13 => format!(
+            "UPDATE account SET note = (SELECT string_agg(md5(i::text || random()), '') FROM generate_series(1, 100) AS i)
+             WHERE id BETWEEN {a} AND {a} + 3"
+        ),
+        14 | 15 => format!("UPDATE entry SET extra = {n} WHERE id BETWEEN {a} * 10 AND {b} * 10"),
+        _ if n < 300 => "ALTER TABLE entry ADD COLUMN extra int".to_owned(),
+        _ if n < 500 => "ALTER TABLE entry DROP COLUMN extra".to_owned(),
+        _ if n < 550 => "TRUNCATE part".to_owned(),
+        _ if n < 600 => "TRUNCATE entry".to_owned(),
+        _ if n < 650 => "TRUNCATE part_low".to_owned(),
+        _ => format!("DELETE FROM entry WHERE account = {a}"),
+    }
+}
+
+/// Tells writers to stop when it is dropped, also by a test that fails: who waits for them would wait for ever.
+pub struct Stops<'a>(pub &'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// What not every server allows its writers.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    /// Some commits do not wait for the disk.
+    pub weak: bool,
+    /// Some transactions are prepared first.
+    pub prepared: bool,
+}
+
+/// Runs transactions until it is told to stop, or an error that is not one of the statements' own: the server is gone.
+pub fn write(
+    client: &mut Client,
+    random: &mut SmallRng,
+    name: &str,
+    stop: &AtomicBool,
+    manner: Manner,
+) -> Result<(), postgres::Error> {
+    client.batch_execute("SET statement_timeout = '20s'")?;
+    for round in 0.. {
+        if stop.load(SeqCst) {
+            break;
+        }
+        let begin = if manner.weak && random.random_bool(0.5) {
+            "BEGIN; SET LOCAL synchronous_commit = off"
+        } else {
+            "BEGIN"
+        };
+        client.batch_execute(begin)?;
+        for _ in 0..random.random_range(1..6) {
+            client.batch_execute("SAVEPOINT s")?;
+            let kept = match client.batch_execute(&statement(random)) {
+                Ok(()) => random.random_bool(0.8),
+                Err(error) if error.as_db_error().is_some() && !client.is_closed() => false,
+                Err(error) => return Err(error),
+            };
+            client.batch_execute(if kept { "RELEASE s" } else { "ROLLBACK TO s" })?;
+        }
+        let end = match random.random_range(0..20) {
+            0..2 => "ROLLBACK".to_owned(),
+            2..16 => "COMMIT".to_owned(),
+            _ if !manner.prepared => "COMMIT".to_owned(),
+            16 => format!("PREPARE TRANSACTION '{name}{round}'; ROLLBACK PREPARED '{name}{round}'"),
+            _ => format!(
+                "PREPARE TRANSACTION '{name}{round}'; SELECT quorum.cut('shop'); COMMIT PREPARED '{name}{round}'"
+            ),
+        };
+        for step in end.split("; ") {
+            client.batch_execute(step)?;
+        }
+    }
+    Ok(())
+}
