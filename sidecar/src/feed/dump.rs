@@ -10,7 +10,7 @@ use super::server::{ONLY_READ, column, within};
 use super::source::{Answer, ChannelId, DumpTable, Snapshot};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use pgquorum_change::{Schema, json};
+use pgquorum_change::json;
 use std::io::Write;
 use std::pin::Pin;
 use std::time::Duration;
@@ -33,13 +33,12 @@ const ROW_DEADLINE: Duration = Duration::from_secs(600);
 /// those who inherit are tables of their own. What tells whether a table is still the same comes last.
 const TABLES: &str = "SELECT to_jsonb(v), \
      CASE WHEN k.relkind = 'p' THEN '' ELSE 'ONLY ' END || pg_catalog.format('%I.%I', n.nspname, k.relname), \
-     t.filter_sql, t.filter, t.relid, ARRAY(SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.relid) AS p ORDER BY 1) \
+     CASE WHEN t.filter IS NOT NULL THEN COALESCE(quorum.filter_text(t.relid, t.filter), 'false') END, \
+     t.relid, ARRAY(SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.relid) AS p ORDER BY 1) \
      FROM quorum.tracked_table t JOIN quorum.channel c ON c.id = t.channel \
      JOIN quorum.schema_version v ON v.id = t.schema_version \
      JOIN pg_catalog.pg_class k ON k.oid = t.relid JOIN pg_catalog.pg_namespace n ON n.oid = k.relnamespace \
      WHERE c.name = $1 ORDER BY n.nspname, k.relname";
-/// How the words of a condition are understood now.
-const FILTER: &str = "SELECT f.tree FROM quorum.parse_filter($1, $2) AS f";
 
 /// A session that holds the snapshot.
 pub(super) struct HeldSnapshot {
@@ -55,8 +54,8 @@ struct Listed {
     version: serde_json::Value,
     /// Quoted, with its schema, as `FROM` and `LOCK TABLE` take it.
     name: String,
-    /// As it was given, and parsed.
-    filter: Option<(String, String)>,
+    /// In present names, from what capture goes by: the words that were given may mean other columns by now.
+    filter: Option<String>,
     relid: u32,
     /// It and its partitions.
     members: Vec<u32>,
@@ -75,10 +74,8 @@ impl HeldSnapshot {
             let schema = schemas::parse(&table.version)?;
             let columns: Vec<String> = schema.columns.iter().map(|column| quoted(&column.name)).collect();
             let mut query = format!("SELECT {} FROM {}", columns.join(", "), table.name);
-            if let Some((text, tree)) = &table.filter {
-                check_filter(&session, table.relid, text, tree, &schema).await?;
-                // The condition may end with a comment.
-                query.push_str(&format!(" WHERE ({text}\n)"));
+            if let Some(filter) = &table.filter {
+                query.push_str(&format!(" WHERE ({filter})"));
             }
             tables.push(DumpTable { schema, query });
         }
@@ -107,8 +104,8 @@ async fn list(session: &Taken, id: &ChannelId, wanted: &[String]) -> Result<Vec<
         let version = column(row, 0)?;
         let schema = schemas::parse(&version)?;
         if wanted.is_empty() || wanted.iter().any(|name| schemas::is_named(&schema, name)) {
-            let filter = Option::zip(column(row, 2)?, column(row, 3)?);
-            let (name, relid, members) = (column(row, 1)?, column(row, 4)?, column(row, 5)?);
+            let (name, filter) = (column(row, 1)?, column(row, 2)?);
+            let (relid, members) = (column(row, 3)?, column(row, 4)?);
             found.push(Listed { version, name, filter, relid, members });
         }
     }
@@ -179,36 +176,6 @@ async fn attempt_at(
         .parse()
         .map_err(|_| FeedError::new(Kind::Internal, format!("the snapshot's position is {text:?}")))?;
     Ok((list(session, id, wanted).await? == listed).then_some(position))
-}
-
-/// Capture goes by the condition as it was parsed when the table was tracked, a copy has only its words.
-///
-/// # Errors
-/// They do not mean the same any more.
-async fn check_filter(session: &Taken, relid: u32, text: &str, tree: &str, schema: &Schema) -> Result<()> {
-    run(session, "SAVEPOINT filter").await?;
-    let read = session.query_typed(FILTER, &[(&relid, Type::OID), (&text, Type::TEXT)]).await;
-    let why = match read {
-        Ok(rows) => {
-            let now: Option<String> = rows.first().map(|row| column(row, 0)).transpose()?;
-            if now.as_deref() == Some(tree) {
-                return run(session, "RELEASE SAVEPOINT filter").await;
-            }
-            "its names mean something else by now".to_owned()
-        }
-        Err(error) => match FeedError::from_database(&error) {
-            error if error.is_passing() => return Err(error),
-            error => error.message,
-        },
-    };
-    let message = format!(
-        "table {}.{} is tracked with the condition {text:?}, which is no longer understood as it was then: {why}. Was a \
-         column or the table renamed, or does the condition name a type without its schema? Changes are still captured \
-         by what was meant, but the table cannot be copied. Untrack it, and track it again with the condition in present \
-         names",
-        schema.schema, schema.table
-    );
-    Err(FeedError::new(Kind::Refused, message))
 }
 
 impl Snapshot for HeldSnapshot {
