@@ -137,6 +137,8 @@ pub struct Node {
     pub(crate) beat: Option<(Beat, Millis)>,
     /// When a leader last said that its primary is open.
     pub(crate) open_heard: Option<Millis>,
+    /// When the sidecar last went on after it had stood still for longer than a node timeout.
+    pub(crate) woke_at: Millis,
     pub(crate) next_op: u64,
     pub(crate) next_status: Millis,
     pub(crate) sent_status: Option<NodeStatus>,
@@ -179,6 +181,7 @@ impl Node {
             statuses: BTreeMap::new(),
             beat: None,
             open_heard: None,
+            woke_at: 0,
             next_op: 1,
             next_status: now,
             sent_status: None,
@@ -207,6 +210,9 @@ impl Node {
 
     /// Takes one input at time `now` (which never goes back) and says what follows from it.
     pub fn step(&mut self, now: Millis, input: Input) -> Output {
+        if now > self.now + self.cluster.settings.node_timeout.ms() {
+            self.woke_at = now;
+        }
         self.now = self.now.max(now);
         self.take(input);
         self.judge_writes();

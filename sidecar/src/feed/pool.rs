@@ -49,7 +49,7 @@ struct Idle {
     since: Instant,
 }
 
-/// A session for one request. Whoever is done gives it back; one that is dropped ends, whatever it was doing.
+/// A session for one request. Whoever is done gives it back; one that is dropped ends when the server notices.
 pub(super) struct Taken {
     session: Session,
     database: String,
@@ -113,8 +113,26 @@ impl Pool {
         Ok(Taken { session, database: database.to_owned(), shared, _turn: turn })
     }
 
+    /// Takes the session back after a request, whatever came of it.
+    ///
+    /// A backend that is not done when the time is up may stay so (a commit waits for standbys whether its client is there
+    /// or not): it keeps its turn until it is done, or there would be more and more of them, until nobody can connect.
+    pub(super) fn done<T>(&self, taken: Taken, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => self.give_back(taken),
+            Err(error) if error.kind == Kind::TimedOut => {
+                tokio::spawn(async move {
+                    // Comes after what is under way. Without a connection there is nothing to wait for.
+                    let _ = taken.batch_execute("").await;
+                });
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
     /// Keeps the session for the next one.
-    pub(super) fn give_back(&self, taken: Taken) {
+    fn give_back(&self, taken: Taken) {
         let Taken { session, database, shared, .. } = taken;
         if !shared || session.is_closed() {
             return;

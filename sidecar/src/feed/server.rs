@@ -52,8 +52,8 @@ impl Server {
 
     async fn jsons(&self, database: &str, query: &str, values: &[Parameter<'_>]) -> Result<Vec<Value>> {
         let session = self.pool.take(database, Purpose::Read).await?;
-        let rows = within(READ_DEADLINE, ONLY_READ, said(session.query_typed(query, values))).await?;
-        self.pool.give_back(session);
+        let rows = within(READ_DEADLINE, ONLY_READ, said(session.query_typed(query, values))).await;
+        let rows = self.pool.done(session, rows)?;
         rows.iter().map(|row| column(row, 0)).collect()
     }
 
@@ -63,19 +63,19 @@ impl Server {
         let values: [Parameter; 3] =
             [(&id.channel, Type::TEXT), (&after, Type::TEXT), (&max_bytes, Type::INT4)];
         let read = async { collect(said(session.query_typed_raw(READ, values)).await?).await };
-        let rows = within(READ_DEADLINE, ONLY_READ, read).await?;
-        if rows.broken.is_none() {
-            self.pool.give_back(session);
+        let rows = within(READ_DEADLINE, ONLY_READ, read).await;
+        match rows {
+            Ok(rows) if rows.broken.is_some() => Ok(rows),
+            rows => self.pool.done(session, rows),
         }
-        Ok(rows)
     }
 
     async fn find_position(&self, id: &ChannelId, tick: u64) -> Result<Position> {
         let session = self.pool.take(&id.database, Purpose::Read).await?;
         let text = tick.to_string();
         let values: [Parameter; 2] = [(&id.channel, Type::TEXT), (&text, Type::TEXT)];
-        let row = within(READ_DEADLINE, ONLY_READ, said(session.query_typed_one(FIND, &values))).await?;
-        self.pool.give_back(session);
+        let row = within(READ_DEADLINE, ONLY_READ, said(session.query_typed_one(FIND, &values))).await;
+        let row = self.pool.done(session, row)?;
         Ok(Position { epoch: number(&row, 0)?, tick: number(&row, 1)? })
     }
 
@@ -85,8 +85,8 @@ impl Server {
         let values: [Parameter; 3] =
             [(&id.channel, Type::TEXT), (&after, Type::TEXT), (&seconds, Type::FLOAT8)];
         let waited = said(session.query_typed_one(WAIT, &values));
-        let row = within(timeout + WAIT_GRACE, ONLY_READ, waited).await?;
-        self.pool.give_back(session);
+        let row = within(timeout + WAIT_GRACE, ONLY_READ, waited).await;
+        let row = self.pool.done(session, row)?;
         let text: String = column(&row, 0)?;
         text.parse().map_err(|_| unreadable(&format!("the channel's end is {text:?}")))
     }
@@ -96,7 +96,8 @@ impl Server {
         let values: Vec<Parameter> = call.arguments.iter().map(parameter).collect();
         let statement = statement(&call);
         let called = said(session.query_typed_one(&statement, &values));
-        let result: Option<String> = column(&within(CHANGE_DEADLINE, CHANGE_UNKNOWN, called).await?, 0)?;
+        let row = within(CHANGE_DEADLINE, CHANGE_UNKNOWN, called).await;
+        let result: Option<String> = column(&self.pool.done(session, row)?, 0)?;
         Ok(result.unwrap_or_default())
     }
 

@@ -119,9 +119,12 @@ impl Node {
     }
 
     /// Whether a node is connected and was heard of lately, or has had no time yet to say how it is. A leader that was
-    /// frozen has connections that are older than what became of the nodes meanwhile.
+    /// frozen has connections that are older than what became of the nodes meanwhile, and finds in them what they said
+    /// before: that takes it less than the time of two heartbeats to read.
     fn is_present(&self, node: NodeId) -> bool {
-        let lately = self.now.saturating_sub(self.cluster.settings.node_timeout.ms());
+        let settings = &self.cluster.settings;
+        let read_up = self.woke_at + 2 * settings.heartbeat_interval.ms();
+        let lately = self.now.saturating_sub(settings.node_timeout.ms()).max(read_up);
         let heard = self.statuses.get(&node).is_some_and(|(_, at)| *at >= lately);
         let just_elected = self.lead.as_ref().is_some_and(|lead| lead.since >= lately);
         node == self.id || (self.linked(node) && (heard || just_elected))

@@ -158,7 +158,7 @@ impl Consensus {
             }
             StateRole::Follower if was_leader => self.heard_at = now,
             // Whoever gave its vote away gives the other time to win (Raft, 5.2); else it would end what it helped to begin.
-            StateRole::Follower if self.raw.raft.vote != raft::INVALID_ID => {
+            StateRole::Follower if ![raft::INVALID_ID, self.raw.raft.id].contains(&self.raw.raft.vote) => {
                 let won = now + self.jittered(settings.leader_voting_timeout.ms());
                 self.suspect_at = self.suspect_at.map(|at| at.max(won));
             }

@@ -128,7 +128,9 @@ impl Node {
     pub(super) fn record_entries(&mut self) {
         let Some(lead) = &mut self.lead else { return };
         let recorded = self.local.obs.recorded_index;
-        if lead.recording
+        // A standby is not asked how far its database has recorded: 0 would mean that all is to be written anew.
+        if !self.local.obs.is_primary()
+            || lead.recording
             || self.now < lead.retry_record_at
             || self.cluster.log.back().is_none_or(|r| r.index <= recorded)
         {

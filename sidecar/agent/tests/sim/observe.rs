@@ -51,7 +51,7 @@ impl World {
                 },
             standbys: if s.is_primary() { standbys.collect() } else { Vec::new() },
             history: s.history.clone(),
-            recorded_index: s.recorded(),
+            recorded_index: if s.is_primary() { s.recorded() } else { 0 },
             rewound: rewound.is_some(),
             replaying: (s.process == PgProcess::Starting).then_some(s.wal.len() as u64),
             ..PgObservation::default()
