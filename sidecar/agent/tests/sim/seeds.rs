@@ -128,7 +128,8 @@ pub fn finish(world: &mut World) {
 impl World {
     /// So many copies are gone (with a lost store, or by a rewind or copy that was broken off when its source died too)
     /// that those left may not have everything that was acknowledged: nobody may be appointed, and only an
-    /// administrator who accepts the loss can go on.
+    /// administrator who accepts the loss can go on. The same goes for votes: a node that lost its store while another one
+    /// was being marked down takes the majority with it.
     fn is_beyond_repair(&self) -> bool {
         let agents = self.machines.values().filter_map(|m| m.agent.as_ref());
         let Some(cluster) = agents.map(Node::cluster).max_by_key(|c| c.applied_index) else { return false };
@@ -137,7 +138,14 @@ impl World {
             let usable = m.server.process != PgProcess::Absent && !m.server.rewinding && m.server.is_whole();
             usable && !m.needs_replacement() && !m.retired
         };
+        let remembers = |m: &&Member| {
+            let machine = &self.machines[&m.id];
+            !machine.needs_replacement() && !machine.retired
+        };
+        let votes = || cluster.members.values().filter(|m| m.is_voter());
+        let voters_left = votes().filter(remembers).count();
         cluster.durability.voters.iter().filter(whole).count() < cluster.durability.pledges_needed()
+            || voters_left * 2 <= votes().count()
     }
 
     pub fn describe(&self) -> String {
