@@ -1,5 +1,6 @@
 -- Which tables are captured: track, untrack, and what statements may do to tracked tables (ddl.sql).
--- The triggers are written in Rust (extension/src/capture); they look nothing up here but what `tracking` says.
+-- The triggers are written in Rust (extension/src/capture). They read tracked_table and schema_version themselves
+-- (extension/src/pg/tracking.rs), and ask `tracking` only if a table is not what its newest version says.
 
 CREATE FUNCTION quorum.capture_row() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'pgquorum_capture_row';
 COMMENT ON FUNCTION quorum.capture_row() IS 'Internal. Row trigger of tracked tables; created by quorum.track.';

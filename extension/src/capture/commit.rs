@@ -13,7 +13,7 @@ use crate::log::slots;
 use crate::pg::log_heap::{self, Identity, LogHeap, RowBuffer};
 use crate::pg::relcache::{self, Changes};
 use crate::pg::spill::SpillFile;
-use crate::pg::{origin, process, query, statement};
+use crate::pg::{origin, process, statement, tracking};
 
 thread_local! {
     static WRITER: RefCell<Writer> = RefCell::new(Writer::default());
@@ -126,18 +126,15 @@ fn open_segment(channel: i32) -> Option<LogHeap> {
 
 #[cold]
 fn look_up(channel: i32) -> Option<Segment> {
-    // This transaction may have dropped the extension itself.
-    if !query::has_extension(c"pgquorum") {
-        return None;
-    }
-    let number = u32::try_from(channel).ok()?;
-    let found = query::newest(c"SELECT segments, heap FROM quorum.current_segment($1)", number)?;
-    let [segments, heap] = <[Option<String>; 2]>::try_from(found).unwrap_or_default();
-    let numbers = segments.and_then(|text| text.parse().ok()).zip(heap.and_then(|text| text.parse().ok()));
-    let Some((segments, heap)) = numbers else { no_segment(channel) };
-    if relcache::watch(segments) {
-        return look_up(channel);
-    }
+    // Watched before it is read: a change in between is noticed the next time.
+    let watch = |segments| {
+        relcache::watch(segments);
+    };
+    let heap = match tracking::segment(channel, watch) {
+        tracking::Segment::Open(heap) => heap,
+        tracking::Segment::NoChannel => return None,
+        tracking::Segment::Missing => no_segment(channel),
+    };
     let segment = Segment { channel, heap };
     SEGMENTS.with_borrow_mut(|all| all.push(segment));
     Some(segment)

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::describe::attributes;
 use super::worker::lock;
 
 /// By what a table is seen.
@@ -28,6 +29,18 @@ pub enum Order {
     Above(i64),
     Descending,
 }
+
+/// What the first column of a table's primary key, which is its first column, is to be.
+#[derive(Clone, Copy)]
+pub enum Key {
+    Oid(u32),
+    Integer(i32),
+    Bigint(i64),
+}
+
+/// Up to so many pages a table is read as a whole: in a session that has not used its index yet, which is most often the
+/// case, opening that costs more.
+const FEW_PAGES: u32 = 2;
 
 /// An open table. Its lock stays until the end of the transaction.
 pub struct Table(pg_sys::Relation);
@@ -50,9 +63,18 @@ impl Table {
     /// # Panics
     /// There is none of this name.
     pub fn column(&self, name: &CStr) -> usize {
-        // SAFETY: the relation is open; the name is a valid string.
-        let number = unsafe { pg_sys::get_attnum((*self.0).rd_id, name.as_ptr()) };
-        usize::try_from(number - 1).unwrap_or_else(|_| panic!("column {name:?} is missing"))
+        // SAFETY: the relation is open and locked.
+        let attributes = unsafe { attributes(self.0) };
+        let found = attributes.iter().position(|attribute| {
+            // SAFETY: a column's name ends with a zero.
+            !attribute.attisdropped && unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) } == name
+        });
+        found.unwrap_or_else(|| panic!("column {name:?} is missing"))
+    }
+
+    pub fn oid(&self) -> u32 {
+        // SAFETY: the relation is open.
+        unsafe { (*self.0).rd_id.to_u32() }
     }
 
     /// Shows rows to `look` until it says `false`.
@@ -74,16 +96,8 @@ impl Table {
                 );
                 count = 1;
             }
-            let natts = (*(*self.0).rd_att).natts.unsigned_abs() as usize;
-            let mut row = Row { values: vec![pg_sys::Datum::null(); natts], nulls: vec![true; natts] };
-            let mut show = |tuple: pg_sys::HeapTuple| {
-                if tuple.is_null() {
-                    return false;
-                }
-                let (values, nulls) = (row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
-                pg_sys::heap_deform_tuple(tuple, (*self.0).rd_att, values, nulls);
-                look(&row)
-            };
+            let mut row = Row::of(self.0);
+            let mut show = |tuple: pg_sys::HeapTuple| !tuple.is_null() && look(row.fill(tuple, self.0));
             if matches!(order, Order::Any) {
                 let no_keys = std::ptr::null_mut();
                 let scan =
@@ -103,6 +117,34 @@ impl Table {
             while show(pg_sys::systable_getnext_ordered(scan, direction)) {}
             pg_sys::systable_endscan_ordered(scan);
             pg_sys::index_close(index, lock::NONE);
+        }
+    }
+
+    /// Shows rows with this key, in any order, to `look` until it says `false`.
+    pub fn matching(&self, view: View, key: Key, mut look: impl FnMut(&Row) -> bool) {
+        let snapshot = Snapshot::take(view);
+        let (equal, value) = match key {
+            Key::Oid(value) => (pg_sys::F_OIDEQ, pg_sys::Datum::from(value)),
+            Key::Integer(value) => (pg_sys::F_INT4EQ, pg_sys::Datum::from(value)),
+            Key::Bigint(value) => (pg_sys::F_INT8EQ, pg_sys::Datum::from(value)),
+        };
+        // SAFETY: as in `rows`.
+        unsafe {
+            let mut key = pg_sys::ScanKeyData::default();
+            let strategy = pg_sys::BTEqualStrategyNumber as u16;
+            pg_sys::ScanKeyInit(&mut key, 1, strategy, pg_sys::Oid::from(equal), value);
+            let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+            let few = pg_sys::RelationGetNumberOfBlocksInFork(self.0, main) <= FEW_PAGES;
+            let index = if few { pg_sys::InvalidOid } else { pg_sys::RelationGetPrimaryKeyIndex(self.0) };
+            let scan = pg_sys::systable_beginscan(self.0, index, !few, snapshot.0, 1, &mut key);
+            let mut row = Row::of(self.0);
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() || !look(row.fill(tuple, self.0)) {
+                    break;
+                }
+            }
+            pg_sys::systable_endscan(scan);
         }
     }
 }
@@ -158,6 +200,27 @@ pub struct Row {
 }
 
 impl Row {
+    /// Room for a row of an open table.
+    ///
+    /// # Safety
+    ///
+    /// The relation is open.
+    unsafe fn of(relation: pg_sys::Relation) -> Self {
+        // SAFETY: see above.
+        let columns = unsafe { (*(*relation).rd_att).natts }.unsigned_abs() as usize;
+        Self { values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns] }
+    }
+
+    /// # Safety
+    ///
+    /// The relation is open and the one that there is room for; the tuple is a row of it.
+    unsafe fn fill(&mut self, tuple: pg_sys::HeapTuple, relation: pg_sys::Relation) -> &Self {
+        let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+        // SAFETY: see above.
+        unsafe { pg_sys::heap_deform_tuple(tuple, (*relation).rd_att, values, nulls) };
+        self
+    }
+
     fn get<T: FromDatum>(&self, column: usize) -> Option<T> {
         // SAFETY: the caller names a column of this type; the datum is valid while the row is shown, and copied.
         unsafe { T::from_datum(self.values[column], self.nulls[column]) }
@@ -188,6 +251,7 @@ impl Row {
         self.get(column)
     }
 
+    /// Of a `text` or `bytea`; in the encoding of the database.
     pub fn bytes(&self, column: usize) -> Option<Vec<u8>> {
         self.get(column)
     }
@@ -200,12 +264,25 @@ impl Row {
         self.get(column).unwrap_or_default()
     }
 
+    pub fn smallints(&self, column: usize) -> Option<Vec<i16>> {
+        self.get(column)
+    }
+
+    pub fn is_null(&self, column: usize) -> bool {
+        self.nulls[column]
+    }
+
     pub fn bigints(&self, column: usize) -> Vec<i64> {
         self.get(column).unwrap_or_default()
     }
 
     /// A `jsonb` as text.
     pub fn json(&self, column: usize) -> Option<String> {
+        self.json_bytes(column).map(|text| String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The same in the encoding of the database.
+    pub fn json_bytes(&self, column: usize) -> Option<Vec<u8>> {
         if self.nulls[column] {
             return None;
         }
@@ -213,7 +290,7 @@ impl Row {
         unsafe {
             let text =
                 pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), self.values[column]);
-            Some(CStr::from_ptr(text).to_string_lossy().into_owned())
+            Some(CStr::from_ptr(text).to_bytes().to_vec())
         }
     }
 }

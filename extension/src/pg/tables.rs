@@ -3,15 +3,15 @@
 use std::ffi::CStr;
 
 use pgquorum_change::{Encoder, Old, Op, Schema};
-use pgrx::PgSqlErrorCode::{
-    ERRCODE_INTERNAL_ERROR, ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, ERRCODE_T_R_SERIALIZATION_FAILURE,
-};
+use pgrx::PgSqlErrorCode::{ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, ERRCODE_T_R_SERIALIZATION_FAILURE};
 use pgrx::pg_sys;
 
 use super::columns::{Columns, Row};
+use super::describe::attributes;
 use super::encoding;
 use super::filter::Filter;
 use super::query;
+use super::tracking::{self, Tracking};
 use super::trigger::{OpenTable, RowEvent, Tuple};
 use crate::error::Refusal;
 
@@ -47,31 +47,18 @@ impl Table {
     /// Looks up how a table is captured; `None`: it is not. Whatever is wrong with what is found is an ERROR: a change
     /// that cannot be captured must not be made.
     pub fn look_up(table: OpenTable) -> Option<Self> {
-        let found = query::newest(
-            c"SELECT root, channel, old_image, filter, schema_version, schema_name, table_name, columns FROM quorum.tracking($1)",
-            table.relid(),
-        )?;
-        let made = Self::from_row(table, found);
-        Some(made.unwrap_or_else(|| {
-            Refusal::new(ERRCODE_INTERNAL_ERROR, "how a tracked table is to be captured cannot be read")
-                .hint("quorum.tracking and quorum.schema_version do not say what they must; is the extension's SQL of the library's version?")
-                .raise()
-        }))
+        let found = tracking::of(table)?;
+        Some(Self::new(table, found).unwrap_or_else(|| tracking::unreadable()))
     }
 
-    /// From a row of `quorum.tracking`.
-    fn from_row(table: OpenTable, row: query::Values) -> Option<Self> {
-        let [root, channel, old_image, filter, version, schema, name, columns] =
-            <[Option<String>; 8]>::try_from(row).ok()?;
-        let number = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok());
-        let root = u32::try_from(number(root)?).ok()?;
-        let (version, made_version) = match number(version) {
+    fn new(table: OpenTable, found: Tracking) -> Option<Self> {
+        let (version, made_version) = match found.schema_version {
             Some(version) => (version, false),
-            None => (record_schema(root), true),
+            None => (record_schema(found.root), true),
         };
-        let (schema, name) = (schema?, name?);
-        let columns = Schema::new(version, &schema, &name, &columns?).ok()?;
-        let old_image = match old_image.as_deref()? {
+        let (schema, name) = (found.schema_name, found.table_name);
+        let columns = Schema::new(version, &schema, &name, &found.columns).ok()?;
+        let old_image = match found.old_image.as_str() {
             "none" => OldImage::None,
             "key" => OldImage::Key,
             "full" => OldImage::Full,
@@ -92,13 +79,13 @@ impl Table {
                 pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
             );
             Some(Self {
-                root,
-                channel: i32::try_from(number(channel)?).ok()?,
+                root: found.root,
+                channel: found.channel,
                 schema_version: version,
                 made_version,
                 old_image,
                 columns: Columns::new(places, memory),
-                filter: filter.map(|tree| Filter::new(&tree, relation, root.into(), memory)),
+                filter: found.filter.map(|tree| Filter::new(&tree, relation, found.root.into(), memory)),
                 old: Row::default(),
                 new: Row::default(),
                 key: Vec::new(),
@@ -188,15 +175,11 @@ impl Drop for Table {
 ///
 /// `relation` is open.
 unsafe fn places(relation: pg_sys::Relation, schema: &Schema) -> Option<Vec<(usize, pg_sys::Oid, bool)>> {
-    // SAFETY: see above; the descriptor has as many attributes as it says, and names end with a zero.
-    let attributes = unsafe {
-        let descriptor = (*relation).rd_att;
-        let count = usize::try_from((*descriptor).natts).unwrap_or(0);
-        (*descriptor).attrs.as_slice(count)
-    };
+    // SAFETY: see above.
+    let attributes = unsafe { attributes(relation) };
     let place = |name: &str| {
         attributes.iter().position(|attribute| {
-            // SAFETY: as above.
+            // SAFETY: names end with a zero.
             let found = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) };
             !attribute.attisdropped && encoding::to_utf8(found.to_bytes()) == name
         })

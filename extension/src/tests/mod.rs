@@ -3,6 +3,7 @@
 
 mod apply;
 mod channels;
+mod describe;
 mod feed;
 mod lease;
 mod privileges;

@@ -138,6 +138,26 @@ fn partitions() {
     assert_eq!(take_log(c), [r#"{"op":"ddl","table":"p","tag":"UNTRACK","sql":""}"#]);
 }
 
+/// Whoever changes the parent of a partition locks it first, so a writer of the partition does not wait for it.
+#[test]
+fn writing_a_partition_needs_no_lock_on_its_parent() {
+    let log = LogServer::start("");
+    let (c, other) = (&mut log.connect(), &mut log.connect());
+    run(
+        c,
+        "CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+         CREATE TABLE p1 (v text, id int PRIMARY KEY); ALTER TABLE p ATTACH PARTITION p1 DEFAULT;
+         SELECT quorum.track('p', 'c'); INSERT INTO p VALUES (1, 'a'), (2, 'b')",
+    );
+    take_log(c);
+    run(c, "BEGIN; LOCK TABLE ONLY p");
+    run(other, "SET lock_timeout = '10s'; DELETE FROM p1 WHERE id = 1");
+    run(c, "COMMIT");
+    run(other, "DELETE FROM p1");
+    let deleted = |id: u32| format!(r#"{{"op":"delete","table":"p","key":{{"id":{id}}}}}"#);
+    assert_eq!(take_log(c), [deleted(1), deleted(2)]);
+}
+
 #[test]
 fn statements_on_tracked_tables() {
     let log = LogServer::start("");
