@@ -48,6 +48,7 @@ extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::require_preload();
+    pgquorum_change::prepare();
     guc::init();
     shmem::init();
     weak_commits::init();

@@ -36,6 +36,12 @@ pub use schema::{Column, Kind, Schema};
 /// Version of the record that this crate writes, and the only one it reads.
 pub const VERSION: u8 = 1;
 
+/// Finds out what the processor can do, which checksums depend on. To be called before processes are forked that use
+/// this crate: else each of them asks for itself, and on a virtual machine that takes as long as many checksums.
+pub fn prepare() {
+    let _ = crc32fast::Hasher::new();
+}
+
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
