@@ -76,20 +76,23 @@ impl LogHeap {
     /// Rows go to this page or later ones. Raises XX001 if the table has become shorter than that: whoever reads the
     /// log would not look where they went.
     pub fn keep_behind(&mut self, frontier: u32, channel: i32) {
+        if frontier == 0 {
+            return;
+        }
         // SAFETY: the relation is open. Without a target PostgreSQL takes the table's last page.
         unsafe {
-            if frontier > 0 {
-                let main = pg_sys::ForkNumber::MAIN_FORKNUM;
-                let pages = pg_sys::RelationGetNumberOfBlocksInFork(self.relation, main);
-                if pages < frontier {
-                    self.too_short(pages, frontier, channel);
-                }
-            }
             let storage = pg_sys::RelationGetSmgr(self.relation);
             let target = (*storage).smgr_targblock;
-            if target != pg_sys::InvalidBlockNumber && target < frontier {
-                (*storage).smgr_targblock = pg_sys::InvalidBlockNumber;
+            // The page that this process has written last; forgotten when the table becomes shorter or another file.
+            if target != pg_sys::InvalidBlockNumber && target >= frontier {
+                return;
             }
+            let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+            let pages = pg_sys::RelationGetNumberOfBlocksInFork(self.relation, main);
+            if pages < frontier {
+                self.too_short(pages, frontier, channel);
+            }
+            (*storage).smgr_targblock = pg_sys::InvalidBlockNumber;
         }
     }
 
