@@ -80,6 +80,8 @@ $$;
 -- The feed: comments of its functions in Rust.
 COMMENT ON FUNCTION quorum.read_log(text, text, integer) IS
     'The log of a channel after a position, for programs that decode it: log rows in the order of their ticks. A row holds the ends of the changes first_tick to last_tick; where none ends, first_tick is the one under way and last_tick one below. When the position lies inside a transaction, that one''s first row and the row in which the change at the position ends come first. Stops when max_bytes were given and one change is complete. Errors: 42704 no such channel, 22023 not a position, PQ001 purged, PQ002 of another history, PQ003 in the future, XX001 a damaged row.';
+COMMENT ON FUNCTION quorum.read_packed(text, text, integer) IS
+    'The log rows of quorum.read_log, many in a value: for programs that read much, with take_row of the crate pgquorum-change. max_bytes counts what is said of the rows, too. Call it in the list of a SELECT, so that rows go to the client as they are read. Errors: as quorum.read_log.';
 COMMENT ON FUNCTION quorum.changes(text, text, integer, text[]) IS
     'The changes of a channel after a position, at most so many, optionally only of some tables. To go on, give the position of the last row. key: the row, as it was before an update or delete; new lacks the columns in unchanged; sql: the statement of a ddl. Errors: as quorum.read_log; 42P01 the channel never had such a table.';
 COMMENT ON FUNCTION quorum.wait(text, text, interval) IS
@@ -103,8 +105,8 @@ GRANT USAGE ON SCHEMA quorum TO quorum_follower;
 GRANT quorum_reader TO quorum_follower;
 GRANT SELECT ON TABLE quorum.channel_state, quorum.channel_epoch, quorum.follower, quorum.retired_channel
     TO quorum_reader, quorum_admin;
-GRANT EXECUTE ON FUNCTION quorum.read_log(text, text, integer), quorum.changes(text, text, integer, text[]),
-    quorum.wait(text, text, interval), quorum.find_position(text, text), quorum.channel_ends(integer), quorum.dump_start(text)
+GRANT EXECUTE ON FUNCTION quorum.read_log(text, text, integer), quorum.read_packed(text, text, integer),
+    quorum.changes(text, text, integer, text[]), quorum.wait(text, text, interval), quorum.find_position(text, text), quorum.channel_ends(integer), quorum.dump_start(text)
     TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.register_follower(text, text, text, interval), quorum.move_follower(text, text, text),
     quorum.drop_follower(text, text) TO quorum_follower, quorum_admin;

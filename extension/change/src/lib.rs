@@ -24,6 +24,7 @@ mod decode;
 mod encode;
 mod error;
 pub mod json;
+mod row;
 mod schema;
 mod wire;
 
@@ -31,6 +32,7 @@ pub use chunk::{CHUNK_MAX, Chunk, Chunker, Header};
 pub use decode::{Change, Changes, Ddl, Decoder, Image, OldImage, Value, Values, change, header};
 pub use encode::{Encoder, Old};
 pub use error::Error;
+pub use row::{LogRow, ROW, put_row, take_row};
 pub use schema::{Column, Kind, Schema};
 
 /// Version of the record that this crate writes, and the only one it reads.

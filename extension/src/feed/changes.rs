@@ -80,20 +80,20 @@ impl ChangeReading {
         if let Some(header) = changes.header {
             self.transaction = about(&header);
         }
-        let mut tick = entry.first_tick + u64::from(changes.first_is_lost);
+        let mut tick = entry.row.first_tick + u64::from(changes.first_is_lost);
         while let Some(change) = changes.next().map_err(damaged)? {
             if tick > self.after {
                 let row = self.schemas.row(&change)?;
                 if let Some(mut row) = row {
-                    row.position = format!("{}:{tick}", entry.epoch);
-                    (row.tick, row.xid) = (tick, entry.xid);
+                    row.position = format!("{}:{tick}", entry.row.epoch);
+                    (row.tick, row.xid) = (tick, entry.row.xid);
                     row.transaction = self.transaction.clone();
                     self.rows.push_back(row);
                 }
             }
             tick += 1;
         }
-        if tick == entry.last_tick + 1 {
+        if tick == entry.row.last_tick + 1 {
             Ok(())
         } else {
             Err(self.reading.damaged(entry, "it holds another number of changes than its column says"))

@@ -1,9 +1,11 @@
-//! Reading a channel: log rows as they are (`quorum.read_log`), or as changes (`quorum.changes`, in [`super::changes`]).
+//! Reading a channel: log rows as they are (`quorum.read_log`), packed for the network (`quorum.read_packed`, in
+//! [`super::packed`]), or as changes (`quorum.changes`, in [`super::changes`]).
 //!
-//! Memory stays small whatever is read: one batch row and one log row at a time.
+//! Memory stays small whatever is read: one batch row and one log row, or one pack, at a time.
 
 use std::collections::VecDeque;
 
+use pgquorum_change::LogRow;
 use pgrx::prelude::*;
 
 use super::databases;
@@ -18,15 +20,15 @@ use crate::pg::{process, worker};
 
 /// A log row with its ticks.
 pub struct LogEntry {
-    pub epoch: u64,
-    pub first_tick: u64,
-    /// One below `first_tick` if no change ends in it.
-    pub last_tick: u64,
-    pub xid: u64,
-    pub flags: u32,
+    pub row: LogRow,
     pub data: Vec<u8>,
     place: Place,
 }
+
+/// The heap that was read last, with the number of its segment. Kept within one call of the reading function only: what
+/// is open when a query ends in the middle would be closed twice.
+#[derive(Default)]
+pub struct Heap(Option<(u32, ScannedHeap)>);
 
 /// Goes through the log of a channel from a position on.
 pub struct Reading {
@@ -55,15 +57,31 @@ impl Reading {
 
     /// The next log row; `None` at the end of what is shown.
     pub fn next(&mut self) -> Result<Option<LogEntry>, FeedError> {
+        let copied = |row: &LogRow, data: &[u8]| (*row, data.to_vec());
+        let next = self.next_in(&mut Heap::default(), copied)?;
+        Ok(next.map(|(place, (row, data))| LogEntry { row, data, place }))
+    }
+
+    /// Shows the next log row to `look`, which must not call into PostgreSQL; returns where it is and what `look` said.
+    /// `None` at the end of what is shown.
+    pub fn next_in<T>(
+        &mut self,
+        heap: &mut Heap,
+        look: impl FnOnce(&LogRow, &[u8]) -> T,
+    ) -> Result<Option<(Place, T)>, FeedError> {
         if self.failed {
             return Ok(None);
         }
-        let result = self.advance();
+        let result = self.advance(heap, look);
         self.failed = result.is_err();
         result
     }
 
-    fn advance(&mut self) -> Result<Option<LogEntry>, FeedError> {
+    fn advance<T>(
+        &mut self,
+        heap: &mut Heap,
+        look: impl FnOnce(&LogRow, &[u8]) -> T,
+    ) -> Result<Option<(Place, T)>, FeedError> {
         while self.queue.is_empty() {
             let Some(piece) = self.view.next_piece(self.after)? else { return Ok(None) };
             self.queue = steps(&piece.transactions, piece.first_tick, self.after, self.begins).into();
@@ -72,7 +90,7 @@ impl Reading {
             self.begins = false;
         }
         let Some(step) = self.queue.pop_front() else { return Ok(None) };
-        self.fetch(&step).map(Some)
+        self.fetch(&step, heap, look).map(|seen| Some((step.place, seen)))
     }
 
     /// The tick after which it reads next.
@@ -94,30 +112,39 @@ impl Reading {
         }
     }
 
-    fn fetch(&self, step: &Step) -> Result<LogEntry, FeedError> {
-        let place = step.place;
-        let damaged = |what: &str| self.damaged_at(place, what);
-        let heap = self.view.heaps.get(&place.segment).and_then(|oid| ScannedHeap::open(*oid));
-        let Some(heap) = heap else {
+    fn fetch<T>(
+        &self,
+        step: &Step,
+        heap: &mut Heap,
+        look: impl FnOnce(&LogRow, &[u8]) -> T,
+    ) -> Result<T, FeedError> {
+        let Place { segment, block, offset } = step.place;
+        if !matches!(heap.0, Some((number, _)) if number == segment) {
+            let oid = self.view.heaps.get(&segment);
+            heap.0 = oid.and_then(|oid| ScannedHeap::open(*oid)).map(|opened| (segment, opened));
+        }
+        let Some((_, heap)) = &heap.0 else {
             return Err(FeedError::PurgedMeanwhile { channel: self.view.name.clone() });
         };
-        let Some((row, data)) = heap.fetch(place.block, place.offset) else {
-            return Err(damaged("the row is missing"));
-        };
-        if row.xid != step.xid {
-            let found = format!("the row is of transaction {}, and should be of {}", row.xid, step.xid);
-            return Err(damaged(&found));
-        }
-        // Also checks the checksum over all of it.
-        match pgquorum_change::header(&data) {
-            Err(error) => return Err(damaged(&error.to_string())),
-            Ok(header) if header.is_some() != (row.part == 0) => {
-                return Err(damaged("the row's columns contradict its record"));
+        let checked = heap.fetch(block, offset, |found, data| {
+            if found.xid != step.xid {
+                return Err(format!(
+                    "the row is of transaction {}, and should be of {}",
+                    found.xid, step.xid
+                ));
             }
-            Ok(_) => {}
-        }
-        let (first_tick, last_tick) = step.ticks.of(u64::from(row.changes));
-        Ok(LogEntry { epoch: self.epoch, first_tick, last_tick, xid: row.xid, flags: row.flags, data, place })
+            // Also checks the checksum over all of it.
+            let header = pgquorum_change::header(data).map_err(|error| error.to_string())?;
+            if header.is_some() != (found.part == 0) {
+                return Err("the row's columns contradict its record".to_owned());
+            }
+            let (first_tick, last_tick) = step.ticks.of(u64::from(found.changes));
+            let row = LogRow { epoch: self.epoch, first_tick, last_tick, xid: found.xid, flags: found.flags };
+            Ok(look(&row, data))
+        });
+        checked
+            .unwrap_or_else(|| Err("the row is missing".to_owned()))
+            .map_err(|what| self.damaged_at(step.place, &what))
     }
 }
 
@@ -168,15 +195,16 @@ fn read_log(
             Ok(entry) => entry?,
             Err(error) => error.raise(),
         };
-        bytes += entry.data.len() as u64;
-        complete |= entry.last_tick > after && entry.last_tick >= entry.first_tick;
+        let LogEntry { row, data, .. } = entry;
+        bytes += data.len() as u64;
+        complete |= row.last_tick > after && row.ends_a_change();
         Some((
-            signed(entry.epoch),
-            signed(entry.first_tick),
-            signed(entry.last_tick),
-            FullXid(entry.xid),
-            entry.flags.cast_signed(),
-            entry.data,
+            signed(row.epoch),
+            signed(row.first_tick),
+            signed(row.last_tick),
+            FullXid(row.xid),
+            row.flags.cast_signed(),
+            data,
         ))
     }))
 }

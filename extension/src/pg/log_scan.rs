@@ -3,6 +3,8 @@
 //! Rows are never changed, and there is no index: they are found by going through the blocks in which new ones can be,
 //! and read again by their place.
 
+use std::cell::Cell;
+
 use pgrx::pg_sys;
 
 use super::worker::lock;
@@ -32,20 +34,24 @@ pub enum Which {
 }
 
 /// An open heap. Its lock stays until the end of the transaction.
-pub struct ScannedHeap(pg_sys::Relation);
+pub struct ScannedHeap {
+    relation: pg_sys::Relation,
+    /// So many blocks it has at least.
+    known_blocks: Cell<u32>,
+}
 
 impl ScannedHeap {
     /// `None`: it was dropped.
     pub fn open(oid: u32) -> Option<Self> {
         // SAFETY: takes the lock, then looks whether the table is still there.
         let relation = unsafe { pg_sys::try_table_open(pg_sys::Oid::from(oid), lock::ACCESS_SHARE) };
-        (!relation.is_null()).then(|| Self(relation))
+        (!relation.is_null()).then(|| Self { relation, known_blocks: Cell::new(0) })
     }
 
     /// How many blocks it has now. It only grows.
     pub fn blocks(&self) -> u32 {
         // SAFETY: the relation is open.
-        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.0, pg_sys::ForkNumber::MAIN_FORKNUM) }
+        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
     /// Shows the rows in the blocks `from..to`.
@@ -65,7 +71,7 @@ impl ScannedHeap {
                 Which::All => &raw mut pg_sys::SnapshotAnyData,
             };
             let (no_keys, not_parallel) = (std::ptr::null_mut(), std::ptr::null_mut());
-            let scan = pg_sys::heap_beginscan(self.0, snapshot, 0, no_keys, not_parallel, flags);
+            let scan = pg_sys::heap_beginscan(self.relation, snapshot, 0, no_keys, not_parallel, flags);
             pg_sys::heap_setscanlimits(scan, from, to - from);
             loop {
                 let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
@@ -78,15 +84,23 @@ impl ScannedHeap {
         }
     }
 
-    /// The row at a place, with its data. `None`: there is none.
+    /// Does it have this block? Asks the file system only about blocks that are news.
+    fn has_block(&self, block: u32) -> bool {
+        if block >= self.known_blocks.get() {
+            self.known_blocks.set(self.blocks());
+        }
+        block < self.known_blocks.get()
+    }
+
+    /// Shows the row at a place, with its data, to `look`, which must not call into PostgreSQL. `None`: there is no row.
     ///
     /// The caller knows from a batch that its transaction has committed.
-    pub fn fetch(&self, block: u32, offset: u16) -> Option<(LogRow, Vec<u8>)> {
-        if offset == 0 || block >= self.blocks() {
+    pub fn fetch<T>(&self, block: u32, offset: u16, look: impl FnOnce(LogRow, &[u8]) -> T) -> Option<T> {
+        if offset == 0 || !self.has_block(block) {
             return None;
         }
         // SAFETY: the relation is open and has this block; PostgreSQL checks the offset. The buffer stays pinned
-        // until the data are copied, and is released after.
+        // until the data were looked at, and is released after.
         unsafe {
             let at = pg_sys::ItemPointerData {
                 ip_blkid: pg_sys::BlockIdData { bi_hi: (block >> 16) as u16, bi_lo: block as u16 },
@@ -96,17 +110,17 @@ impl ScannedHeap {
             let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
             let any = &raw mut pg_sys::SnapshotAnyData;
             #[cfg(feature = "pg14")]
-            let found = pg_sys::heap_fetch(self.0, any, &mut tuple, &mut buffer);
+            let found = pg_sys::heap_fetch(self.relation, any, &mut tuple, &mut buffer);
             #[cfg(not(feature = "pg14"))]
-            let found = pg_sys::heap_fetch(self.0, any, &mut tuple, &mut buffer, false);
+            let found = pg_sys::heap_fetch(self.relation, any, &mut tuple, &mut buffer, false);
             if !found {
                 return None;
             }
             let (row, data) = self.row(&mut tuple);
             let varlena = data.cast_mut_ptr::<pg_sys::varlena>();
-            let bytes = pgrx::varlena::varlena_to_byte_slice(varlena).to_vec();
+            let seen = look(row, pgrx::varlena::varlena_to_byte_slice(varlena));
             pg_sys::ReleaseBuffer(buffer);
-            Some((row, bytes))
+            Some(seen)
         }
     }
 
@@ -118,7 +132,12 @@ impl ScannedHeap {
         let mut nulls = [false; COLUMNS];
         // SAFETY: see above; the heap has these columns, none of them NULL or stored elsewhere.
         let (block, offset) = unsafe {
-            pg_sys::heap_deform_tuple(tuple, (*self.0).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::heap_deform_tuple(
+                tuple,
+                (*self.relation).rd_att,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
             let at = &(*tuple).t_self;
             (u32::from(at.ip_blkid.bi_hi) << 16 | u32::from(at.ip_blkid.bi_lo), at.ip_posid)
         };
@@ -142,7 +161,7 @@ impl Drop for ScannedHeap {
         // After an error the end of the transaction closes it.
         if !std::thread::panicking() {
             // SAFETY: opened by this process and not closed since.
-            unsafe { pg_sys::table_close(self.0, lock::NONE) };
+            unsafe { pg_sys::table_close(self.relation, lock::NONE) };
         }
     }
 }

@@ -27,6 +27,10 @@ mod tests {
                 text(&format!("SELECT count(*)::text FROM quorum.read_log('shop', '{position}')")),
                 "0"
             );
+            let packs = format!(
+                "SELECT count(*)::text FROM (SELECT quorum.read_packed('shop', '{position}')) AS pack"
+            );
+            assert_eq!(text(&packs), "0");
             assert_eq!(text(&format!("SELECT quorum.wait('shop', '{position}', '1 ms')")), "0:0");
         }
         let state = "SELECT concat_ws(' ', channel, first_tick, last_tick, end_position, changes, segments, followers, \

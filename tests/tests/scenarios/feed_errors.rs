@@ -1,7 +1,9 @@
 //! What readers are told: positions that are gone, of another history, in the future; followers; damage.
 
+use pgquorum_change::{LogRow, take_row};
 use pgquorum_tests::{Plain, Replayed, await_until, free_ports, server_directory};
-use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::{Client, Row};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -118,6 +120,7 @@ fn a_damaged_log_row_is_named_and_what_comes_before_is_given() {
         client.batch_execute(&format!("INSERT INTO t VALUES {row}")).expect("a transaction of its own");
     }
     assert_eq!(text(&mut client, "SELECT quorum.cut('shop')"), "1:4");
+    assert_eq!(packed(&mut client, "1:1"), (as_they_are(&mut client, "1:1"), None));
     let file = text(&mut client, "SELECT pg_relation_filepath(heap) FROM quorum.log_segment");
     client.batch_execute("CHECKPOINT").expect("all is in the files");
     server.kill();
@@ -139,6 +142,11 @@ fn a_damaged_log_row_is_named_and_what_comes_before_is_given() {
         );
         assert!(said.contains("checksum"), "{said}");
     }
+    // What comes before it is given first.
+    let (sound, error) = packed(&mut client, "1:1");
+    assert_eq!((ticks(&sound), error.as_deref()), (vec![2], Some("XX001")));
+    assert_eq!(packed(&mut client, "1:2"), (Vec::new(), Some("XX001".to_owned())));
+    assert_eq!(ticks(&packed(&mut client, "1:3").0), [4]);
     assert_eq!(text(&mut client, "SELECT new ->> 'v' FROM quorum.changes('shop', '1:1', 1)"), "sound");
     assert_eq!(text(&mut client, "SELECT key ->> 'id' FROM quorum.changes('shop', '1:3')"), "3");
     server.remove();
@@ -210,4 +218,44 @@ fn retention_drops_whole_segments_and_asks_followers() {
 
 fn fill_one(client: &mut Client) {
     client.batch_execute("UPDATE t SET v = v WHERE id = 1; SELECT quorum.cut('shop')").expect("a change");
+}
+
+type Rows = Vec<(LogRow, Vec<u8>)>;
+
+fn ticks(rows: &Rows) -> Vec<u64> {
+    rows.iter().map(|(row, _)| row.last_tick).collect()
+}
+
+/// The log rows that come after a position, and with which SQLSTATE they end before the end of the log.
+fn packed(client: &mut Client, after: &str) -> (Rows, Option<String>) {
+    let mut found = Vec::new();
+    let mut packs = client
+        .query_raw("SELECT quorum.read_packed('shop', $1)", [after])
+        .expect("the statement itself is right");
+    loop {
+        let pack: Vec<u8> = match packs.next() {
+            Ok(Some(row)) => row.get(0),
+            Ok(None) => return (found, None),
+            Err(error) => return (found, error.code().map(|code| code.code().to_owned())),
+        };
+        let mut rest = pack.as_slice();
+        while !rest.is_empty() {
+            let (row, chunk) = take_row(&mut rest).expect("whole rows");
+            found.push((row, chunk.to_vec()));
+        }
+    }
+}
+
+/// The same from the function that gives a log row in a row.
+fn as_they_are(client: &mut Client, after: &str) -> Rows {
+    let sql =
+        "SELECT epoch, first_tick, last_tick, xid::text::int8, flags, data FROM quorum.read_log('shop', $1)";
+    let number = |row: &Row, column: usize| u64::try_from(row.get::<_, i64>(column)).expect("not negative");
+    let rows = client.query(sql, &[&after]).expect("log rows");
+    let row = |row: &Row| {
+        let flags = u32::try_from(row.get::<_, i32>(4)).expect("not negative");
+        let [epoch, first_tick, last_tick, xid] = [0, 1, 2, 3].map(|column| number(row, column));
+        (LogRow { epoch, first_tick, last_tick, xid, flags }, row.get(5))
+    };
+    rows.iter().map(row).collect()
 }
