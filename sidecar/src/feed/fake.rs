@@ -2,7 +2,7 @@
 
 use super::error::{FeedError, Kind, Result};
 use super::position::{After, Position};
-use super::source::{Answer, Call, ChannelId, DumpTable, LAST, Rows, Snapshot, Source};
+use super::source::{Answer, Call, ChannelId, DumpTable, LAST, LogRow, Rows, Snapshot, Source};
 use bytes::Bytes;
 use pgquorum_change::{Chunk, Chunker, Encoder, Header, Old, Op};
 use serde_json::{Value, json};
@@ -204,7 +204,8 @@ impl Fake {
         }
         let mut push = |row: &Row| {
             self.bytes_read.fetch_add(row.data.len(), Ordering::Relaxed);
-            found.push(row.epoch, row.ticks, row.xid, row.flags, &row.data);
+            let Row { epoch, ticks: (first_tick, last_tick), xid, flags, .. } = *row;
+            found.push(&LogRow { epoch, first_tick, last_tick, xid, flags }, &row.data);
         };
         let part = usize::try_from(log.rows[begin].part).unwrap();
         if part > 0 {

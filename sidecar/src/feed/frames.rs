@@ -13,12 +13,11 @@
 //! reader may go on. A reader that joins in the middle of a transaction gets what it needs to read the rest.
 
 use super::error::Result;
-use super::outlet::Outlet;
+use super::outlet::{FULL_BYTES, Outlet};
 use super::pieces::Piece;
 use super::position::Position;
 
 const PIECE: u8 = b'P';
-const ROW: u8 = b'R';
 const HEARTBEAT: u8 = b'H';
 const ERROR: u8 = b'E';
 
@@ -26,15 +25,8 @@ const ERROR: u8 = b'E';
 pub async fn piece(piece: &Piece, out: &mut Outlet) -> Result<bool> {
     let after = piece.after.tick().unwrap_or(u64::MAX);
     frame(out.buffer(), PIECE, &[after, piece.to.epoch, piece.to.tick], &[]);
-    for (row, chunk) in piece.rows.iter() {
-        let buffer = out.buffer();
-        buffer.push(ROW);
-        buffer.extend_from_slice(&length(4 * 8 + 4 + chunk.len()));
-        for number in [row.epoch, row.first_tick, row.last_tick, row.xid] {
-            buffer.extend_from_slice(&number.to_le_bytes());
-        }
-        buffer.extend_from_slice(&row.flags.to_le_bytes());
-        buffer.extend_from_slice(chunk);
+    for part in piece.rows.parts(FULL_BYTES) {
+        out.buffer().extend_from_slice(part);
         if !out.flush_full().await {
             return Ok(false);
         }
@@ -62,7 +54,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, numbers: &[u64], rest: &[u8]) {
     out.extend_from_slice(rest);
 }
 
-/// A row's chunk is a page at most, so this always fits.
+/// No body is that long.
 fn length(bytes: usize) -> [u8; 4] {
     u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes()
 }

@@ -60,7 +60,7 @@ impl Lines {
     pub async fn piece(&mut self, piece: &Piece, out: &mut Outlet) -> Result<bool> {
         let mut decoder = Decoder::new();
         for (row, chunk) in piece.rows.iter() {
-            let changes = decoder.feed(chunk).map_err(|error| broken(row, &error))?;
+            let changes = decoder.feed(chunk).map_err(|error| broken(&row, &error))?;
             let (form, position) = (self.form, self.position);
             if let Some(header) = changes.header
                 && let Some(transaction) = self.enter(row.xid, &header)
@@ -70,11 +70,11 @@ impl Lines {
                 transaction.begin(form, &position, out.buffer());
             }
             let new = piece.after.tick().is_none_or(|tick| row.last_tick > tick);
-            if !self.row(piece, row, changes, out).await? {
+            if !self.row(piece, &row, changes, out).await? {
                 return Ok(false);
             }
             if new && row.flags & LAST != 0 && row.last_tick >= row.first_tick {
-                self.leave(row, out);
+                self.leave(&row, out);
             }
             if !out.flush_full().await {
                 return Ok(false);

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// When a buffer is sent on.
-const FULL_BYTES: usize = 64 * 1024;
+pub const FULL_BYTES: usize = 64 * 1024;
 /// Buffers that wait for the client. Whoever writes waits with them, and reads nothing meanwhile.
 const QUEUE: usize = 2;
 

@@ -2,7 +2,7 @@
 
 use super::error::{FeedError, Kind, Result};
 use super::position::{After, Position};
-use super::source::{ChannelId, LogRow, Rows, Source};
+use super::source::{ChannelId, Rows, Source};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -167,18 +167,13 @@ impl Pieces {
 
 /// The last change after `after` that ends in these rows.
 fn last_change(rows: &Rows, after: After) -> Option<Position> {
-    let (row, _) = rows.iter().rfind(|(row, _)| ends_a_change(row))?;
-    let new = after.tick().is_none_or(|tick| row.last_tick > tick);
-    new.then_some(Position { epoch: row.epoch, tick: row.last_tick })
-}
-
-fn ends_a_change(row: &LogRow) -> bool {
-    row.last_tick >= row.first_tick
+    rows.last_change().filter(|last| after.tick().is_none_or(|tick| last.tick > tick))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::fake::{Fake, insert};
+    use super::super::source::LogRow;
     use super::*;
 
     #[tokio::test]
@@ -209,13 +204,14 @@ mod tests {
     #[test]
     fn a_piece_reaches_to_the_last_change_that_ends_in_it() {
         let mut rows = Rows::default();
+        let row = |first_tick, last_tick| LogRow { epoch: 5, first_tick, last_tick, xid: 77, flags: 0 };
         let after = |tick| After::At(Position { epoch: 5, tick });
         assert_eq!(last_change(&rows, After::Start), None);
         // The beginning of a long change.
-        rows.push(5, (1, 0), 77, 1, b"a");
+        rows.push(&row(1, 0), b"a");
         assert_eq!(last_change(&rows, After::Start), None);
-        rows.push(5, (1, 3), 77, 0, b"b");
-        rows.push(5, (4, 3), 77, 0, b"c");
+        rows.push(&row(1, 3), b"b");
+        rows.push(&row(4, 3), b"c");
         let end = Position { epoch: 5, tick: 3 };
         assert_eq!(last_change(&rows, After::Start), Some(end));
         assert_eq!(last_change(&rows, after(2)), Some(end));

@@ -8,7 +8,6 @@ use super::source::{Answer, Argument, Call, ChannelId, Given, Rows, Snapshot, So
 use crate::postgres::PostgresConfig;
 use futures_util::TryStreamExt;
 use serde_json::Value;
-use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,8 @@ const FOLLOWERS: &str = "SELECT to_jsonb(f) - 'channel' FROM quorum.follower f \
                          JOIN quorum.channel c ON c.id = f.channel WHERE c.name = $1 ORDER BY f.name";
 const WAIT: &str = "SELECT quorum.wait($1, $2, make_interval(secs => $3))";
 const FIND: &str = "SELECT epoch, tick FROM quorum.find_position($1, $2)";
-const READ: &str = "SELECT epoch, first_tick, last_tick, xid, flags, data FROM quorum.read_log($1, $2, $3)";
+/// In the list, not behind FROM: there all rows would be read before the first one is sent.
+const READ: &str = "SELECT quorum.read_packed($1, $2, $3)";
 
 /// The server itself ends a statement after 20 s. But it does not count the wait for standbys at a commit, and one that
 /// is stopped or cut off from its disk ends nothing: these are limits on this side, a little later.
@@ -207,24 +207,9 @@ async fn collect(found: RowStream) -> Result<Rows> {
                 return Ok(rows);
             }
         };
-        let Xid8(xid) = column(&row, 3)?;
-        let flags: i32 = column(&row, 4)?;
-        let data: &[u8] = column(&row, 5)?;
-        let ticks = (number(&row, 1)?, number(&row, 2)?);
-        rows.push(number(&row, 0)?, ticks, xid, flags.cast_unsigned(), data);
-    }
-}
-
-/// PostgreSQL's xid8, which goes over the wire as a number of 64 bits.
-struct Xid8(u64);
-
-impl<'a> FromSql<'a> for Xid8 {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> std::result::Result<Xid8, Box<dyn Error + Sync + Send>> {
-        Ok(Xid8(u64::from_be_bytes(raw.try_into()?)))
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::XID8
+        if !rows.push_pack(column(&row, 0)?) {
+            return Err(unreadable("what should be log rows is something else"));
+        }
     }
 }
 

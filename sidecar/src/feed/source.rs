@@ -4,10 +4,10 @@
 use super::error::{FeedError, Result};
 use super::position::Position;
 use bytes::Bytes;
-use pgquorum_change::Schema;
+pub use pgquorum_change::LogRow;
+use pgquorum_change::{Schema, take_row};
 use serde_json::Value;
 use std::fmt;
-use std::ops::Range;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -24,52 +24,70 @@ impl fmt::Display for ChannelId {
     }
 }
 
-/// One row of the log: a chunk of a transaction's changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogRow {
-    pub epoch: u64,
-    /// The first change that ends in this chunk; where none does, the one that is under way.
-    pub first_tick: u64,
-    /// The last change that ends in this chunk; where none does, `first_tick - 1`.
-    pub last_tick: u64,
-    /// The transaction.
-    pub xid: u64,
-    pub flags: u32,
-    data: Range<usize>,
-}
-
 /// Set in `flags`: the chunk is the last of its transaction in this channel.
 pub const LAST: u32 = 2;
 
-/// Log rows in the order of their ticks, all their bytes in one buffer.
+/// Log rows in the order of their ticks, in one buffer, as [`pgquorum_change::put_row`] writes them.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
-    rows: Vec<LogRow>,
     bytes: Vec<u8>,
+    last_change: Option<Position>,
     /// Why there are no more: the next row cannot be read.
     pub broken: Option<FeedError>,
 }
 
 impl Rows {
-    pub fn push(&mut self, epoch: u64, ticks: (u64, u64), xid: u64, flags: u32, data: &[u8]) {
-        let begin = self.bytes.len();
-        self.bytes.extend_from_slice(data);
-        let data = begin..self.bytes.len();
-        self.rows.push(LogRow { epoch, first_tick: ticks.0, last_tick: ticks.1, xid, flags, data });
+    #[cfg(test)]
+    pub fn push(&mut self, row: &LogRow, chunk: &[u8]) {
+        let mut pack = Vec::new();
+        pgquorum_change::put_row(&mut pack, row, chunk);
+        assert!(self.push_pack(&pack));
+    }
+
+    /// Appends whole rows; false: these bytes are something else, and none of them was taken.
+    #[must_use]
+    pub fn push_pack(&mut self, pack: &[u8]) -> bool {
+        let (mut rest, mut last_change) = (pack, self.last_change);
+        while !rest.is_empty() {
+            let Some((row, _)) = take_row(&mut rest) else { return false };
+            if row.ends_a_change() {
+                last_change = Some(Position { epoch: row.epoch, tick: row.last_tick });
+            }
+        }
+        self.last_change = last_change;
+        self.bytes.extend_from_slice(pack);
+        true
     }
 
     /// The rows with their chunks.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&LogRow, &[u8])> {
-        self.rows.iter().map(|row| (row, &self.bytes[row.data.clone()]))
+    pub fn iter(&self) -> impl Iterator<Item = (LogRow, &[u8])> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || take_row(&mut rest))
     }
 
-    /// How much memory the chunks take.
+    /// The rows as they go to a reader of the binary stream, in parts of about `part_bytes`, each of whole rows.
+    pub fn parts(&self, part_bytes: usize) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || {
+            let part = rest;
+            while part.len() - rest.len() < part_bytes && take_row(&mut rest).is_some() {}
+            let length = part.len() - rest.len();
+            (length > 0).then(|| &part[..length])
+        })
+    }
+
+    /// The last change that ends in these rows.
+    pub fn last_change(&self) -> Option<Position> {
+        self.last_change
+    }
+
+    /// How much memory the rows take.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.bytes.is_empty()
     }
 }
 
