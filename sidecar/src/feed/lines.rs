@@ -149,12 +149,13 @@ impl Lines {
         let shown = self.transaction.take().is_some_and(|transaction| transaction.begun);
         if shown && !matches!(self.form, Form::Array { .. }) {
             let buffer = out.buffer();
-            open(buffer, self.form, &After::At(here));
-            let _ = write!(
-                buffer,
-                "{{\"type\":\"commit\",\"position\":\"{here}\",\"transaction\":\"{}\"}}",
-                row.xid
-            );
+            let here = After::At(here);
+            open(buffer, self.form, &here);
+            buffer.extend_from_slice(b"{\"type\":\"commit\",");
+            place(buffer, &here, row.xid);
+            // The comma is one too many.
+            buffer.pop();
+            buffer.push(b'}');
             close(buffer, self.form);
         }
     }
@@ -197,8 +198,8 @@ impl Transaction {
             return;
         }
         open(out, form, position);
-        let xid = self.xid;
-        let _ = write!(out, "{{\"type\":\"begin\",\"position\":\"{position}\",\"transaction\":\"{xid}\",");
+        out.extend_from_slice(b"{\"type\":\"begin\",");
+        place(out, position, self.xid);
         out.extend_from_slice(&self.about);
         out.push(b'}');
         close(out, form);
@@ -222,20 +223,17 @@ impl Line<'_> {
             if !out.is_empty() {
                 out.push(b',');
             }
-            let _ = write!(out, "{{\"position\":\"{here}\",\"transaction\":\"{xid}\",");
+            out.push(b'{');
+            place(out, &After::At(here), xid);
             if let Some(transaction) = self.transaction {
                 out.extend_from_slice(&transaction.about);
                 out.push(b',');
             }
         } else {
-            open(out, self.form, &After::At(here));
-            out.extend_from_slice(b"{\"type\":\"change\",\"position\":\"");
-            decimal(out, here.epoch);
-            out.push(b':');
-            decimal(out, here.tick);
-            out.extend_from_slice(b"\",\"transaction\":\"");
-            decimal(out, xid);
-            out.extend_from_slice(b"\",");
+            let here = After::At(here);
+            open(out, self.form, &here);
+            out.extend_from_slice(b"{\"type\":\"change\",");
+            place(out, &here, xid);
         }
         json::members(out, change, schema);
         out.extend_from_slice(if last { b",\"last\":true}" } else { b"}" });
@@ -245,9 +243,30 @@ impl Line<'_> {
     }
 }
 
-fn open(out: &mut Vec<u8>, form: Form, position: &After) {
+fn open(out: &mut Vec<u8>, form: Form, at: &After) {
     if form == Form::Events {
-        let _ = write!(out, "id: {position}\ndata: ");
+        out.extend_from_slice(b"id: ");
+        position(out, at);
+        out.extend_from_slice(b"\ndata: ");
+    }
+}
+
+/// Where a line is, with a comma behind it.
+fn place(out: &mut Vec<u8>, at: &After, xid: u64) {
+    out.extend_from_slice(b"\"position\":\"");
+    position(out, at);
+    out.extend_from_slice(b"\",\"transaction\":\"");
+    decimal(out, xid);
+    out.extend_from_slice(b"\",");
+}
+
+fn position(out: &mut Vec<u8>, at: &After) {
+    if let After::At(here) = at {
+        decimal(out, here.epoch);
+        out.push(b':');
+        decimal(out, here.tick);
+    } else {
+        let _ = write!(out, "{at}");
     }
 }
 
