@@ -13,12 +13,8 @@ const PACK_BYTES: usize = 64 * 1024;
 /// Packs the log rows of a reading.
 struct Packing {
     reading: Reading,
-    /// The reader has everything up to here.
-    after: u64,
     /// How many bytes may still come.
     left: usize,
-    /// A change after `after` was complete.
-    complete: bool,
     failure: Option<FeedError>,
 }
 
@@ -29,14 +25,10 @@ impl Packing {
             return Err(failure);
         }
         let (mut pack, mut heap) = (Vec::new(), Heap::default());
-        while pack.len() < PACK_BYTES && !(self.complete && self.left == 0) {
+        while pack.len() < PACK_BYTES && self.left > 0 {
             let before = pack.len();
-            let next = self.reading.next_in(&mut heap, |row, chunk| {
-                put_row(&mut pack, row, chunk);
-                row.last_tick > self.after && row.ends_a_change()
-            });
-            match next {
-                Ok(Some((_, complete))) => self.complete |= complete,
+            match self.reading.next_in(&mut heap, |row, chunk| put_row(&mut pack, row, chunk)) {
+                Ok(Some(_)) => {}
                 Ok(None) => break,
                 // What comes before a damaged row is good, and is given first.
                 Err(error) if !pack.is_empty() => {
@@ -52,7 +44,8 @@ impl Packing {
 }
 
 /// The same log rows as `quorum.read_log` gives, many in a value, one after the other, as `pgquorum_change::take_row` takes
-/// them. `max_bytes` counts what is said of the rows, too.
+/// them. `max_bytes` counts what is said of the rows, too. Stops when so many bytes were given, be it inside a change: who
+/// finds none complete asks for more, if there is memory for it. At least one row is given.
 ///
 /// To be called in the list of a SELECT: there each value goes to the client before the next one is made, also before
 /// the error for a damaged row.
@@ -68,9 +61,8 @@ fn read_packed(
         Ok(reading) => reading,
         Err(error) => error.raise(),
     };
-    let after = reading.after();
-    let left = usize::try_from(max_bytes).unwrap_or(0);
-    let mut packing = Packing { reading, after, left, complete: false, failure: None };
+    let left = usize::try_from(max_bytes).unwrap_or(0).max(1);
+    let mut packing = Packing { reading, left, failure: None };
     SetOfIterator::new(std::iter::from_fn(move || match packing.next() {
         Ok(pack) => pack,
         Err(error) => error.raise(),

@@ -102,7 +102,7 @@ impl Node {
         }
     }
 
-    /// Tells the leader how this node is: with each heartbeat, and at once when something matters.
+    /// Tells the leader how this node is: four times in a node timeout, and at once when something matters.
     pub(crate) fn report_status(&mut self) {
         let Some(leader) = self.consensus.leader().filter(|&l| l != self.id && !self.is_silenced()) else {
             return;
@@ -113,7 +113,9 @@ impl Node {
                 != (status.state, status.streaming, status.pid, status.writes, &status.trouble)
         });
         if matters || self.now >= self.next_status {
-            self.next_status = self.now + self.cluster.settings.heartbeat_interval.ms();
+            let settings = &self.cluster.settings;
+            self.next_status =
+                self.now + settings.heartbeat_interval.ms().max(settings.node_timeout.ms() / 4);
             self.sent_status = Some(status.clone());
             let identity = self.identity;
             self.send(leader, PeerMessage::Status { status, identity });

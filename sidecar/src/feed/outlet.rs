@@ -12,8 +12,10 @@ pub const FULL_BYTES: usize = 64 * 1024;
 /// Buffers that wait for the client. Whoever writes waits with them, and reads nothing meanwhile.
 const QUEUE: usize = 2;
 
-/// How long a client may take nothing while its stream holds memory that others wait for.
+/// How much longer than at [`LEAST_RATE`] a client may take while its stream holds memory that others wait for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes a second. Whoever takes a large change more slowly than this keeps others from theirs for hours.
+const LEAST_RATE: u64 = 128 * 1024;
 
 /// One end of a queue of buffers, or a buffer alone.
 pub struct Outlet {
@@ -22,11 +24,19 @@ pub struct Outlet {
     sent: Instant,
     /// Not zero: others wait for what this stream holds.
     burden: Arc<AtomicUsize>,
+    /// Since when it is not zero, and what was sent meanwhile.
+    burdened: Option<(Instant, u64)>,
 }
 
 impl Default for Outlet {
     fn default() -> Outlet {
-        Outlet { buffer: Vec::new(), queue: None, sent: Instant::now(), burden: Arc::default() }
+        Outlet {
+            buffer: Vec::new(),
+            queue: None,
+            sent: Instant::now(),
+            burden: Arc::default(),
+            burdened: None,
+        }
     }
 }
 
@@ -64,17 +74,31 @@ impl Outlet {
         let room = self.buffer.len() + self.buffer.len() / 8;
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(room.min(2 * FULL_BYTES)));
         let room = loop {
-            match tokio::time::timeout(PATIENCE, queue.reserve()).await {
+            let burdened = self.burden.load(Ordering::Relaxed) > 0;
+            let patience = match (burdened, &mut self.burdened) {
+                (false, since) => {
+                    *since = None;
+                    PATIENCE
+                }
+                (true, since) => {
+                    let (since, sent) = since.get_or_insert((Instant::now(), 0));
+                    (PATIENCE + Duration::from_secs(*sent / LEAST_RATE)).saturating_sub(since.elapsed())
+                }
+            };
+            match tokio::time::timeout(patience, queue.reserve()).await {
                 Ok(room) => break room.ok(),
-                Err(_) if self.burden.load(Ordering::Relaxed) > 0 => {
+                Err(_) if burdened => {
                     tracing::warn!(
-                        "a client took nothing of a large change for {PATIENCE:?}; its stream ends"
+                        "a client takes a large change too slowly while others wait for the memory; its stream ends"
                     );
                     break None;
                 }
                 Err(_) => {}
             }
         };
+        if let Some((_, sent)) = &mut self.burdened {
+            *sent += full.len() as u64;
+        }
         self.sent = Instant::now();
         room.map(|room| room.send(full.into())).is_some()
     }

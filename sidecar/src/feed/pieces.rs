@@ -3,6 +3,7 @@
 use super::error::{FeedError, Kind, Result};
 use super::position::{After, Position};
 use super::source::{ChannelId, Rows, Source};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How much is read at a time.
 const PIECE_BYTES: usize = 256 * 1024;
-/// As much as one answer of the database may be asked to hold: more than the largest change.
-const PIECE_BYTES_MAX: usize = 1 << 30;
+/// As much as one answer of the database may be asked to hold, an `integer`: two images of a row of a gigabyte fit.
+const PIECE_BYTES_MAX: usize = i32::MAX as usize;
 /// Memory for the pieces of all readers that are larger than usual because one change is. A change that is larger still
 /// has all of it.
 const LARGE_BYTES: usize = 256 * 1024 * 1024;
@@ -147,20 +148,26 @@ impl Pieces {
 
     async fn take_memory(&self, bytes: usize) -> Result<Memory> {
         let Budget { units: all_units, all } = &self.budget;
-        let taken = Arc::clone(all_units).acquire_many_owned(units(bytes).min(*all));
-        match tokio::time::timeout(LARGE_DEADLINE, taken).await {
-            Ok(Ok(units)) => {
-                self.large.fetch_add(1, Ordering::Relaxed);
-                Ok(Memory { units, held: Arc::clone(&self.large) })
+        let mut taken = pin!(Arc::clone(all_units).acquire_many_owned(units(bytes).min(*all)));
+        loop {
+            match tokio::time::timeout(LARGE_DEADLINE, &mut taken).await {
+                Ok(Ok(units)) => {
+                    self.large.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Memory { units, held: Arc::clone(&self.large) });
+                }
+                // What it waits for may be its own: its client takes it, or is ended for not doing so.
+                Err(_) if self.large.load(Ordering::Relaxed) > 0 => {}
+                _ => {
+                    return Err(FeedError::new(
+                        Kind::Busy,
+                        format!(
+                            "the next change of channel {} is large, and other readers of this node hold the memory \
+                             that there is for such changes; try again, or ask another node",
+                            self.id
+                        ),
+                    ));
+                }
             }
-            _ => Err(FeedError::new(
-                Kind::Busy,
-                format!(
-                    "the next change of channel {} is large, and other readers of this node hold the memory that \
-                     there is for such changes; try again, or ask another node",
-                    self.id
-                ),
-            )),
         }
     }
 }

@@ -166,7 +166,8 @@ pub trait Source: Send + Sync + 'static {
     fn wait<'a>(&'a self, id: &'a ChannelId, after: &'a str, timeout: Duration) -> Answer<'a, Position>;
     /// The position that a tick alone means.
     fn find<'a>(&'a self, id: &'a ChannelId, tick: u64) -> Answer<'a, Position>;
-    /// Log rows from the change after `after` on, and what is needed to read them, up to about `max_bytes`.
+    /// Log rows from the change after `after` on, and what is needed to read them, up to about `max_bytes`: where that change
+    /// is longer, only its beginning.
     fn read<'a>(&'a self, id: &'a ChannelId, after: &'a str, max_bytes: usize) -> Answer<'a, Rows>;
     /// Carries out a change, on the leader only; the function's result as text.
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String>;

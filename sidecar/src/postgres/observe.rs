@@ -1,5 +1,5 @@
-//! Watching the server: one kept session, a round trip every 50 ms (100 ms on a primary where nothing happens), and at
-//! once after operations.
+//! Watching the server: one kept session, a round trip every 50 ms (less often where nothing happens), and at once after
+//! operations.
 
 use super::PgEvent;
 use super::config::standby_node;
@@ -18,9 +18,10 @@ use tokio::time::Instant;
 use tokio_postgres::{Row, Statement};
 
 const INTERVAL: Duration = Duration::from_millis(50);
-/// On a primary that is as it was for [`CALM_AFTER`], only positions move. What its clients do needs the processor more;
-/// that it ends is seen at once by its process, and what others must know in time is seen by the standbys.
-const CALM_INTERVAL: Duration = Duration::from_millis(100);
+/// Where all is as it was for [`CALM_AFTER`], only positions move, and what clients do needs the processor more. That a
+/// primary ends is seen at once by its process; that its WAL no longer comes, a little later by its standbys.
+const CALM_PRIMARY: Duration = Duration::from_millis(200);
+const CALM_STANDBY: Duration = Duration::from_millis(100);
 const CALM_AFTER: Duration = Duration::from_secs(2);
 const REPORT_AT_LEAST: Duration = Duration::from_millis(500);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -186,8 +187,12 @@ impl Calm {
         if shape != self.shape {
             *self = Calm { shape, since: Instant::now() };
         }
-        let calm = observation.is_primary() && !observation.closed && observation.trouble.is_none();
-        if calm && self.since.elapsed() >= CALM_AFTER { CALM_INTERVAL } else { INTERVAL }
+        let calm = !observation.closed && observation.trouble.is_none() && self.since.elapsed() >= CALM_AFTER;
+        match calm {
+            true if observation.is_primary() => CALM_PRIMARY,
+            true if observation.streaming => CALM_STANDBY,
+            _ => INTERVAL,
+        }
     }
 }
 

@@ -147,6 +147,20 @@ fn a_damaged_log_row_is_named_and_what_comes_before_is_given() {
     assert_eq!((ticks(&sound), error.as_deref()), (vec![2], Some("XX001")));
     assert_eq!(packed(&mut client, "1:2"), (Vec::new(), Some("XX001".to_owned())));
     assert_eq!(ticks(&packed(&mut client, "1:3").0), [4]);
+    // A change that is longer than what may be read at once is begun; with more it is whole.
+    client
+        .batch_execute(
+            "INSERT INTO t SELECT 5, string_agg(md5(i::text), '') FROM generate_series(1, 10000) AS i",
+        )
+        .expect("a long change");
+    assert_eq!(text(&mut client, "SELECT quorum.cut('shop')"), "1:5");
+    for (max_bytes, expected) in [(1, "f t"), (20_000, "f t"), (1_000_000, "t f")] {
+        let sql = format!(
+            "SELECT concat_ws(' ', sum(length(pack)) > 320000, sum(length(pack)) BETWEEN 8000 AND 30000)
+             FROM (SELECT quorum.read_packed('shop', '1:4', {max_bytes}) AS pack) AS packs"
+        );
+        assert_eq!(text(&mut client, &sql), expected, "{max_bytes}");
+    }
     assert_eq!(text(&mut client, "SELECT new ->> 'v' FROM quorum.changes('shop', '1:1', 1)"), "sound");
     assert_eq!(text(&mut client, "SELECT key ->> 'id' FROM quorum.changes('shop', '1:3')"), "3");
     server.remove();

@@ -120,7 +120,7 @@ impl Node {
 
     /// Whether a node is connected and was heard of lately, or has had no time yet to say how it is. A leader that was
     /// frozen has connections that are older than what became of the nodes meanwhile, and finds in them what they said
-    /// before: that takes it less than the time of two heartbeats to read.
+    /// before: to read that takes it less than the time of two heartbeats.
     fn is_present(&self, node: NodeId) -> bool {
         let settings = &self.cluster.settings;
         let read_up = self.woke_at + 2 * settings.heartbeat_interval.ms();

@@ -173,7 +173,7 @@ fn a_standby_that_ends_whenever_it_gets_its_upstream_is_copied() {
     for seed in 0..10 {
         let (mut w, _, node) = starts_in_vain(seed);
         w.fed_servers_end = true;
-        let end = w.now + 45_000;
+        let end = w.now + 60_000;
         let counts = |w: &World| w.converged() && !w.machines[&node].server.unheard;
         assert!(w.run_until(end, counts), "seed {seed}: {}", w.describe());
         heals(w);
