@@ -28,6 +28,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How long what was read of a stopped server is good: reading it starts two programs.
 const STOPPED_KEPT: Duration = Duration::from_secs(1);
 const UPKEEP: Duration = Duration::from_secs(1);
+/// What costs more than all looks of a second, and is wanted soon only after an operation.
+const SELDOM: Duration = Duration::from_secs(5);
+/// An operation shows its effects within this time: what was reloaded, say.
+const EFFECTS: Duration = Duration::from_secs(3);
 /// How long a standby with an upstream may stand still beside a newer timeline before it is restarted.
 const STUCK: Duration = Duration::from_secs(2);
 const RESTART_AGAIN: Duration = Duration::from_secs(20);
@@ -35,8 +39,10 @@ const RESTART_AGAIN: Duration = Duration::from_secs(20);
 /// Looking up where a starting server is means a look at all processes.
 const REPLAYING_PAUSE: Duration = Duration::from_secs(1);
 
-const STANDBYS: &str = "SELECT application_name, state = 'streaming', flush_lsn::text, replay_lsn::text, \
-    sync_state IN ('quorum', 'sync') FROM pg_stat_replication WHERE application_name LIKE 'pgquorum\\_%'";
+/// What of `pg_stat_replication` is needed, without its joins.
+const STANDBYS: &str = "SELECT a.application_name, w.state = 'streaming', w.flush_lsn::text, w.replay_lsn::text, \
+    w.sync_state IN ('quorum', 'sync') FROM pg_stat_get_wal_senders() w CROSS JOIN LATERAL pg_stat_get_activity(w.pid) a \
+    WHERE a.application_name LIKE 'pgquorum\\_%'";
 const HELD: &str = "clients are refused: this server was the primary when it stopped, and it is not settled what becomes \
     of its last transactions; that needs a leader";
 const RECORDED: &str = "SELECT quorum.applied_index()::int8";
@@ -102,8 +108,8 @@ impl Eye {
     }
 }
 
-/// The position, then, of a standby, the receiver's process, whether the startup process waits, what the receiver says;
-/// last whether the restart barrier refuses clients.
+/// The position, then, of a standby that does not stream, the receiver's process and whether the startup process waits;
+/// what the receiver says; last whether the restart barrier refuses clients.
 fn state_query(extension: bool, barrier: bool) -> String {
     let held = if barrier { "NOT quorum.admits_clients()" } else { "false" };
     format!(
@@ -111,7 +117,8 @@ fn state_query(extension: bool, barrier: bool) -> String {
          SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') > 0, \
          COALESCE(bool_or(wait_event IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')) \
          FILTER (WHERE backend_type = 'startup'), false) FROM pg_stat_get_activity(NULL) \
-         WHERE (SELECT pg_is_in_recovery())) a \
+         WHERE (SELECT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM pg_stat_get_wal_receiver() s \
+         WHERE s.status = 'streaming'))) a \
          LEFT JOIN pg_stat_get_wal_receiver() w ON true",
         position_query(extension)
     )
@@ -126,6 +133,9 @@ struct Observer {
     history: Option<(Timeline, Vec<(Timeline, Lsn)>)>,
     pending_restart: Vec<String>,
     upkeep: Instant,
+    /// When the rarer part of it was done, and when an operation ended last.
+    seldom: Instant,
+    operated: Instant,
     /// The last sample in which a standby stood still.
     still: Option<Lsn>,
     stuck_since: Option<(Lsn, Instant)>,
@@ -144,6 +154,8 @@ pub async fn run(inner: Arc<Inner>) {
         history: None,
         pending_restart: Vec::new(),
         upkeep: Instant::now(),
+        seldom: Instant::now(),
+        operated: Instant::now(),
         still: None,
         stuck_since: None,
         restarted: None,
@@ -164,7 +176,7 @@ pub async fn run(inner: Arc<Inner>) {
             () = tokio::time::sleep(pause) => {}
             () = inner.kick.notified() => {
                 observer.stopped = None;
-                calm.since = Instant::now();
+                (observer.operated, calm.since) = (Instant::now(), Instant::now());
             }
         }
     }
@@ -271,11 +283,11 @@ impl Observer {
         (observation.timeline, observation.flush_lsn) = position.end();
         observation.replay_lsn = if position.in_recovery { position.replayed } else { position.flush };
         if position.in_recovery {
-            observation.receiver = receiver;
-            observation.streaming = receiver && status == Some("streaming");
+            observation.streaming = status == Some("streaming");
+            observation.receiver = receiver || observation.streaming;
             let port = row.get::<_, Option<i64>>(10).and_then(|p| u16::try_from(p).ok());
             observation.upstream_port = port.filter(|_| observation.streaming).unwrap_or(0);
-            let still = (idle && !receiver).then_some(position.replayed);
+            let still = (idle && !observation.receiver).then_some(position.replayed);
             observation.settled = still.is_some() && still == self.still;
             self.still = still;
         } else {
@@ -294,6 +306,10 @@ impl Observer {
             // The failover path finds an open session, and the next start is a standby's whatever happened to the file.
             self.inner.session().await?;
             config_files::ensure_standby_signal(&self.inner.config)?;
+        }
+        let pause = if self.operated.elapsed() < EFFECTS { UPKEEP } else { SELDOM };
+        if self.seldom.elapsed() >= pause {
+            self.seldom = Instant::now();
             self.pending_restart = sync::pending_restart(&eye.session).await?;
             self.inner.weak_commits.send_replace(weak_commits::read(&eye.session).await?);
             // Slots are files: on a disk that hangs the server does not come back from this.
