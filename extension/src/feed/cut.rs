@@ -18,6 +18,7 @@ use super::plan::{self, Found, Incomplete, PIECE_ROWS, Piece, Problem};
 use super::snapshot::Snapshot;
 use crate::log::slots;
 use crate::pg::log_scan::{self, LogRow, ScannedHeap, Which};
+use crate::pg::table::require_extension;
 use crate::pg::{clock, snapshot as pg_snapshot, wal, worker};
 use crate::{guc, shmem};
 
@@ -290,6 +291,7 @@ fn epoch_now(last: Option<&Epoch>) -> (Epoch, bool) {
 
 /// Writes the batch rows, in the transaction that cuts.
 fn write(channel: &mut Channel, pieces: &[Piece], remembered: &[Pending]) {
+    require_extension();
     let (epoch, is_new) = epoch_now(channel.epoch.as_ref());
     let restart_from = channel.restart_from(remembered);
     let segments: Vec<i32> = restart_from.keys().map(|number| number.cast_signed()).collect();

@@ -7,6 +7,8 @@ use pgrx::PgSqlErrorCode::ERRCODE_OBJECT_IN_USE;
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag;
 
+use super::table;
+use super::worker::lock;
 use crate::error::Refusal;
 
 const LOG_SCHEMA: &CStr = c"quorum_log";
@@ -29,6 +31,7 @@ pub unsafe fn concerns(pstmt: *const pg_sys::PlannedStmt) -> bool {
                     | NodeTag::T_TruncateStmt
                     | NodeTag::T_AlterTableStmt
                     | NodeTag::T_RenameStmt
+                    | NodeTag::T_AlterObjectSchemaStmt
                     | NodeTag::T_IndexStmt
             )
     }
@@ -59,6 +62,9 @@ pub unsafe fn check(pstmt: *const pg_sys::PlannedStmt) {
             }
             NodeTag::T_RenameStmt => {
                 refuse_log((*node.cast::<pg_sys::RenameStmt>()).relation, "ALTER ... RENAME")
+            }
+            NodeTag::T_AlterObjectSchemaStmt => {
+                refuse_log((*node.cast::<pg_sys::AlterObjectSchemaStmt>()).relation, "ALTER ... SET SCHEMA");
             }
             NodeTag::T_IndexStmt => refuse_log((*node.cast::<pg_sys::IndexStmt>()).relation, "CREATE INDEX"),
             NodeTag::T_VacuumStmt => check_vacuum(&*node.cast()),
@@ -155,32 +161,43 @@ unsafe fn log_table(oid: pg_sys::Oid) -> Option<String> {
         if name.is_null() || !CStr::from_ptr(name).to_bytes().starts_with(LOG_PREFIX) {
             return None;
         }
-        let owner = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, oid);
-        let ours =
-            owner != pg_sys::InvalidOid && owner == pg_sys::get_extension_oid(c"pgquorum".as_ptr(), true);
-        ours.then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+        table::is_member(oid).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
     }
 }
 
-/// The name of some table of the log in this database.
+/// The name of some table of the log in this database. No SQL here: in a database without the extension anybody may have
+/// made relations of its names.
 ///
 /// # Safety
 ///
 /// In a transaction.
 unsafe fn any_log_table() -> Option<String> {
-    // SAFETY: see above. VACUUM is allowed to look at catalogues before it begins its own transactions.
+    // SAFETY: see above. VACUUM is allowed to look at catalogues before it begins its own transactions. A sequential scan
+    // of a catalogue, closed again; its rows are of the struct's shape.
     unsafe {
-        if pg_sys::get_namespace_oid(LOG_SCHEMA.as_ptr(), true) == pg_sys::InvalidOid {
+        let schema = pg_sys::get_namespace_oid(LOG_SCHEMA.as_ptr(), true);
+        if schema == pg_sys::InvalidOid {
             return None;
         }
+        let no_keys = std::ptr::null_mut();
+        let table = pg_sys::table_open(pg_sys::RelationRelationId, lock::ACCESS_SHARE);
+        let scan =
+            pg_sys::systable_beginscan(table, pg_sys::InvalidOid, false, std::ptr::null_mut(), 0, no_keys);
+        let mut found = None;
+        while found.is_none() {
+            let row = pg_sys::systable_getnext(scan);
+            if row.is_null() {
+                break;
+            }
+            let row = pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
+            if (*row).relnamespace == schema {
+                found = log_table((*row).oid);
+            }
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(table, lock::ACCESS_SHARE);
+        found
     }
-    let found = super::query::newest(
-        c"SELECT pg_catalog.max(s.heap) FROM quorum.log_segment AS s WHERE $1 IS NOT NULL",
-        0,
-    )?;
-    let oid = found.into_iter().next().flatten()?.parse::<u32>().ok()?;
-    // SAFETY: as above.
-    unsafe { log_table(oid.into()) }
 }
 
 fn refuse(name: &str, action: &str, hint: &str) -> ! {

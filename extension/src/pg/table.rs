@@ -6,11 +6,13 @@
 
 use std::ffi::{CStr, CString};
 
+use pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::describe::attributes;
 use super::worker::lock;
+use crate::error::Refusal;
 
 /// By what a table is seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,9 +55,16 @@ impl Table {
         (!relation.is_null()).then(|| Self(relation))
     }
 
-    /// A table of schema `quorum`. `None`: the extension is not there.
+    /// A table of schema `quorum` that belongs to the extension. `None`: the extension is not there. A relation that
+    /// somebody else made under that name, in a database without the extension, is none of ours.
     pub fn of_quorum(name: &CStr) -> Option<Self> {
-        named(c"quorum", name).and_then(Self::open)
+        named(name).filter(|oid| is_member(pg_sys::Oid::from(*oid))).and_then(Self::open)
+    }
+
+    /// The same for the triggers that capture, which are there only where the extension is: nothing is asked about that,
+    /// since it would cost the first change of a session most of its time.
+    pub fn of_quorum_in_trigger(name: &CStr) -> Option<Self> {
+        named(name).and_then(Self::open)
     }
 
     /// Position of a column, from 0.
@@ -159,13 +168,35 @@ impl Drop for Table {
     }
 }
 
-/// The oid of a table by its name.
-pub fn named(schema: &CStr, name: &CStr) -> Option<u32> {
+/// The oid of a table by its name in schema `quorum`.
+fn named(name: &CStr) -> Option<u32> {
     // SAFETY: looks into the catalogues' caches; the names are valid strings.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let schema = pg_sys::get_namespace_oid(c"quorum".as_ptr(), true);
         let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
-        (oid != pg_sys::InvalidOid).then(|| oid.to_u32())
+        let is_table =
+            oid != pg_sys::InvalidOid && pg_sys::get_rel_relkind(oid) as u8 == pg_sys::RELKIND_RELATION;
+        is_table.then(|| oid.to_u32())
+    }
+}
+
+/// Does this relation belong to the extension? Only superusers make such members. In a transaction.
+pub fn is_member(relation: pg_sys::Oid) -> bool {
+    // SAFETY: reads the catalogues.
+    unsafe {
+        let owner = pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation);
+        owner != pg_sys::InvalidOid && owner == pg_sys::get_extension_oid(c"pgquorum".as_ptr(), true)
+    }
+}
+
+/// Sees to it that the extension is in this database and stays until the end of the transaction; raises 42704
+/// otherwise. To be called before SQL that names the extension's functions and tables with a worker's rights, which are a
+/// superuser's: without the extension others could have made functions of these names.
+pub fn require_extension() {
+    // Its lock stays, and DROP EXTENSION waits for it.
+    if Table::of_quorum(c"channel").is_none() {
+        Refusal::new(ERRCODE_UNDEFINED_OBJECT, "the extension pgquorum is no longer in this database")
+            .raise();
     }
 }
 

@@ -65,7 +65,7 @@ fn read(table: OpenTable) -> Read {
     // SAFETY: may be called wherever a lock may be taken. The catalogues' caches are compared with what was committed:
     // not everything that changes them needs the table's lock.
     unsafe { pg_sys::AcceptInvalidationMessages() };
-    let Some(all) = Table::of_quorum(c"tracked_table") else { return Read::Unclear };
+    let Some(all) = Table::of_quorum_in_trigger(c"tracked_table") else { return Read::Unclear };
     let relid = table.relid();
     let found = tracked(&all, relid).or_else(|| ancestors(table).into_iter().find_map(|a| tracked(&all, a)));
     let Some(found) = found else { return Read::Untracked };
@@ -128,7 +128,7 @@ fn ancestors(table: OpenTable) -> Vec<u32> {
 
 /// Does the version that the table is said to have say what is true now?
 fn describes(found: &Tracked, now: &Description) -> bool {
-    let Some(all) = Table::of_quorum(c"schema_version") else { return false };
+    let Some(all) = Table::of_quorum_in_trigger(c"schema_version") else { return false };
     let at = |name: &CStr| all.column(name);
     let (relid, channel, columns) = (at(c"relid"), at(c"channel"), at(c"columns"));
     let (schema_name, table_name) = (at(c"schema_name"), at(c"table_name"));
@@ -195,7 +195,7 @@ pub enum Segment {
 /// table of which notices say that this has changed.
 pub fn segment(channel: i32, watch: impl FnOnce(u32)) -> Segment {
     let mut heap = None;
-    if let Some(all) = Table::of_quorum(c"log_segment") {
+    if let Some(all) = Table::of_quorum_in_trigger(c"log_segment") {
         watch(all.oid());
         let (at, closed_at) = (all.column(c"heap"), all.column(c"closed_at"));
         all.matching(View::Now, Key::Integer(channel), |row| {

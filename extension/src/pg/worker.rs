@@ -8,6 +8,8 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::table::require_extension;
+
 unsafe extern "C-unwind" {
     /// tcop/tcopprot.h. Handlers must be C functions; pgrx's bindings are guards around them.
     fn die(signal: std::ffi::c_int);
@@ -97,9 +99,10 @@ pub fn transaction<R>(body: impl FnOnce() -> R) -> Result<R, Failure> {
     caught(AssertUnwindSafe(attempt))
 }
 
-/// The same with a snapshot, which SQL needs.
+/// The same with a snapshot, which SQL needs, and only while the extension is in the database.
 pub fn with_snapshot<R>(body: impl FnOnce() -> R) -> Result<R, Failure> {
     transaction(|| {
+        require_extension();
         // SAFETY: in a transaction; the snapshot is taken back before its end.
         unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
         let result = body();

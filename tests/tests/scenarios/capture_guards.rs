@@ -108,6 +108,7 @@ fn the_log_itself_is_not_rewritten() {
         "CLUSTER quorum_log.log_1_1 USING an_index",
         "ALTER TABLE quorum_log.log_1_1 RENAME TO mine",
         "ALTER TABLE quorum_log.log_1_1 RENAME COLUMN part TO parts",
+        "ALTER TABLE quorum_log.log_1_1 SET SCHEMA public",
         "SET search_path = quorum_log; TRUNCATE log_1_1",
     ] {
         refused(c, sql, "55006", "log_1_1");

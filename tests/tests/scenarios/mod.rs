@@ -33,6 +33,7 @@ mod kill_under_load;
 mod local_kill;
 mod lost_memory;
 mod lost_transactions;
+mod made_up_names;
 mod membership;
 mod network;
 mod partitioned_standby;
