@@ -23,8 +23,6 @@ COMMENT ON FUNCTION quorum.wal_position() IS
 
 COMMENT ON FUNCTION quorum.parse_filter(oid, bytea) IS
     'Internal. Parses and checks a row filter, in the encoding of the database. Errors: 42601 it is no condition, 0A000 it is none that filters take.';
-COMMENT ON FUNCTION quorum.filter_text(oid, text) IS
-    'Internal. What a stored filter says in present names, qualified where the search path does not find them.';
 COMMENT ON FUNCTION quorum.filter_holds(oid, text) IS
     'Internal. Do the columns that a stored filter looks at still have the types that it was parsed with?';
 COMMENT ON FUNCTION quorum.record_entry(integer, bigint, text) IS

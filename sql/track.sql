@@ -44,6 +44,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION quorum.table_columns(oid, smallint[]) IS 'Internal. The captured columns of a table as schema_version records them.';
 
+-- A pg_node_tree is laid out as a text. The server's own function takes care of the database's encoding.
+CREATE FUNCTION quorum.filter_text(tree text, relation oid) RETURNS text LANGUAGE internal STABLE STRICT AS 'pg_get_expr';
+COMMENT ON FUNCTION quorum.filter_text(text, oid) IS
+    'Internal. What a stored filter says in present names, qualified where the search path does not find them.';
+
 CREATE FUNCTION quorum.tracking(
     relid oid, OUT root oid, OUT channel integer, OUT old_image text, OUT filter text, OUT schema_version bigint,
     OUT schema_name text, OUT table_name text, OUT columns text

@@ -21,12 +21,6 @@ fn filter_holds(relation: pg_sys::Oid, tree: &str) -> bool {
     filter::holds(relation, tree)
 }
 
-/// A stored filter in present names, qualified where the search path does not find them.
-#[pg_extern]
-fn filter_text(relation: pg_sys::Oid, tree: &str) -> Option<String> {
-    filter::text(relation, tree)
-}
-
 /// Puts an entry about a tracked table into the log, with the text of the statement that runs.
 #[pg_extern]
 fn record_entry(channel: i32, schema_version: i64, tag: &str) {

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 
 use pgrx::PgSqlErrorCode::{ERRCODE_FEATURE_NOT_SUPPORTED, ERRCODE_SYNTAX_ERROR};
-use pgrx::{IntoDatum, direct_function_call, pg_sys};
+use pgrx::pg_sys;
 
 use crate::error::Refusal;
 
@@ -42,12 +42,6 @@ pub struct Parsed {
 struct Found {
     columns: Vec<i16>,
     objection: Option<&'static str>,
-}
-
-/// What a stored filter says in present names: columns may have been renamed since it was parsed.
-pub fn text(table: pg_sys::Oid, tree: &str) -> Option<String> {
-    // SAFETY: the function's own types: a `pg_node_tree` is laid out as a text.
-    unsafe { direct_function_call(pg_sys::pg_get_expr, &[tree.into_datum(), table.into_datum()]) }
 }
 
 /// Parses and checks a filter of a table, in the server's encoding; raises what is wrong with it.

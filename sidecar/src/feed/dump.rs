@@ -33,7 +33,7 @@ const ROW_DEADLINE: Duration = Duration::from_secs(600);
 /// those who inherit are tables of their own. What tells whether a table is still the same comes last.
 const TABLES: &str = "SELECT to_jsonb(v), \
      CASE WHEN k.relkind = 'p' THEN '' ELSE 'ONLY ' END || pg_catalog.format('%I.%I', n.nspname, k.relname), \
-     CASE WHEN t.filter IS NOT NULL THEN COALESCE(quorum.filter_text(t.relid, t.filter), 'false') END, \
+     CASE WHEN t.filter IS NOT NULL THEN COALESCE(quorum.filter_text(t.filter, t.relid), 'false') END, \
      t.relid, ARRAY(SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(t.relid) AS p ORDER BY 1) \
      FROM quorum.tracked_table t JOIN quorum.channel c ON c.id = t.channel \
      JOIN quorum.schema_version v ON v.id = t.schema_version \

@@ -255,6 +255,9 @@ fn names_in_other_encodings() {
            SELECT quorum.track('"maße"', 'c', "where" => '"größe" <> ''gemäß''')"#,
     );
     run(c, r#"ALTER TABLE "maße" ALTER COLUMN "größe" SET NOT NULL"#);
+    let filter = "SELECT quorum.filter_text(filter, relid) FROM quorum.tracked_table";
+    let filter: String = c.query_one(filter, &[]).expect("the filter").get(0);
+    assert_eq!(filter, r#"("größe" <> 'gemäß'::text)"#);
     run(c, r#"INSERT INTO "maße" VALUES (1, 'für'), (2, 'gemäß')"#);
     assert_eq!(
         take_log(c),
