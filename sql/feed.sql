@@ -138,8 +138,11 @@ DECLARE
     next_tick bigint;
 BEGIN
     -- Who registers or moves a follower keeps a lock on the channel too. From here on nobody does, so what this
-    -- transaction sees of followers from now on is all that there is.
-    PERFORM FROM quorum.channel AS c WHERE c.id = drop_segments.channel FOR UPDATE NOWAIT;
+    -- transaction sees of followers from now on is all that there is. Where nobody is asked, a transaction that is left
+    -- open must not keep the log from getting shorter.
+    IF asks_followers THEN
+        PERFORM FROM quorum.channel AS c WHERE c.id = drop_segments.channel FOR UPDATE NOWAIT;
+    END IF;
     SELECT b.first_tick INTO next_tick FROM quorum.batch_segment AS b
     WHERE b.channel = drop_segments.channel AND b.number > drop_segments.number ORDER BY b.number LIMIT 1;
     IF asks_followers AND EXISTS (SELECT FROM quorum.follower AS f
@@ -171,7 +174,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.drop_segments(integer, integer, integer, boolean) IS
-    'Internal. Drops a table of batches and the closed segments below a number; returns the dropped heaps. NULL: with asks_followers, if a follower has not read it. 55P03 if one is being read, or somebody registers as a follower.';
+    'Internal. Drops a table of batches and the closed segments below a number; returns the dropped heaps. NULL: with asks_followers, if a follower has not read it. 55P03 if one is being read, or, with asks_followers, somebody registers as a follower.';
 
 CREATE FUNCTION quorum.expire_followers() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -44,6 +44,15 @@ struct Old {
     bytes: u64,
 }
 
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    NotDue,
+    All,
+    /// All but old log that could go: somebody keeps a lock.
+    AllButOldLog,
+}
+
 /// What went wrong. What is left is done the next time.
 #[derive(Debug)]
 pub enum Trouble {
@@ -58,15 +67,15 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// Looks after a channel, about every two seconds; a full segment is closed at once. False: it was not due.
+/// Looks after a channel, about every two seconds; a full segment is closed at once.
 ///
 /// # Errors
 /// A transaction failed.
-pub fn run(database: u32, channel: &mut Channel, now_ns: u64, last_ns: &mut u64) -> Result<bool, Trouble> {
+pub fn run(database: u32, channel: &mut Channel, now_ns: u64, last_ns: &mut u64) -> Result<Kept, Trouble> {
     let due = now_ns >= *last_ns + INTERVAL_NS;
     let bytes = u64::from(channel.blocks) * BLOCK_BYTES;
     if !due && bytes < segment_bytes_max() {
-        return Ok(false);
+        return Ok(Kept::NotDue);
     }
     *last_ns = now_ns;
     let id = channel.id;
@@ -75,8 +84,7 @@ pub fn run(database: u32, channel: &mut Channel, now_ns: u64, last_ns: &mut u64)
         rotate(channel)?;
     }
     worker::with_snapshot(expire_followers)?;
-    drop_old(database, channel, &limits)?;
-    Ok(true)
+    Ok(drop_old(database, channel, &limits)?)
 }
 
 fn segment_bytes_max() -> u64 {
@@ -123,7 +131,7 @@ fn rotate(channel: &mut Channel) -> Result<(), Trouble> {
 }
 
 /// Drops what may go, oldest first, each batch table in a transaction of its own.
-fn drop_old(database: u32, channel: &Channel, limits: &Limits) -> Result<(), Failure> {
+fn drop_old(database: u32, channel: &Channel, limits: &Limits) -> Result<Kept, Failure> {
     let id = channel.id;
     let old = worker::with_snapshot(move || closed_batch_tables(id))?;
     let mut bytes_after: u64 = old.iter().map(|old| old.bytes).sum();
@@ -140,11 +148,11 @@ fn drop_old(database: u32, channel: &Channel, limits: &Limits) -> Result<(), Fai
             // Somebody needs it since.
             Ok(None) => break,
             // Somebody reads it, or registers as a follower now.
-            Err(failure) if failure.is_locked() => break,
+            Err(failure) if failure.is_locked() => return Ok(Kept::AllButOldLog),
             Err(failure) => return Err(failure),
         }
     }
-    Ok(())
+    Ok(Kept::All)
 }
 
 /// May a batch table go? `bytes_with` are the log's bytes with it.

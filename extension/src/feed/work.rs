@@ -11,7 +11,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 use super::channel::Channel;
 use super::cut::{self, Outcome};
 use super::shared::{self, State};
-use super::upkeep::{self, Trouble};
+use super::upkeep::{self, Kept, Trouble};
 use crate::error::Refusal;
 use crate::fence;
 use crate::log::slots;
@@ -27,6 +27,12 @@ const LOCKED_MS_MAX: u64 = 2_000;
 const LOCKED_NS_LONG: u64 = 30_000 * clock::NS_PER_MS;
 /// What standbys were not told at once they are told about so often.
 const TELL_NS: u64 = 2_000 * clock::NS_PER_MS;
+
+// What a lock that is kept for long means, and what to do.
+const NO_BATCH: &str = "Writers are not held up, and nothing is lost: their changes wait in the log. Look in pg_locks and pg_stat_activity for a transaction that is open since then (quorum.drop_channel, quorum.purge or LOCK TABLE in it) and end it.";
+const TOLD_LATE: &str = "Readers on this server get their changes; those on standbys wait. Look in pg_locks and pg_stat_activity for a transaction that keeps a lock on quorum.channel_confirmed since then and end it.";
+const NOT_KEPT: &str = "Batches are cut, and readers get their changes. But segments are not closed, and old log is not dropped: the disk fills. Look in pg_locks and pg_stat_activity for a transaction that keeps a lock on tables of schema quorum since then and end it.";
+const NOT_DROPPED: &str = "Batches are cut, and readers get their changes, but the disk fills. Look in pg_locks and pg_stat_activity for a transaction that is open since then and end it: it reads the oldest log, or has called quorum.register_follower, quorum.move_follower or quorum.track.";
 
 /// Failures in a row.
 #[derive(Default)]
@@ -62,6 +68,18 @@ struct Locked {
     said: bool,
 }
 
+impl Locked {
+    /// Still; the next try comes later. True: it has been so for long, which is to be said once.
+    fn again(&mut self) -> bool {
+        let now_ns = clock::boottime_ns();
+        let since_ns = *self.since_ns.get_or_insert(now_ns);
+        let wait_ms = (LOCKED_MS_MIN << self.tries.min(8)).min(LOCKED_MS_MAX);
+        self.tries += 1;
+        self.not_before_ns = now_ns + wait_ms * clock::NS_PER_MS;
+        now_ns >= since_ns + LOCKED_NS_LONG && !std::mem::replace(&mut self.said, true)
+    }
+}
+
 /// A channel and how cutting it goes.
 #[derive(Default)]
 pub struct Work {
@@ -74,6 +92,12 @@ pub struct Work {
     cutting: Failing,
     keeping: Failing,
     locked: Locked,
+    /// A lock keeps standbys from being told.
+    telling_locked: Locked,
+    /// A lock keeps the channel from being looked after.
+    keeping_locked: Locked,
+    /// A lock keeps old log from being dropped; everything else is looked after.
+    dropping_locked: Locked,
 }
 
 /// What came of an attempt to cut.
@@ -182,10 +206,14 @@ impl Work {
     /// Writes down how far standbys may show the channel. If that fails they are told later.
     fn tell(&mut self, database: u32) {
         let Some(channel) = self.channel.as_deref_mut() else { return };
-        if channel.told >= channel.confirmed || fence::refusing() {
+        let now_ns = clock::boottime_ns();
+        if channel.told >= channel.confirmed
+            || fence::refusing()
+            || now_ns < self.telling_locked.not_before_ns
+        {
             return;
         }
-        self.last_told_ns = clock::boottime_ns();
+        self.last_told_ns = now_ns;
         // It promises nothing that is not durable already, so it waits for no standby; but it must leave this server.
         worker::set(c"pgquorum.bypass_fence", c"on");
         worker::set(c"synchronous_commit", c"local");
@@ -193,7 +221,19 @@ impl Work {
         worker::set(c"synchronous_commit", c"on");
         worker::set(c"pgquorum.bypass_fence", c"off");
         match result {
-            Ok(()) => channel.told = channel.confirmed,
+            Ok(()) => {
+                channel.told = channel.confirmed;
+                self.telling_locked = Locked::default();
+            }
+            Err(failure) if failure.is_locked() => {
+                if self.telling_locked.again() {
+                    self.say_locked(
+                        database,
+                        "standbys have not been told how far they may show channel",
+                        TOLD_LATE,
+                    );
+                }
+            }
             Err(failure) => self.not_kept(database, failure),
         }
     }
@@ -201,7 +241,7 @@ impl Work {
     /// Looks after the channel, when that is due.
     pub fn upkeep(&mut self, database: u32) {
         let now_ns = clock::boottime_ns();
-        if now_ns < self.keeping.not_before_ns {
+        if now_ns < self.keeping.not_before_ns.max(self.keeping_locked.not_before_ns) {
             return;
         }
         if now_ns >= self.last_told_ns + TELL_NS {
@@ -209,8 +249,16 @@ impl Work {
         }
         let Some(channel) = self.channel.as_deref_mut() else { return };
         match upkeep::run(database, channel, now_ns, &mut self.last_upkeep_ns) {
-            Ok(false) => {}
-            Ok(true) => self.keeping = Failing::default(),
+            Ok(Kept::NotDue) => {}
+            Ok(kept) => {
+                self.keeping = Failing::default();
+                self.keeping_locked = Locked::default();
+                if kept == Kept::All {
+                    self.dropping_locked = Locked::default();
+                } else if self.dropping_locked.again() {
+                    self.say_locked(database, "no old log could be dropped of channel", NOT_DROPPED);
+                }
+            }
             Err(Trouble::Failed(failure)) => self.not_kept(database, failure),
             Err(Trouble::Stale(failure)) => {
                 self.channel = None;
@@ -220,8 +268,13 @@ impl Work {
     }
 
     fn not_kept(&mut self, database: u32, failure: Failure) {
-        // It is done with the next round.
-        if failure.is_locked() || !self.keeping.again(&failure.message) {
+        if failure.is_locked() {
+            if self.keeping_locked.again() {
+                self.say_locked(database, "nothing could be done to look after channel", NOT_KEPT);
+            }
+            return;
+        }
+        if !self.keeping.again(&failure.message) {
             return;
         }
         log(
@@ -244,7 +297,9 @@ impl Work {
     /// Says it once, and tries again later, longer and longer.
     fn failed(&mut self, database: u32, failure: Failure) -> Attempt {
         if failure.is_locked() {
-            self.is_locked(database);
+            if self.locked.again() {
+                self.say_locked(database, "no batch could be cut of channel", NO_BATCH);
+            }
             return Attempt::Locked;
         }
         self.channel = None;
@@ -260,21 +315,15 @@ impl Work {
         FAILED
     }
 
-    fn is_locked(&mut self, database: u32) {
-        let (now_ns, locked) = (clock::boottime_ns(), &mut self.locked);
-        let since_ns = *locked.since_ns.get_or_insert(now_ns);
-        let wait_ms = (LOCKED_MS_MIN << locked.tries.min(8)).min(LOCKED_MS_MAX);
-        locked.tries += 1;
-        locked.not_before_ns = now_ns + wait_ms * clock::NS_PER_MS;
-        if now_ns >= since_ns + LOCKED_NS_LONG && !std::mem::replace(&mut locked.said, true) {
-            log(
-                format!(
-                    "pgquorum feed: channel \"{}\" in database {database} has had no batch for 30 s, since a session keeps a lock on its tables",
-                    self.name
-                ),
-                "Writers are not held up, and nothing is lost: their changes wait in the log. Look in pg_locks and pg_stat_activity for a transaction that is open since then (quorum.drop_channel, quorum.purge or LOCK TABLE in it) and end it.",
-            );
-        }
+    /// A lock has been kept for long; what it has kept from being done, and what that means.
+    fn say_locked(&self, database: u32, what: &str, detail: &str) {
+        log(
+            format!(
+                "pgquorum feed: {what} \"{}\" in database {database} for 30 s, since a session keeps a lock on its tables",
+                self.name
+            ),
+            detail,
+        );
     }
 }
 

@@ -137,6 +137,8 @@ fn a_session_that_keeps_a_lock_holds_up_its_own_channel_only() {
     goes_on(&mut client, "a", 50..55);
     let error = client.batch_execute("SELECT quorum.drop_segments(1, 1, 1, true)").expect_err("not now");
     assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{error:?}");
+    // Where followers are not asked, it does not count. There is no segment 0.
+    run(&mut client, "BEGIN; SELECT quorum.drop_segments(1, 0, 0, false); ROLLBACK");
     run(&mut holder, "ROLLBACK");
     // What cannot be looked after is cut all the same.
     run(&mut client, "ALTER TABLE quorum.follower RENAME TO other");
@@ -145,6 +147,37 @@ fn a_session_that_keeps_a_lock_holds_up_its_own_channel_only() {
     let log = std::fs::read_to_string(dir.join("data.log")).unwrap_or_default();
     assert!(!log.contains("could be cut"), "{log}");
     assert_eq!(log.matches("channel \"a\" in database 5 cannot be looked after").count(), 1, "{log}");
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn a_channel_that_cannot_be_looked_after_does_not_slow_down_others() {
+    let (dir, [port]) = (server_directory("feed-stalls-kept"), free_ports());
+    let conf = "shared_preload_libraries = 'pgquorum'\npgquorum.segment_size = 1MB";
+    let server = Plain::init(&dir.join("data"), port, conf);
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["a", "b"]);
+    // Its segment is full, and the next one cannot be opened. Somebody waits for it, so it is served all the time.
+    let mut holder = server.connect().expect("a second session");
+    run(&mut holder, "BEGIN; SELECT FROM quorum.channel WHERE id = 1 FOR UPDATE");
+    run(&mut client, "INSERT INTO a SELECT generate_series(1, 300000)");
+    run(&mut client, "SELECT quorum.cut('a')");
+    let mut reader = server.connect().expect("a third session");
+    let waiting = std::thread::spawn(move || run(&mut reader, "SELECT quorum.wait('a', 'now', '6 s')"));
+    std::thread::sleep(Duration::from_secs(1));
+    let begin = std::time::Instant::now();
+    for id in 0..20 {
+        run(&mut client, &format!("INSERT INTO b VALUES ({id})"));
+        run(&mut client, "SELECT quorum.cut('b')");
+    }
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(2), "20 batches of the other channel took {took:?}");
+    let segments = "SELECT count(*)::text FROM quorum.log_segment WHERE channel = 1";
+    assert_eq!(text(&mut client, segments), "1");
+    run(&mut holder, "ROLLBACK");
+    until(&mut client, segments, "2");
+    waiting.join().expect("it is answered");
     server.remove();
     let _ = std::fs::remove_dir_all(dir);
 }
