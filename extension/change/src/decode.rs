@@ -8,10 +8,11 @@ use crate::wire::Reader;
 use crate::{Error, Header, Op};
 
 /// Longest change that a reader takes unless it says otherwise: a row can be a gigabyte, and its old image another.
-const LIMIT: usize = 4 << 30;
+const LIMIT: usize = if usize::BITS > 32 { 4 << 30 } else { isize::MAX as usize };
 /// Most values in an image: a table has at most 1600 columns.
 const VALUES_MAX: u64 = 1664;
-/// Most blanks that an image may ask for, in bytes: no row of PostgreSQL is longer.
+/// Most blanks that a value may ask for, in bytes: no value of PostgreSQL is longer. A row can have several such values,
+/// stored elsewhere; all of an image's are at most [`LIMIT`].
 const BLANKS_MAX: u64 = 1 << 30;
 
 /// One change.
@@ -84,14 +85,15 @@ impl<'a> Image<'a> {
             return Err(Error::BadLength);
         }
         let start = reader.0;
-        let mut blanks = 0;
+        let mut blanks = 0_u64;
         for _ in 0..count {
             match reader.varint()? {
                 NULL | UNCHANGED => {}
                 PADDED => {
                     let used = reader.length()?;
-                    blanks = reader.varint()?.saturating_add(blanks);
-                    if blanks > BLANKS_MAX {
+                    let added = reader.varint()?;
+                    blanks = blanks.saturating_add(added);
+                    if added > BLANKS_MAX || blanks > LIMIT as u64 {
                         return Err(Error::BadLength);
                     }
                     reader.bytes(used)?;

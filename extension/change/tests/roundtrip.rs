@@ -313,3 +313,22 @@ fn small_values_are_small() {
     encoder.padded(b"ab                                  ");
     assert_eq!(out.len(), 2 + 1 + 4 + 1 + 21 + 1 + 5);
 }
+
+/// Values stored elsewhere: each may be a gigabyte, and a row has room for several.
+#[test]
+fn blanks_of_several_large_values() {
+    let decode = |values: usize, blanks: &[u8]| {
+        let mut bytes = Vec::new();
+        Encoder::begin(&mut bytes, Op::Insert, 1, Old::None, true).image(values);
+        for _ in 0..values {
+            bytes.extend([2, 0]);
+            bytes.extend(blanks);
+        }
+        change(&mut bytes.as_slice()).map(|change| change.new.map(|image| image.len()))
+    };
+    let gigabyte = [0x80, 0x80, 0x80, 0x80, 4];
+    assert_eq!(decode(1, &gigabyte), Ok(Some(1)));
+    assert_eq!(decode(4, &gigabyte), Ok(Some(4)));
+    assert_eq!(decode(5, &gigabyte), Err(Error::BadLength));
+    assert_eq!(decode(1, &[0x81, 0x80, 0x80, 0x80, 4]), Err(Error::BadLength));
+}
