@@ -82,7 +82,6 @@ BEGIN
                    JOIN quorum.tracked_table AS t ON t.relid = d.objid
                         OR t.relid IN (SELECT a.relid FROM pg_partition_ancestors(d.objid::regclass) AS a(relid))
                    WHERE d.classid = 'pg_class'::regclass LOOP
-        PERFORM quorum.release_detached(changed.relid);
         PERFORM quorum.table_changed(changed.relid, tg_tag);
     END LOOP;
     -- Whichever trigger it was: ours may have lost its place to it, its name, or its function.
@@ -96,20 +95,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.after_ddl() IS 'Internal. Event trigger: tracked tables after ALTER TABLE, CREATE TABLE ... PARTITION OF, and what changes triggers.';
-
-CREATE FUNCTION quorum.release_detached(root oid) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    member record;
-BEGIN
-    FOR member IN DELETE FROM quorum.tracked_partition AS p
-                  WHERE p.root = release_detached.root AND p.relid NOT IN (SELECT quorum.table_tree(release_detached.root))
-                  RETURNING p.relid LOOP
-        PERFORM quorum.remove_triggers(member.relid);
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION quorum.release_detached(oid) IS 'Internal. Takes what is left of our triggers off partitions that were detached.';
 
 CREATE FUNCTION quorum.after_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -191,12 +191,28 @@ BEGIN
                   WHERE g.relid IN (SELECT quorum.table_tree(remove_triggers.root)) AND NOT g.inherited
                     AND NOT (remove_triggers.unfit AND g.fits AND g.name = g.kind
                              AND (g.kind = 'pgquorum_truncate' OR g.relid = remove_triggers.root)) LOOP
+        -- Else everybody would queue behind this while a reader is there.
+        PERFORM quorum.lock_briefly(member.relation, 'ACCESS EXCLUSIVE');
         PERFORM quorum.run_own(format('DROP TRIGGER %I ON %s', member.name, member.relation));
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION quorum.remove_triggers(oid, boolean) IS
     'Internal. Takes the triggers that capture off a table and its partitions; unfit: only those that track() would not make.';
+
+CREATE FUNCTION quorum.release_detached(root oid) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    member record;
+BEGIN
+    FOR member IN DELETE FROM quorum.tracked_partition AS p
+                  WHERE p.root = release_detached.root AND p.relid NOT IN (SELECT quorum.table_tree(release_detached.root))
+                  RETURNING p.relid LOOP
+        PERFORM quorum.remove_triggers(member.relid);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION quorum.release_detached(oid) IS 'Internal. Takes what is left of our triggers off partitions that were detached.';
 
 -- Makes whatever trigger is missing, fires all of them always, and notes the present partitions.
 CREATE FUNCTION quorum.equip(root oid) RETURNS void
@@ -219,7 +235,8 @@ BEGIN
                   WHERE g.relid IN (SELECT quorum.table_tree(root)) AND NOT g.always LOOP
         PERFORM quorum.run_own(format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', member.relation, member.name));
     END LOOP;
-    DELETE FROM quorum.tracked_partition AS p WHERE p.root = equip.root AND p.relid NOT IN (SELECT quorum.table_tree(equip.root));
+    -- Here, and nowhere else: whoever comes first after a DETACH (several event triggers fire) must do all of it.
+    PERFORM quorum.release_detached(equip.root);
     INSERT INTO quorum.tracked_partition (relid, root)
     SELECT m.relid, equip.root FROM quorum.table_tree(equip.root) AS m(relid) WHERE m.relid <> equip.root
     ON CONFLICT DO NOTHING;

@@ -5,6 +5,7 @@ mod bootstrap;
 mod capture;
 mod capture_guards;
 mod capture_tables;
+mod capture_triggers;
 mod change_leader;
 mod channel_bad_input;
 mod channel_dump;
