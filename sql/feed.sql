@@ -209,7 +209,7 @@ BEGIN
     PERFORM quorum.require_input(register_follower.ttl IS NULL OR register_follower.ttl > interval '0', 'ttl must be above 0');
     -- From here on no log is dropped that the follower may need.
     PERFORM FROM quorum.channel AS c WHERE c.id = of FOR KEY SHARE;
-    SELECT p.epoch, p.tick INTO at FROM quorum.find_position(register_follower.channel, register_follower.after) AS p;
+    SELECT p.epoch, p.tick INTO at FROM quorum.find_position_now(register_follower.channel, register_follower.after) AS p;
     INSERT INTO quorum.follower AS f (channel, name, epoch, tick, ttl)
     VALUES (of, register_follower.name, at.epoch, at.tick, register_follower.ttl)
     ON CONFLICT (channel, name) DO UPDATE
@@ -229,7 +229,7 @@ DECLARE
 BEGIN
     -- From here on no log is dropped that the follower may need.
     PERFORM FROM quorum.channel AS c WHERE c.id = of FOR KEY SHARE;
-    SELECT p.epoch, p.tick INTO at FROM quorum.find_position(move_follower.channel, move_follower.position) AS p;
+    SELECT p.epoch, p.tick INTO at FROM quorum.find_position_now(move_follower.channel, move_follower.position) AS p;
     UPDATE quorum.follower AS f SET epoch = at.epoch, tick = at.tick, seen_at = clock_timestamp()
     WHERE f.channel = of AND f.name = move_follower.name;
     IF NOT FOUND THEN

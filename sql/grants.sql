@@ -89,6 +89,8 @@ COMMENT ON FUNCTION quorum.cut(text) IS
 COMMENT ON FUNCTION quorum.dump_start(text) IS
     'The position of a copy that is made in this transaction, which must be REPEATABLE READ; as its first statement. Errors: 25000 it is not, 25006 on a standby, PQ004 the snapshot is too old (begin again), else as quorum.cut.';
 COMMENT ON FUNCTION quorum.find_position(text, text) IS 'Checks a position and gives it as epoch and tick. Errors: as quorum.read_log.';
+COMMENT ON FUNCTION quorum.find_position_now(text, text) IS
+    'Internal. As quorum.find_position, and whatever the caller''s snapshot sees: what an old one still shows may have been dropped.';
 COMMENT ON FUNCTION quorum.newest_tick(integer) IS 'Internal. The newest tick of a channel now, shown already or not; NULL: it has no batch.';
 COMMENT ON FUNCTION quorum.channel_ends(integer) IS
     'What can be read of a channel on this server, by its id; no row: it does not exist. quorum.channel_state shows it with more.';
@@ -97,6 +99,7 @@ COMMENT ON FUNCTION quorum.start_cutter() IS 'Internal. Lets a worker be started
 -- One row: else the planner expects a thousand, and compiles for them.
 ALTER FUNCTION quorum.channel_ends(integer) ROWS 1;
 ALTER FUNCTION quorum.find_position(text, text) ROWS 1;
+ALTER FUNCTION quorum.find_position_now(text, text) ROWS 1;
 
 REVOKE ALL ON SCHEMA quorum_log FROM PUBLIC;
 GRANT USAGE ON SCHEMA quorum TO quorum_follower;

@@ -17,7 +17,8 @@
 //! * `launcher` – starts the cutters; `cutter` – a cutter's loop; `work` – a channel in its hands, and what goes wrong with
 //!   it; `channel` – what it knows of a channel; `cut` – one batch; `upkeep` – rotation of segments, retention, expiry of
 //!   followers;
-//! * `view` – what a reader sees of a channel; `read`, `packed`, `changes`, `wait` – the SQL functions; `error` – their errors.
+//! * `view` – what a reader sees of a channel; `read`, `packed`, `changes`, `wait`, `followers` – the SQL functions;
+//!   `error` – their errors.
 
 pub mod changes;
 pub mod channel;
@@ -26,6 +27,7 @@ pub mod cutter;
 pub mod databases;
 pub mod entries;
 pub mod error;
+pub mod followers;
 pub mod launcher;
 pub mod packed;
 pub mod plan;

@@ -283,6 +283,28 @@ fn a_batch_that_a_crash_left_is_shown_when_standbys_have_it() {
 }
 
 #[test]
+fn a_follower_cannot_register_for_log_that_only_an_old_snapshot_shows() {
+    let (dir, [port]) = (server_directory("feed-stalls-old"), free_ports());
+    let server = Plain::init(&dir.join("data"), port, "shared_preload_libraries = 'pgquorum'");
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["shop"]);
+    run(&mut client, "SELECT quorum.register_follower('shop', 'f')");
+    let mut old = server.connect().expect("a second session");
+    for sql in
+        ["SELECT quorum.register_follower('shop', 'g', '0')", "SELECT quorum.move_follower('shop', 'f', '0')"]
+    {
+        run(&mut old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
+        run(&mut client, "SELECT quorum.purge('shop', keep => 0)");
+        let error = old.batch_execute(sql).expect_err("it has gone");
+        assert_eq!(error.code().map(|code| code.code()), Some("PQ001"), "{error:?}");
+        run(&mut old, "ROLLBACK");
+        run(&mut client, "DELETE FROM quorum.channel_start");
+    }
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
 fn a_channel_made_anew_begins_above_a_batch_that_was_being_made() {
     let (dir, [port]) = (server_directory("feed-stalls-anew"), free_ports());
     let conf = "shared_preload_libraries = 'pgquorum'";
