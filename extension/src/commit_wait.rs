@@ -8,6 +8,8 @@
 //!
 //! Nothing here may raise an ERROR: in this place it would be a PANIC.
 
+use std::cell::Cell;
+
 use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 
 use crate::error::Refusal;
@@ -89,12 +91,44 @@ impl Hold {
     }
 }
 
+thread_local! {
+    static HOLDS_ON: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on cancel requests do not end this process's waits, also where there is no fence. For the cutter: what it
+/// shows when its commit returns must be on the standbys.
+pub fn hold_on() {
+    HOLDS_ON.set(true);
+}
+
+/// Is a wait that is being given up to go on? With the fence always; in the cutter unless it was told to end, since it
+/// shows nothing then.
+#[inline]
+pub fn goes_on() -> bool {
+    guc::FENCE.get() || (HOLDS_ON.get() && !syncrep::told_to_end())
+}
+
+/// Without a fence nobody stops a server whose standbys are gone, so whoever is told to end does.
+fn until_acknowledged_or_told() {
+    loop {
+        match syncrep::wait(POLL_MS) {
+            Waited::Acknowledged => return syncrep::acknowledged(),
+            Waited::ServerDied => process::exit_at_once(),
+            Waited::NotYet if syncrep::told_to_end() => return,
+            Waited::NotYet => {}
+        }
+    }
+}
+
 /// Goes on waiting for a session that was cancelled or told to end. Returns when enough standbys have the transaction.
 pub fn until_acknowledged(tell_client: bool) {
     log(
         "pgquorum: a commit goes on waiting for its standbys although it was asked to end",
         "It is on this server's disk; calling it done now could show what a failover takes back.",
     );
+    if !guc::FENCE.get() {
+        return until_acknowledged_or_told();
+    }
     if tell_client {
         client::notify(&STILL_WAITING);
     }

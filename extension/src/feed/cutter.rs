@@ -16,7 +16,7 @@ use crate::log::slots;
 use crate::pg::table::View;
 use crate::pg::worker::Failure;
 use crate::pg::{clock, process, worker};
-use crate::{fence, guc};
+use crate::{commit_wait, fence, guc};
 
 const IDLE_NS: u64 = 1000 * clock::NS_PER_MS;
 /// How often a server without a lease looks whether it has one.
@@ -57,6 +57,7 @@ pub extern "C-unwind" fn pgquorum_cutter_main(database: pg_sys::Datum) {
     if !worker::be_the_only_one() {
         return;
     }
+    commit_wait::hold_on();
     let mut cutter = Cutter { database, ..Cutter::default() };
     loop {
         worker::reload_if_asked();

@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 
 use super::{log_guard, process, statement, syncrep};
 use crate::capture::{self, Savepoint};
-use crate::{barrier, commit_wait, feed, fence, guc};
+use crate::{barrier, commit_wait, feed, fence};
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
 
@@ -177,7 +177,7 @@ unsafe extern "C-unwind" fn at_report(report: *mut pg_sys::ErrorData) {
     // SAFETY: PREVIOUS_REPORT was written once, in `init`; PostgreSQL hands over its own report, in which the two
     // outputs may be turned off.
     unsafe {
-        if guc::FENCE.get() && syncrep::gives_up(report) {
+        if syncrep::gives_up(report) && commit_wait::goes_on() {
             until_acknowledged((*report).output_to_client);
             (*report).output_to_server = false;
             (*report).output_to_client = false;

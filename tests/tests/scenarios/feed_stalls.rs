@@ -283,6 +283,35 @@ fn a_batch_that_a_crash_left_is_shown_when_standbys_have_it() {
 }
 
 #[test]
+fn a_worker_that_waits_for_standbys_is_not_cancelled_but_ended() {
+    let (dir, [port]) = (server_directory("feed-stalls-cancel"), free_ports());
+    let server = Plain::init(&dir.join("data"), port, "shared_preload_libraries = 'pgquorum'");
+    let mut client = server.connect().expect("a session");
+    set_up(&mut client, &["shop"]);
+    let end = text(&mut client, "SELECT quorum.cut('shop')");
+    wait_for_nobody(&mut client, true);
+    run(&mut client, "SET synchronous_commit = local; INSERT INTO shop VALUES (1)");
+    until(&mut client, CUTTER_WAITS, "1");
+    for what in ["pg_cancel_backend", "pg_cancel_backend", "pg_terminate_backend"] {
+        run(
+            &mut client,
+            &format!("SELECT {what}(pid) FROM pg_stat_activity WHERE backend_type = 'pgquorum feed'"),
+        );
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(text(&mut client, "SELECT end_position FROM quorum.channel_state"), end, "{what}");
+        if what == "pg_cancel_backend" {
+            assert_eq!(text(&mut client, CUTTER_WAITS), "1", "it waits on");
+        }
+    }
+    // The next one waits for the same.
+    until(&mut client, CUTTER_WAITS, "1");
+    wait_for_nobody(&mut client, false);
+    shown(&mut client, "shop", 1);
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
 fn a_follower_cannot_register_for_log_that_only_an_old_snapshot_shows() {
     let (dir, [port]) = (server_directory("feed-stalls-old"), free_ports());
     let server = Plain::init(&dir.join("data"), port, "shared_preload_libraries = 'pgquorum'");
