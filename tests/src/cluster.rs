@@ -232,11 +232,16 @@ impl Cluster {
 
     /// A session on this very node, whoever leads.
     pub fn connect(&self, id: u64) -> Result<Client, postgres::Error> {
+        self.connect_to(id, "postgres")
+    }
+
+    /// The same in another database.
+    pub fn connect_to(&self, id: u64, database: &str) -> Result<Client, postgres::Error> {
         let status = self.status();
         let mut config: Config = status.dsn.parse()?;
         if let Some(node) = status.nodes.iter().find(|n| n.id == id) {
             let mut one = Config::new();
-            one.host(&node.db_host).port(node.db_port).user("postgres").dbname("postgres");
+            one.host(&node.db_host).port(node.db_port).user("postgres").dbname(database);
             one.password(config.get_password().unwrap_or_default()).application_name("pgquorum-tests");
             config = one;
         }

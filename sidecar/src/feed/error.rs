@@ -79,9 +79,17 @@ pub struct FeedError {
 
 pub type Result<T> = std::result::Result<T, FeedError>;
 
+const NO_EXTENSION: &str = "the extension is not in this database, or is older than this program. Run CREATE EXTENSION \
+                            pgquorum there, or ALTER EXTENSION pgquorum UPDATE";
+
 impl FeedError {
     pub fn new(kind: Kind, message: impl Into<String>) -> FeedError {
         FeedError { kind, message: message.into() }
+    }
+
+    /// The extension's objects are not there, or somebody else made objects of these names.
+    pub fn no_extension() -> FeedError {
+        FeedError::new(Kind::NoExtension, NO_EXTENSION)
     }
 
     /// What the database said, or that it said nothing.
@@ -95,10 +103,8 @@ impl FeedError {
         let kind = kind_of(db.code(), db.message());
         let mut message = db.message().to_owned();
         if kind == Kind::NoExtension {
-            message.push_str(
-                ": the extension is not in this database, or is older than this program. Run CREATE EXTENSION pgquorum \
-                 there, or ALTER EXTENSION pgquorum UPDATE",
-            );
+            message.push_str(": ");
+            message.push_str(NO_EXTENSION);
         }
         for more in [db.detail(), db.hint()].into_iter().flatten() {
             message.push_str(". ");

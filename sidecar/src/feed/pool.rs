@@ -106,10 +106,11 @@ impl Pool {
         let turn = turn.ok().and_then(std::result::Result::ok).ok_or_else(|| busy(purpose))?;
         let shared = matches!(purpose, Purpose::Read | Purpose::Wait);
         let found = if shared { self.take_idle(database) } else { None };
-        let session = match found {
-            Some(session) => session,
-            None => self.connect(database, purpose).await?,
+        let (session, new) = match found {
+            Some(session) => (session, false),
+            None => (self.connect(database, purpose).await?, true),
         };
+        within(SETTINGS_DEADLINE, ONLY_READ, prepare(&session, new, purpose)).await?;
         Ok(Taken { session, database: database.to_owned(), shared, _turn: turn })
     }
 
@@ -160,8 +161,7 @@ impl Pool {
         // durable where the cluster promises it.
         let manner =
             Manner { statement, waits_for_standbys: true, bypasses_fence: false, ..Manner::default() };
-        let session =
-            Session::in_database(&self.config, database, manner).await.map_err(|error| match error {
+        Session::in_database(&self.config, database, manner).await.map_err(|error| match error {
                 ConnectError::TimedOut(after) => FeedError::new(
                     Kind::Unavailable,
                     format!(
@@ -170,16 +170,7 @@ impl Pool {
                     ),
                 ),
                 ConnectError::Refused(error) => FeedError::from_database(&error),
-            })?;
-        // A change names tables as its user's own session would.
-        let path = if purpose == Purpose::Change { "" } else { SEARCH_PATH };
-        let settings = format!("{SETTINGS}{path}");
-        let set = async {
-            let set = session.batch_execute(&settings).await;
-            set.map_err(|error| FeedError::from_database(&error))
-        };
-        within(SETTINGS_DEADLINE, ONLY_READ, set).await?;
-        Ok(session)
+            })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
@@ -191,7 +182,28 @@ impl Pool {
 const SETTINGS: &str = "SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
                         SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; \
                         SET client_connection_check_interval = '1s'; ";
+/// No name that is looked up with a superuser's rights may be one that somebody else made.
 const SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
+/// Also where the extension is not, there may be objects of its names, made by anybody.
+const IS_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
+                       WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.channel') \
+                       AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
+
+/// Sets a session up for a request, and sees that what it will call is the extension's: it may have been dropped meanwhile.
+async fn prepare(session: &Session, new: bool, purpose: Purpose) -> Result<()> {
+    let failed = |error: tokio_postgres::Error| FeedError::from_database(&error);
+    if new {
+        session.batch_execute(&format!("{SETTINGS}{SEARCH_PATH}")).await.map_err(failed)?;
+    }
+    if !session.query_typed_one(IS_OURS, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+        return Err(FeedError::no_extension());
+    }
+    if purpose == Purpose::Change {
+        // It names tables as its user's own session would; all else in its statements has its schema with it.
+        session.batch_execute("RESET search_path").await.map_err(failed)?;
+    }
+    Ok(())
+}
 
 fn busy(purpose: Purpose) -> FeedError {
     let what = match purpose {

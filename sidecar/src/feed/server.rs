@@ -186,8 +186,9 @@ fn parameter(argument: &Argument) -> Parameter<'_> {
 /// Names and types are this program's own; values go as parameters.
 fn statement(call: &Call) -> String {
     let arguments = call.arguments.iter().zip(1..);
-    let arguments = arguments.map(|(one, n)| format!("\"{}\" => ${n}::{}", one.name, one.type_name));
-    format!("SELECT quorum.{}({})::text", call.function, arguments.collect::<Vec<_>>().join(", "))
+    let arguments =
+        arguments.map(|(one, n)| format!("\"{}\" => ${n}::pg_catalog.{}", one.name, one.type_name));
+    format!("SELECT quorum.{}({})::pg_catalog.text", call.function, arguments.collect::<Vec<_>>().join(", "))
 }
 
 async fn collect(found: RowStream) -> Result<Rows> {
@@ -251,8 +252,8 @@ mod tests {
             "text[]",
             Given::Texts(vec!["id".to_owned()]),
         );
-        let text = "SELECT quorum.track(\"table\" => $1::regclass, \"columns\" => $2::text[])::text";
+        let text = "SELECT quorum.track(\"table\" => $1::pg_catalog.regclass, \"columns\" => $2::pg_catalog.text[])::pg_catalog.text";
         assert_eq!(statement(&call), text);
-        assert_eq!(statement(&Call::new("f")), "SELECT quorum.f()::text");
+        assert_eq!(statement(&Call::new("f")), "SELECT quorum.f()::pg_catalog.text");
     }
 }

@@ -103,7 +103,7 @@ pub struct Call {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Argument {
     pub name: &'static str,
-    /// The type that its text is cast to.
+    /// The type that its text is cast to, by its name in `pg_catalog`: what another path finds there may be anybody's.
     pub type_name: &'static str,
     pub value: Given,
 }

@@ -12,6 +12,16 @@ fn each_mistake_has_its_word() {
          CREATE VIEW looks AS SELECT 1 AS id",
     );
     cluster.sql("CREATE DATABASE bare");
+    // Objects of the extension's names that somebody else made: none of it is to run with the sidecar's rights.
+    let mut bare = cluster.connect_to(1, "bare").expect("a session in the other database");
+    bare.batch_execute(
+        "CREATE TABLE ran (); CREATE SCHEMA quorum; CREATE TABLE quorum.channel (name text);
+         CREATE FUNCTION runs() RETURNS text LANGUAGE plpgsql AS
+         $$ BEGIN INSERT INTO public.ran DEFAULT VALUES; RETURN 'x'; END $$;
+         CREATE VIEW quorum.channel_state AS SELECT public.runs() AS channel;
+         CREATE FUNCTION quorum.create_channel(name text) RETURNS text LANGUAGE sql AS 'SELECT public.runs()'",
+    )
+    .expect("objects of these names");
     for (path, body) in [
         ("/channels", json!({"name": "shop"})),
         ("/channels", json!({"name": "second"})),
@@ -31,6 +41,7 @@ fn each_mistake_has_its_word() {
         ("POST", "/channels", json!({"name": "a", "retain_age": "soon"}), 400, "refused_by_database"),
         ("POST", "/channels?database=none", json!({"name": "a"}), 404, "unknown_database"),
         ("POST", "/channels?database=bare", json!({"name": "a"}), 404, "no_extension"),
+        ("GET", "/channels?database=bare", Value::Null, 404, "no_extension"),
         ("POST", "/channels/none/tables", track("other"), 404, "unknown_channel"),
         ("POST", "/channels/shop/tables", track("nothing"), 404, "unknown_table"),
         ("POST", "/channels/shop/tables", track("orders"), 409, "already_exists"),
@@ -97,6 +108,8 @@ fn each_mistake_has_its_word() {
     };
     let all = |states: &Value| states.as_array().into_iter().flatten().map(kept).collect::<Vec<_>>();
     assert_eq!(all(&after), all(&before), "something was half done");
+    let ran: i64 = bare.query_one("SELECT count(*) FROM ran", &[]).expect("a count").get(0);
+    assert_eq!(ran, 0, "what somebody else made ran");
 
     // What was purged says so, by an answer and by a stream.
     let (status, purged) = cluster.post(1, "/channels/shop/purge", Some(&json!({"keep": 5})));

@@ -42,7 +42,7 @@ async fn purge(api: &Api, channel: &str, query: &str, body: Body) -> Result<Valu
         return Err(Refusal::bad_request("bad_field", message));
     }
     let mut call = Call::new("purge").text("channel", "text", &id.channel);
-    call = with(call, "keep", "bigint", keep);
+    call = with(call, "keep", "int8", keep);
     call = with(call, "before", "text", before.map(|after| Given::Text(after.to_string())));
     api.feed().source().call(&id.database, call).await?;
     channel::state(api, &id).await

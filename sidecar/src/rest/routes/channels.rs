@@ -72,7 +72,7 @@ async fn create(api: &Api, query: &str, body: Result<Map<String, Value>, Refusal
     call = with(call, "old_image", "text", fields.text("old_image")?.map(Given::Text));
     call = with(call, "retain_age", "interval", fields.span("retain_age")?);
     for limit in ["retain_rows", "retain_bytes", "cap_bytes"] {
-        call = with(call, limit, "bigint", fields.number(limit)?);
+        call = with(call, limit, "int8", fields.number(limit)?);
     }
     api.feed().source().call(&database, call).await?;
     channel::state(api, &channel::channel(api, &name, &query)?).await

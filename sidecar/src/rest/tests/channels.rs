@@ -80,8 +80,8 @@ async fn administration_reaches_the_database_as_it_was_meant() {
         .text("name", "text", "shop")
         .text("old_image", "text", "full")
         .text("retain_age", "interval", "90000 milliseconds")
-        .with("retain_rows", "bigint", Given::Number(5))
-        .with("cap_bytes", "bigint", Given::Number(1_000_000_000_000));
+        .with("retain_rows", "int8", Given::Number(5))
+        .with("cap_bytes", "int8", Given::Number(1_000_000_000_000));
     let track_body =
         "{\"table\": \"Odd \\\"Name\\\"\", \"columns\": [\"id\", \"a,b\"], \"where\": \"id > 0\"}";
     let track = Call::new("track")
