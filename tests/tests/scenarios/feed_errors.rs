@@ -147,6 +147,8 @@ fn a_damaged_log_row_is_named_and_what_comes_before_is_given() {
     assert_eq!((ticks(&sound), error.as_deref()), (vec![2], Some("XX001")));
     assert_eq!(packed(&mut client, "1:2"), (Vec::new(), Some("XX001".to_owned())));
     assert_eq!(ticks(&packed(&mut client, "1:3").0), [4]);
+    assert_eq!(text(&mut client, "SELECT new ->> 'v' FROM quorum.changes('shop', '1:1', 1)"), "sound");
+    assert_eq!(text(&mut client, "SELECT key ->> 'id' FROM quorum.changes('shop', '1:3')"), "3");
     // A change that is longer than what may be read at once is begun; with more it is whole.
     client
         .batch_execute(
@@ -161,8 +163,6 @@ fn a_damaged_log_row_is_named_and_what_comes_before_is_given() {
         );
         assert_eq!(text(&mut client, &sql), expected, "{max_bytes}");
     }
-    assert_eq!(text(&mut client, "SELECT new ->> 'v' FROM quorum.changes('shop', '1:1', 1)"), "sound");
-    assert_eq!(text(&mut client, "SELECT key ->> 'id' FROM quorum.changes('shop', '1:3')"), "3");
     server.remove();
     let _ = std::fs::remove_dir_all(dir);
 }
