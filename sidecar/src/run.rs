@@ -91,11 +91,9 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     }));
     watch_signals(inputs).map_err(RunError::Signals)?;
     let sources = Sources { inputs: inputs_receiver, postgres: postgres_events, requests: requests_receiver };
-    // A task like all others, so that what happens need not be handed over to another thread each time.
-    let ended = match tokio::spawn(driver.run(sources)).await {
-        Ok(ended) => ended,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    };
+    // Not a task among the others: it may stand still (the disk with its state, or with the log, hangs), and what it has
+    // just woken, the lease's end above all, would stand in the same thread's queue behind it.
+    let ended = driver.run(sources).await;
     if let Err(error) = &ended {
         tracing::error!(%error, "the sidecar cannot go on");
     }

@@ -1,6 +1,8 @@
 //! Watching the server: one kept session, a round trip every 50 ms (less often where nothing happens), and at once after
 //! operations.
 
+mod calm;
+
 use super::PgEvent;
 use super::config::standby_node;
 use super::error::{Result, sql, timed_out};
@@ -9,6 +11,7 @@ use super::rewind_mark::RewindMark;
 use super::session::{Manner, POSITION_FUNCTION, Session, WalPosition, position_query};
 use super::state::Inner;
 use super::{barrier, config_files, control, lifecycle, ops, slots, sync, timeline, weak_commits};
+use calm::Calm;
 use futures_util::future::{OptionFuture, try_join};
 use pgquorum_agent::postgres::{PgObservation, PgProcess, StandbyState};
 use pgquorum_agent::types::{Lsn, Timeline};
@@ -17,12 +20,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::{Row, Statement};
 
-const INTERVAL: Duration = Duration::from_millis(50);
-/// Where all is as it was for [`CALM_AFTER`], only positions move, and what clients do needs the processor more. That a
-/// primary ends is seen at once by its process; that its WAL no longer comes, a little later by its standbys.
-const CALM_PRIMARY: Duration = Duration::from_millis(200);
-const CALM_STANDBY: Duration = Duration::from_millis(100);
-const CALM_AFTER: Duration = Duration::from_secs(2);
 const REPORT_AT_LEAST: Duration = Duration::from_millis(500);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How long what was read of a stopped server is good: reading it starts two programs.
@@ -163,7 +160,7 @@ pub async fn run(inner: Arc<Inner>) {
         stopped: None,
     };
     let mut last: Option<(PgObservation, Instant)> = None;
-    let mut calm = Calm { shape: PgObservation::default(), since: Instant::now() };
+    let mut calm = Calm::default();
     loop {
         let observation = Box::pin(observer.observe()).await;
         let pause = calm.pause(&observation);
@@ -176,34 +173,9 @@ pub async fn run(inner: Arc<Inner>) {
             () = tokio::time::sleep(pause) => {}
             () = inner.kick.notified() => {
                 observer.stopped = None;
-                (observer.operated, calm.since) = (Instant::now(), Instant::now());
+                observer.operated = Instant::now();
+                calm = Calm::default();
             }
-        }
-    }
-}
-
-/// Since when the server is as it is, but for its positions in WAL.
-struct Calm {
-    shape: PgObservation,
-    since: Instant,
-}
-
-impl Calm {
-    /// How long the next look can wait.
-    fn pause(&mut self, observation: &PgObservation) -> Duration {
-        let mut shape = observation.clone();
-        (shape.flush_lsn, shape.replay_lsn) = Default::default();
-        for standby in &mut shape.standbys {
-            (standby.flush_lsn, standby.replay_lsn) = Default::default();
-        }
-        if shape != self.shape {
-            *self = Calm { shape, since: Instant::now() };
-        }
-        let calm = !observation.closed && observation.trouble.is_none() && self.since.elapsed() >= CALM_AFTER;
-        match calm {
-            true if observation.is_primary() => CALM_PRIMARY,
-            true if observation.streaming => CALM_STANDBY,
-            _ => INTERVAL,
         }
     }
 }

@@ -1,0 +1,45 @@
+//! How often the server is looked at.
+
+use pgquorum_agent::postgres::PgObservation;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const INTERVAL: Duration = Duration::from_millis(50);
+/// Where all is as it was for [`CALM_AFTER`], only positions move, and what clients do needs the processor more. That a
+/// primary ends is seen at once by its process; that its WAL no longer comes, a little later by its standbys.
+const CALM_PRIMARY: Duration = Duration::from_millis(200);
+const CALM_STANDBY: Duration = Duration::from_millis(100);
+const CALM_AFTER: Duration = Duration::from_secs(2);
+
+/// Since when the server is as it is, but for its positions in WAL.
+pub struct Calm {
+    shape: PgObservation,
+    since: Instant,
+}
+
+impl Default for Calm {
+    /// It has just begun to be so.
+    fn default() -> Calm {
+        Calm { shape: PgObservation::default(), since: Instant::now() }
+    }
+}
+
+impl Calm {
+    /// How long the next look can wait.
+    pub fn pause(&mut self, observation: &PgObservation) -> Duration {
+        let mut shape = observation.clone();
+        (shape.flush_lsn, shape.replay_lsn) = Default::default();
+        for standby in &mut shape.standbys {
+            (standby.flush_lsn, standby.replay_lsn) = Default::default();
+        }
+        if shape != self.shape {
+            *self = Calm { shape, since: Instant::now() };
+        }
+        let calm = !observation.closed && observation.trouble.is_none() && self.since.elapsed() >= CALM_AFTER;
+        match calm {
+            true if observation.is_primary() => CALM_PRIMARY,
+            true if observation.streaming => CALM_STANDBY,
+            _ => INTERVAL,
+        }
+    }
+}
