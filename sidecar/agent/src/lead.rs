@@ -39,6 +39,9 @@ pub enum Phase {
     Preparing(Appointment, NodeId),
     /// The server is shut down; its standbys get all of its WAL.
     Stopping(Appointment, NodeId),
+    /// Writes are refused, as the server was told, and leadership goes to this node when the lease is over: the server may
+    /// not hear it.
+    Yielding(NodeId),
     /// Leadership was offered to this node.
     Offered(NodeId),
 }
@@ -129,7 +132,10 @@ impl Lead {
     }
 
     pub fn is_handing_over(&self) -> bool {
-        matches!(self.phase, Phase::Preparing(..) | Phase::Stopping(..) | Phase::Offered(_))
+        matches!(
+            self.phase,
+            Phase::Preparing(..) | Phase::Stopping(..) | Phase::Yielding(_) | Phase::Offered(_)
+        )
     }
 
     /// The server's process is in the leader's hands now.
@@ -141,6 +147,7 @@ impl Lead {
                 | Phase::Open(_)
                 | Phase::Preparing(..)
                 | Phase::Stopping(..)
+                | Phase::Yielding(_)
                 | Phase::Offered(_)
         )
     }
@@ -191,7 +198,9 @@ impl Node {
             Phase::Promoting(_) => self.check_primary_lives(),
             Phase::Opening(appointment, switch_lsn) => self.drive_opening(appointment, switch_lsn),
             Phase::Open(_) => self.drive_open(),
-            Phase::Preparing(..) | Phase::Stopping(..) | Phase::Offered(_) => self.drive_hand_over(),
+            Phase::Preparing(..) | Phase::Stopping(..) | Phase::Yielding(_) | Phase::Offered(_) => {
+                self.drive_hand_over();
+            }
         }
         self.send_beats();
     }

@@ -39,7 +39,12 @@ impl Node {
     pub(super) fn hand_to(&mut self, to: NodeId, why: &str) {
         self.fence(why.to_owned());
         self.trace("hand-over", format!("leadership is offered to node {to}: {why}"));
-        self.offer(to);
+        // Two nodes would take writes if the other was quicker than the word that the lease is over.
+        if self.local.obs.is_primary() {
+            self.enter(Phase::Yielding(to));
+        } else {
+            self.offer(to);
+        }
     }
 
     /// Steps down and stands for election in a new term; an epoch is never appointed twice.
@@ -93,7 +98,8 @@ impl Node {
         self.check_write_path();
         let Some(lead) = &self.lead else { return };
         let late = self.now >= lead.phase_since + HAND_OVER_MS;
-        let node_timeout = self.cluster.settings.node_timeout.ms();
+        let (node_timeout, lease) =
+            (self.cluster.settings.node_timeout.ms(), self.cluster.settings.lease_ms());
         match lead.phase.clone() {
             Phase::Preparing(appointment, to) => {
                 self.renew_lease(false);
@@ -110,6 +116,8 @@ impl Node {
                     self.start_operation(PgOp::Stop(StopMode::Immediate));
                 }
             }
+            // Nothing renews it any more.
+            Phase::Yielding(to) if self.now >= lead.phase_since + lease => self.offer(to),
             Phase::Offered(to) if self.now >= lead.phase_since + node_timeout => {
                 self.stand_again(&format!("node {to} did not take leadership"));
             }
