@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tracing_appender::non_blocking::WorkerGuard;
 
 /// Inputs that may wait for the driver.
 const INPUTS: usize = 4096;
@@ -54,7 +55,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     if nix::unistd::geteuid().is_root() {
         return Err(RunError::Root);
     }
-    start_logging(&config);
+    let _log = start_logging(&config);
     let secrets = Secrets::load(&config.secrets_file())?;
     let (store, identity, restored) = Store::open(&config.store_file(), config.node)?;
     if restored.superseded {
@@ -105,13 +106,17 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     Ok(ended?)
 }
 
-fn start_logging(config: &NodeConfig) {
+/// Starts the log. What is logged until the guard is dropped gets written by a thread of its own, in order: whoever logs
+/// may hold the lease, and must not stand still because a disk does, or because nobody reads the pipe. While the writer
+/// stands still, lines beyond the first 128,000 are left out. Dropping the guard waits a second for what is not written yet.
+fn start_logging(config: &NodeConfig) -> WorkerGuard {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
     // A second call in one process (tests) keeps the first subscriber.
     let _ = if config.log_json { builder.json().try_init() } else { builder.try_init() };
+    guard
 }
 
 fn rest_config(config: &NodeConfig) -> Result<RestConfig, RunError> {

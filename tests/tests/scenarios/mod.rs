@@ -51,4 +51,5 @@ mod sick_machine;
 mod stopped_standby;
 mod stuck_disk;
 mod two_and_a_witness;
+mod unread_log;
 mod weak_commits;
