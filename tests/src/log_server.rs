@@ -1,6 +1,6 @@
 //! A single server with the extension and a channel, and its log read row by row: for tests of what is captured.
 
-use crate::{Plain, free_ports, server_directory};
+use crate::{Plain, free_ports, run, server_directory};
 use pgquorum_change::{Decoder, Schema, json};
 use postgres::Client;
 use std::collections::HashMap;
@@ -92,4 +92,13 @@ fn read_log(client: &mut Client) -> Vec<String> {
     }
     assert!(begins, "the last transaction is whole");
     lines
+}
+
+/// Runs statements and compares what they leave in the log.
+///
+/// # Panics
+/// A statement fails, or the log holds something else.
+pub fn expect_log(client: &mut Client, sql: &str, lines: &[&str]) {
+    run(client, sql);
+    assert_eq!(take_log(client), lines, "{sql}");
 }

@@ -1,17 +1,6 @@
 //! Every way of changing rows is in the log, once, in order, and only if it was committed.
 
-use pgquorum_tests::{LogServer, take_log};
-use postgres::Client;
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-}
-
-/// Runs statements and compares what they leave in the log.
-fn expect(client: &mut Client, sql: &str, lines: &[&str]) {
-    run(client, sql);
-    assert_eq!(take_log(client), lines, "{sql}");
-}
+use pgquorum_tests::{LogServer, expect_log, run, take_log};
 
 /// An insert, as the log shows it.
 fn inserted(table: &str, row: &str) -> String {
@@ -31,24 +20,24 @@ fn all_statements_are_captured() {
          SELECT quorum.track(x, 'c') FROM unnest('{t,child,late}'::regclass[]) AS x",
     );
     take_log(c);
-    expect(
+    expect_log(
         c,
         "INSERT INTO t VALUES (1, 'a'), (2, NULL)",
         &[&inserted("t", r#"{"id":1,"v":"a"}"#), &inserted("t", r#"{"id":2,"v":null}"#)],
     );
-    expect(
+    expect_log(
         c,
         "INSERT INTO t VALUES (1, 'b') ON CONFLICT (id) DO UPDATE SET v = excluded.v",
         &[r#"{"op":"update","table":"t","key":{"id":1},"new":{"id":1,"v":"b"}}"#],
     );
-    expect(c, "INSERT INTO t VALUES (1, 'b') ON CONFLICT DO NOTHING", &[]);
-    expect(
+    expect_log(c, "INSERT INTO t VALUES (1, 'b') ON CONFLICT DO NOTHING", &[]);
+    expect_log(
         c,
         "INSERT INTO child VALUES (10, 1), (11, 2)",
         &[&inserted("child", r#"{"id":10,"parent":1}"#), &inserted("child", r#"{"id":11,"parent":2}"#)],
     );
     // The key changes, and the cascade follows.
-    expect(
+    expect_log(
         c,
         "UPDATE t SET id = 5 WHERE id = 1",
         &[
@@ -56,7 +45,7 @@ fn all_statements_are_captured() {
             r#"{"op":"update","table":"child","key":{"id":10},"new":{"id":10,"parent":5}}"#,
         ],
     );
-    expect(
+    expect_log(
         c,
         "DELETE FROM t WHERE id = 2",
         &[
@@ -64,7 +53,7 @@ fn all_statements_are_captured() {
             r#"{"op":"delete","table":"child","key":{"id":11}}"#,
         ],
     );
-    expect(
+    expect_log(
         c,
         "MERGE INTO t USING (VALUES (5, 'm'), (6, 'n')) AS s (id, v) ON t.id = s.id
          WHEN MATCHED THEN UPDATE SET v = s.v WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.v)",
@@ -73,7 +62,7 @@ fn all_statements_are_captured() {
             &inserted("t", r#"{"id":6,"v":"n"}"#),
         ],
     );
-    expect(
+    expect_log(
         c,
         "TRUNCATE t CASCADE",
         &[r#"{"op":"truncate","table":"t"}"#, r#"{"op":"truncate","table":"child"}"#],
@@ -82,13 +71,13 @@ fn all_statements_are_captured() {
     std::io::Write::write_all(&mut copy, b"1\tx\n2\ty\n").expect("rows are sent");
     copy.finish().expect("COPY ends");
     assert_eq!(take_log(c), [inserted("t", r#"{"id":1,"v":"x"}"#), inserted("t", r#"{"id":2,"v":"y"}"#)]);
-    expect(
+    expect_log(
         c,
         "INSERT INTO late VALUES (1, 2); INSERT INTO late VALUES (2, 1)",
         &[&inserted("late", r#"{"id":1,"other":2}"#), &inserted("late", r#"{"id":2,"other":1}"#)],
     );
     // Also where ordinary triggers do not fire.
-    expect(
+    expect_log(
         c,
         "SET session_replication_role = replica; DELETE FROM t WHERE id = 1; RESET session_replication_role",
         &[r#"{"op":"delete","table":"t","key":{"id":1}}"#],
@@ -101,7 +90,7 @@ fn all_statements_are_captured() {
          CREATE CONSTRAINT TRIGGER more AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
              FOR EACH ROW EXECUTE FUNCTION more()",
     );
-    expect(
+    expect_log(
         c,
         "BEGIN; INSERT INTO t VALUES (7, 'd'); INSERT INTO late VALUES (3, NULL); COMMIT",
         &[
@@ -120,7 +109,7 @@ fn only_what_is_committed_is_captured() {
         let c = &mut log.connect();
         run(c, "CREATE TABLE t (id int PRIMARY KEY, v text); SELECT quorum.track('t', 'c')");
         take_log(c);
-        expect(c, "BEGIN; INSERT INTO t VALUES (1); ROLLBACK", &[]);
+        expect_log(c, "BEGIN; INSERT INTO t VALUES (1); ROLLBACK", &[]);
         let ids = |lines: Vec<String>| -> Vec<i64> {
             let id = |line: &String| {
                 let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
@@ -188,7 +177,7 @@ fn rows_that_do_not_fit_a_page_and_values_that_did_not_change() {
         lines,
         [inserted("t", &format!(r#"{{"id":1,"v":1,"doc":"{}","small":"s"}}"#, "0123456789".repeat(50_000)))]
     );
-    expect(
+    expect_log(
         c,
         "UPDATE t SET v = 2",
         &[
@@ -197,7 +186,7 @@ fn rows_that_do_not_fit_a_page_and_values_that_did_not_change() {
     );
     run(c, "UPDATE t SET doc = doc || '!'");
     assert!(take_log(c)[0].ends_with(r#"9!","small":"s"}}"#));
-    expect(
+    expect_log(
         c,
         "UPDATE t SET doc = 'short'",
         &[r#"{"op":"update","table":"t","key":{"id":1},"new":{"id":1,"v":2,"doc":"short","small":"s"}}"#],

@@ -1,23 +1,6 @@
 //! What is captured of which table: columns, filters, partitions, types, and what statements do to tracked tables.
 
-use pgquorum_tests::{LogServer, take_log};
-use postgres::Client;
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-}
-
-fn expect(client: &mut Client, sql: &str, lines: &[&str]) {
-    run(client, sql);
-    assert_eq!(take_log(client), lines, "{sql}");
-}
-
-fn refused(client: &mut Client, sql: &str, code: &str, word: &str) {
-    let error = client.batch_execute(sql).expect_err(sql);
-    let error = error.as_db_error().expect("an answer of the server");
-    assert_eq!(error.code().code(), code, "{sql}: {error:?}");
-    assert!(error.message().contains(word), "{sql}: {error:?}");
-}
+use pgquorum_tests::{LogServer, expect_log, refused, run, take_log};
 
 #[test]
 fn columns_and_filters() {
@@ -29,30 +12,34 @@ fn columns_and_filters() {
            SELECT quorum.track('t', 'c', columns => '{v,id}', "where" => 'v > 10 AND secret IS NOT NULL')"#,
     );
     take_log(c);
-    expect(
+    expect_log(
         c,
         "INSERT INTO t VALUES (1, 5, 's'), (2, 20, 's'), (3, 20, NULL)",
         &[r#"{"op":"insert","table":"t","key":{"id":2},"new":{"id":2,"v":20}}"#],
     );
     // Across the filter's edge: rows appear and vanish.
-    expect(
+    expect_log(
         c,
         "UPDATE t SET v = 11 WHERE id = 1",
         &[r#"{"op":"insert","table":"t","key":{"id":1},"new":{"id":1,"v":11}}"#],
     );
-    expect(
+    expect_log(
         c,
         "UPDATE t SET v = 12 WHERE id = 1",
         &[r#"{"op":"update","table":"t","key":{"id":1},"new":{"id":1,"v":12}}"#],
     );
-    expect(c, "UPDATE t SET secret = NULL WHERE id = 1", &[r#"{"op":"delete","table":"t","key":{"id":1}}"#]);
-    expect(c, "UPDATE t SET v = 1 WHERE id = 3; DELETE FROM t WHERE id IN (1, 3)", &[]);
-    expect(c, "DELETE FROM t", &[r#"{"op":"delete","table":"t","key":{"id":2}}"#]);
+    expect_log(
+        c,
+        "UPDATE t SET secret = NULL WHERE id = 1",
+        &[r#"{"op":"delete","table":"t","key":{"id":1}}"#],
+    );
+    expect_log(c, "UPDATE t SET v = 1 WHERE id = 3; DELETE FROM t WHERE id IN (1, 3)", &[]);
+    expect_log(c, "DELETE FROM t", &[r#"{"op":"delete","table":"t","key":{"id":2}}"#]);
     refused(c, "ALTER TABLE t DROP COLUMN secret", "55006", "filter");
     refused(c, "ALTER TABLE t DROP COLUMN twice, ALTER COLUMN v TYPE numeric", "55006", "filter");
     run(c, "ALTER TABLE t RENAME COLUMN v TO w");
     take_log(c);
-    expect(
+    expect_log(
         c,
         "INSERT INTO t VALUES (4, 20, 's')",
         &[r#"{"op":"insert","table":"t","key":{"id":4},"new":{"id":4,"w":20}}"#],
@@ -78,7 +65,7 @@ fn columns_and_filters() {
             INSERT INTO w VALUES (1, 'x')",
     );
     take_log(c);
-    expect(
+    expect_log(
         c,
         "UPDATE w SET a = 2",
         &[r#"{"op":"update","table":"w","old":{"a":1,"b":"x"},"new":{"a":2,"b":"x"}}"#],
@@ -105,31 +92,31 @@ fn partitions() {
     };
     let delete =
         |id: i32, part: i32| format!(r#"{{"op":"delete","table":"p","key":{{"id":{id},"part":{part}}}}}"#);
-    expect(
+    expect_log(
         c,
         "INSERT INTO p VALUES (1, 1, 'x'), (2, 2, 'x'), (2000, 2, 'x'); INSERT INTO p2 VALUES ('x', 2, 3)",
         &[&insert(1, 1), &insert(2, 2), &insert(3, 2)],
     );
     // From one partition to another.
-    expect(c, "UPDATE p SET part = 2 WHERE id = 1", &[&delete(1, 1), &insert(1, 2)]);
+    expect_log(c, "UPDATE p SET part = 2 WHERE id = 1", &[&delete(1, 1), &insert(1, 2)]);
     run(c, "CREATE TABLE p3 PARTITION OF p FOR VALUES IN (3)");
     let created = take_log(c);
     assert!(created.len() == 1 && created[0].contains("CREATE TABLE p3 PARTITION OF p"), "{created:?}");
-    expect(c, "INSERT INTO p3 VALUES (4, 3, 'x')", &[&insert(4, 3)]);
+    expect_log(c, "INSERT INTO p3 VALUES (4, 3, 'x')", &[&insert(4, 3)]);
     // What empties a partition deletes its rows; what empties the table is one entry.
-    expect(c, "TRUNCATE p3", &[&delete(4, 3)]);
-    expect(c, "TRUNCATE p", &[r#"{"op":"truncate","table":"p"}"#]);
-    expect(
+    expect_log(c, "TRUNCATE p3", &[&delete(4, 3)]);
+    expect_log(c, "TRUNCATE p", &[r#"{"op":"truncate","table":"p"}"#]);
+    expect_log(
         c,
         "BEGIN; INSERT INTO p VALUES (5, 2, 'x'); TRUNCATE p2; COMMIT",
         &[&insert(5, 2), &delete(5, 2)],
     );
     run(c, "CREATE TABLE p4 (LIKE p INCLUDING ALL); ALTER TABLE p ATTACH PARTITION p4 FOR VALUES IN (4)");
     assert!(take_log(c)[0].contains("ATTACH PARTITION p4"));
-    expect(c, "INSERT INTO p4 VALUES (6, 4, 'x')", &[&insert(6, 4)]);
+    expect_log(c, "INSERT INTO p4 VALUES (6, 4, 'x')", &[&insert(6, 4)]);
     run(c, "ALTER TABLE p DETACH PARTITION p4");
     assert!(take_log(c)[0].contains("DETACH PARTITION p4"));
-    expect(c, "INSERT INTO p4 VALUES (7, 4, 'x'); TRUNCATE p4; DROP TABLE p4", &[]);
+    expect_log(c, "INSERT INTO p4 VALUES (7, 4, 'x'); TRUNCATE p4; DROP TABLE p4", &[]);
     run(c, "DROP TABLE p3");
     assert!(take_log(c)[0].contains(r#""tag":"DROP TABLE""#));
     refused(c, "SELECT quorum.track('p1', 'c')", "42710", "already");
@@ -164,7 +151,7 @@ fn statements_on_tracked_tables() {
     let c = &mut log.connect();
     run(c, "CREATE TABLE t (id int PRIMARY KEY, v text); SELECT quorum.track('t', 'c')");
     take_log(c);
-    expect(
+    expect_log(
         c,
         "BEGIN; INSERT INTO t VALUES (1, 'a'); ALTER TABLE t ADD COLUMN w int DEFAULT 7; UPDATE t SET v = 'b';
          ALTER TABLE t RENAME TO t2; INSERT INTO t2 VALUES (2); COMMIT",
@@ -177,7 +164,7 @@ fn statements_on_tracked_tables() {
         ],
     );
     // A statement that is rolled back leaves neither an entry nor its schema.
-    expect(
+    expect_log(
         c,
         "BEGIN; SAVEPOINT a; ALTER TABLE t2 DROP COLUMN w; INSERT INTO t2 VALUES (3); ROLLBACK TO a;
          INSERT INTO t2 VALUES (3, 'c', 1); COMMIT",
@@ -186,7 +173,7 @@ fn statements_on_tracked_tables() {
     // Without the event trigger the next writer notices.
     run(c, "SET session_replication_role = replica; ALTER EVENT TRIGGER pgquorum_ddl DISABLE; ALTER TABLE t2 ADD COLUMN x int;
             ALTER EVENT TRIGGER pgquorum_ddl ENABLE ALWAYS; RESET session_replication_role");
-    expect(
+    expect_log(
         c,
         "BEGIN; SAVEPOINT a; INSERT INTO t2 VALUES (4); ROLLBACK TO a; INSERT INTO t2 VALUES (5); COMMIT",
         &[r#"{"op":"insert","table":"t2","key":{"id":5},"new":{"id":5,"v":null,"w":7,"x":null}}"#],

@@ -1,11 +1,7 @@
 //! The triggers that capture: where they are, and what is locked to take them away.
 
-use pgquorum_tests::{LogServer, PATIENCE, await_until, take_log};
+use pgquorum_tests::{LogServer, PATIENCE, await_until, run, take_log};
 use postgres::Client;
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-}
 
 /// Several event triggers fire where foreign keys name the table; whichever comes first takes all of ours off.
 #[test]

@@ -1,20 +1,12 @@
 //! What readers are told: positions that are gone, of another history, in the future; followers; damage.
 
 use pgquorum_change::{LogRow, take_row};
-use pgquorum_tests::{Plain, Replayed, await_until, free_ports, server_directory};
+use pgquorum_tests::{Plain, Replayed, await_until, free_ports, server_directory, text};
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, Row};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
-
-fn text(client: &mut Client, sql: &str) -> String {
-    client
-        .query_one(sql, &[])
-        .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
-        .get::<_, Option<String>>(0)
-        .unwrap_or_default()
-}
 
 /// The statement fails with this code, and says something in message, detail and hint.
 fn refused(client: &mut Client, sql: &str, code: &str) -> String {

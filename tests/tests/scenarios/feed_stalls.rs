@@ -1,24 +1,12 @@
 //! What must not hold up the feed, nor let it show too much: commits that wait, sessions that keep locks, many databases,
 //! nobody listening, a channel that is broken.
 
-use pgquorum_tests::{Plain, await_until, free_ports, server_directory};
+use pgquorum_tests::{Plain, await_answer, await_until, free_ports, run, server_directory, text};
 use postgres::Client;
 use std::time::Duration;
 
 /// The worker looks about once a second by itself.
 const SOON: Duration = Duration::from_secs(5);
-
-fn text(client: &mut Client, sql: &str) -> String {
-    client
-        .query_one(sql, &[])
-        .unwrap_or_else(|e| panic!("{sql}: {e:?}"))
-        .get::<_, Option<String>>(0)
-        .unwrap_or_default()
-}
-
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-}
 
 fn set_up(client: &mut Client, channels: &[&str]) {
     run(client, "CREATE EXTENSION pgquorum");
@@ -45,24 +33,18 @@ fn shown(client: &mut Client, channel: &str, id: i32) {
     });
 }
 
-/// Waits until a query has this answer.
-fn until(client: &mut Client, sql: &str, expected: &str) {
-    await_until(SOON, sql, || match text(client, sql) {
-        answer if answer == expected => Ok(()),
-        other => Err(other),
-    });
-}
-
 /// From now on commits wait for a standby that is not there; or not any more.
 fn wait_for_nobody(client: &mut Client, wait: bool) {
     let sql =
         if wait { "SET synchronous_standby_names = 'nobody'" } else { "RESET synchronous_standby_names" };
     run(client, &format!("ALTER SYSTEM {sql}"));
     run(client, "SELECT pg_reload_conf()");
-    until(client, "SHOW synchronous_standby_names", if wait { "nobody" } else { "" });
+    await_answer(client, SOON, "SHOW synchronous_standby_names", if wait { "nobody" } else { "" });
 }
 
 const COMMITS_THAT_WAIT: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+const CUTTER: &str = "SELECT pid::text FROM pg_stat_activity WHERE backend_type = 'pgquorum feed'";
+const CUTTER_IS_HELD_UP: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type = 'pgquorum feed'";
 const CUTTER_WAITS: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'pgquorum feed'";
 
 #[test]
@@ -81,7 +63,7 @@ fn a_commit_that_waited_for_standbys_is_shown_on_a_server_that_does_nothing_else
         let commit = std::thread::spawn(move || {
             run(&mut waiting, if prepared { "COMMIT PREPARED 'p'" } else { "INSERT INTO shop VALUES (1)" });
         });
-        until(&mut client, COMMITS_THAT_WAIT, "1");
+        await_answer(&mut client, SOON, COMMITS_THAT_WAIT, "1");
         // It is looked for now, when its commit is in the WAL already, and cannot be seen yet.
         run(&mut client, "SELECT quorum.cut('shop')");
         wait_for_nobody(&mut client, false);
@@ -165,7 +147,7 @@ fn a_channel_that_cannot_be_looked_after_does_not_slow_down_others() {
     run(&mut client, "SELECT quorum.cut('a')");
     let mut reader = server.connect().expect("a third session");
     let waiting = std::thread::spawn(move || run(&mut reader, "SELECT quorum.wait('a', 'now', '6 s')"));
-    std::thread::sleep(Duration::from_secs(1));
+    await_answer(&mut client, SOON, CUTTER_IS_HELD_UP, "1");
     let begin = std::time::Instant::now();
     for id in 0..20 {
         run(&mut client, &format!("INSERT INTO b VALUES ({id})"));
@@ -176,7 +158,7 @@ fn a_channel_that_cannot_be_looked_after_does_not_slow_down_others() {
     let segments = "SELECT count(*)::text FROM quorum.log_segment WHERE channel = 1";
     assert_eq!(text(&mut client, segments), "1");
     run(&mut holder, "ROLLBACK");
-    until(&mut client, segments, "2");
+    await_answer(&mut client, SOON, segments, "2");
     waiting.join().expect("it is answered");
     server.remove();
     let _ = std::fs::remove_dir_all(dir);
@@ -222,7 +204,7 @@ fn a_database_that_cannot_be_entered_does_not_hold_up_others() {
     let mut client = server.connect().expect("a session");
     let workers = "SELECT count(*)::text FROM pg_stat_activity
                    WHERE backend_type = 'pgquorum feed' AND datname = 'postgres'";
-    until(&mut client, workers, "1");
+    await_answer(&mut client, SOON, workers, "1");
     server.remove();
     let _ = std::fs::remove_dir_all(dir);
 }
@@ -256,10 +238,10 @@ fn a_batch_that_a_crash_left_is_shown_when_standbys_have_it() {
     let end = text(&mut client, "SELECT quorum.cut('shop')");
     wait_for_nobody(&mut client, true);
     run(&mut client, "SET synchronous_commit = local; INSERT INTO shop VALUES (2)");
-    until(&mut client, CUTTER_WAITS, "1");
+    await_answer(&mut client, SOON, CUTTER_WAITS, "1");
     server.crash();
     let mut client = server.connect().expect("a session");
-    until(&mut client, CUTTER_WAITS, "1");
+    await_answer(&mut client, SOON, CUTTER_WAITS, "1");
     assert_eq!(
         text(&mut client, "SELECT max(last_tick)::text FROM quorum_log.batch_1_1"),
         "3",
@@ -273,8 +255,8 @@ fn a_batch_that_a_crash_left_is_shown_when_standbys_have_it() {
         &mut client,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pgquorum feed'",
     );
-    until(&mut client, CUTTER_WAITS, "0");
-    until(&mut client, CUTTER_WAITS, "1");
+    await_answer(&mut client, SOON, CUTTER_WAITS, "0");
+    await_answer(&mut client, SOON, CUTTER_WAITS, "1");
     assert_eq!(text(&mut client, "SELECT end_position FROM quorum.channel_state"), end, "not yet");
     wait_for_nobody(&mut client, false);
     shown(&mut client, "shop", 2);
@@ -291,20 +273,24 @@ fn a_worker_that_waits_for_standbys_is_not_cancelled_but_ended() {
     let end = text(&mut client, "SELECT quorum.cut('shop')");
     wait_for_nobody(&mut client, true);
     run(&mut client, "SET synchronous_commit = local; INSERT INTO shop VALUES (1)");
-    until(&mut client, CUTTER_WAITS, "1");
-    for what in ["pg_cancel_backend", "pg_cancel_backend", "pg_terminate_backend"] {
-        run(
-            &mut client,
-            &format!("SELECT {what}(pid) FROM pg_stat_activity WHERE backend_type = 'pgquorum feed'"),
-        );
-        std::thread::sleep(Duration::from_millis(500));
-        assert_eq!(text(&mut client, "SELECT end_position FROM quorum.channel_state"), end, "{what}");
-        if what == "pg_cancel_backend" {
-            assert_eq!(text(&mut client, CUTTER_WAITS), "1", "it waits on");
-        }
-    }
+    await_answer(&mut client, SOON, CUTTER_WAITS, "1");
+    let cutter = text(&mut client, CUTTER);
+    run(&mut client, &format!("SELECT pg_cancel_backend({cutter})"));
+    await_until(SOON, "the worker says that it waits on", || {
+        let log = std::fs::read_to_string(dir.join("data.log")).map_err(|e| e.to_string())?;
+        let said = log.contains("a commit goes on waiting for its standbys");
+        if said { Ok(()) } else { Err("it has not said so".to_owned()) }
+    });
+    assert_eq!(text(&mut client, "SELECT end_position FROM quorum.channel_state"), end);
+    assert_eq!(text(&mut client, CUTTER_WAITS), "1", "it waits on");
+    // That is said once. Were this one to end the wait, the batch would be shown below.
+    run(&mut client, &format!("SELECT pg_cancel_backend({cutter})"));
+    run(&mut client, &format!("SELECT pg_terminate_backend({cutter})"));
     // The next one waits for the same.
-    until(&mut client, CUTTER_WAITS, "1");
+    let next = format!("SELECT count(*)::text FROM ({CUTTER}) AS c(pid) WHERE pid <> '{cutter}'");
+    await_answer(&mut client, SOON, &next, "1");
+    await_answer(&mut client, SOON, CUTTER_WAITS, "1");
+    assert_eq!(text(&mut client, "SELECT end_position FROM quorum.channel_state"), end, "not yet");
     wait_for_nobody(&mut client, false);
     shown(&mut client, "shop", 1);
     server.remove();
@@ -342,10 +328,15 @@ fn a_channel_made_anew_begins_above_a_batch_that_was_being_made() {
     set_up(&mut client, &["shop"]);
     wait_for_nobody(&mut client, true);
     run(&mut client, "SET synchronous_commit = local; INSERT INTO shop VALUES (1)");
-    until(&mut client, CUTTER_WAITS, "1");
+    await_answer(&mut client, SOON, CUTTER_WAITS, "1");
     let mut other = server.connect().expect("a second session");
     let dropped = std::thread::spawn(move || run(&mut other, "SELECT quorum.drop_channel('shop')"));
-    until(&mut client, "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock'", "1");
+    await_answer(
+        &mut client,
+        SOON,
+        "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock'",
+        "1",
+    );
     wait_for_nobody(&mut client, false);
     dropped.join().expect("it is dropped");
     run(&mut client, "SELECT quorum.create_channel('shop')");
@@ -372,7 +363,7 @@ fn a_broken_channel_keeps_no_place_of_others() {
     assert_eq!(text(&mut client, pending), "1");
     run(&mut client, "COMMIT PREPARED 'p'");
     shown(&mut client, "b", 1);
-    until(&mut client, pending, "0");
+    await_answer(&mut client, SOON, pending, "0");
     let log = std::fs::read_to_string(dir.join("data.log")).unwrap_or_default();
     assert!(log.contains("no batch of channel \"a\" in database 5 could be cut"), "{log}");
     server.remove();

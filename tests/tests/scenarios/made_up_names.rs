@@ -1,8 +1,7 @@
 //! A database without the extension, in which somebody has made relations under its names: nothing that runs with a
 //! superuser's rights believes them.
 
-use pgquorum_tests::{Plain, await_until, free_ports, server_directory};
-use postgres::Client;
+use pgquorum_tests::{Plain, await_until, free_ports, refused, run, server_directory, text};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -24,25 +23,10 @@ const TRAP: &str = "CREATE TABLE quorum.who (name text); GRANT ALL ON quorum.who
     INSERT INTO quorum.batch_segment VALUES (1, 1, 'quorum_log.batch_1_1'::regclass, 1);
     CREATE VIEW quorum.follower AS SELECT 1 AS channel, quorum.trap() AS tick;";
 
-fn run(client: &mut Client, sql: &str) {
-    client.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-}
-
-fn text(client: &mut Client, sql: &str) -> String {
-    client.query_one(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e:?}")).get(0)
-}
-
-fn refused(client: &mut Client, sql: &str, code: &str, word: &str) {
-    let Err(error) = client.batch_execute(sql) else { panic!("{sql}: accepted") };
-    let error = error.as_db_error().expect("an answer of the server");
-    assert_eq!(error.code().code(), code, "{sql}: {error:?}");
-    assert!(error.message().contains(word), "{sql}: {error:?}");
-}
-
 #[test]
 fn names_that_somebody_made_up_get_no_rights() {
     let (dir, [port]) = (server_directory("made-up-names"), free_ports());
-    let conf = "shared_preload_libraries = 'pgquorum'\nfsync = off";
+    let conf = "shared_preload_libraries = 'pgquorum'\nfsync = off\nlog_min_messages = debug1";
     let mut server = Plain::init(&dir.join("data"), port, conf);
     server.sql("CREATE ROLE mallory");
     server.sql("CREATE DATABASE theirs");
@@ -64,16 +48,18 @@ fn names_that_somebody_made_up_get_no_rights() {
          CREATE TABLE quorum.log_segment (channel int, number int, heap oid, opened_at timestamptz, closed_at timestamptz);
          INSERT INTO quorum.log_segment VALUES (1, 1, 'quorum_log.log_1_1'::regclass, now())",
     );
+    let databases = text(client, "SELECT count(*)::text FROM pg_database WHERE datallowconn");
+    let databases: usize = databases.parse().expect("a number");
     server.crash();
     let client = &mut connect(&server);
-    let worker = "SELECT count(*)::text FROM pg_stat_activity WHERE backend_type = 'pgquorum feed'";
-    // A worker that finds channels stays.
-    std::thread::sleep(Duration::from_secs(4));
-    assert_eq!(text(client, "SELECT count(*)::text FROM quorum.who"), "0", "nor does the worker");
-    await_until(SOON, "the worker ends", || match text(client, worker) {
-        n if n == "0" => Ok(()),
-        n => Err(n),
+    // A worker that finds channels stays; where there are none it ends at once, with a line at this level of the log.
+    await_until(SOON, "a worker has looked into each database and ended", || {
+        let log = std::fs::read_to_string(dir.join("data.log")).map_err(|e| e.to_string())?;
+        let since = log.rsplit("database system is ready to accept connections").next().unwrap_or_default();
+        let ended = since.matches("background worker \"pgquorum feed\" (PID").count();
+        if ended >= databases { Ok(()) } else { Err(format!("{ended} of {databases} ended")) }
     });
+    assert_eq!(text(client, "SELECT count(*)::text FROM quorum.who"), "0", "nor does the worker");
 
     // What is there already does not become part of the extension.
     let create = "CREATE EXTENSION pgquorum";
