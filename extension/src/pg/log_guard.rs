@@ -11,6 +11,8 @@ use super::table;
 use super::worker::lock;
 use crate::error::Refusal;
 
+const EXTENSION: &CStr = c"pgquorum";
+const OWN_SCHEMA: &CStr = c"quorum";
 const LOG_SCHEMA: &CStr = c"quorum_log";
 const LOG_PREFIX: &[u8] = b"log_";
 
@@ -61,7 +63,9 @@ pub unsafe fn check(pstmt: *const pg_sys::PlannedStmt) {
                 refuse_log((*node.cast::<pg_sys::AlterTableStmt>()).relation, "ALTER TABLE");
             }
             NodeTag::T_RenameStmt => {
-                refuse_log((*node.cast::<pg_sys::RenameStmt>()).relation, "ALTER ... RENAME")
+                let rename = &*node.cast::<pg_sys::RenameStmt>();
+                refuse_schema(rename);
+                refuse_log(rename.relation, "ALTER ... RENAME");
             }
             NodeTag::T_AlterObjectSchemaStmt => {
                 refuse_log((*node.cast::<pg_sys::AlterObjectSchemaStmt>()).relation, "ALTER ... SET SCHEMA");
@@ -142,6 +146,30 @@ unsafe fn refuse_log(range: *const pg_sys::RangeVar, action: &str) {
                 action,
                 "Plain VACUUM may be used on it. Old log goes by quorum.purge and the channel's limits.",
             );
+        }
+    }
+}
+
+/// The extension finds its tables, and the tables of the log, by the names of their schemas.
+///
+/// # Safety
+///
+/// The statement is a valid one, in a transaction.
+unsafe fn refuse_schema(rename: &pg_sys::RenameStmt) {
+    // SAFETY: see above: such a statement has the schema's present name.
+    unsafe {
+        if rename.renameType != pg_sys::ObjectType::OBJECT_SCHEMA || rename.subname.is_null() {
+            return;
+        }
+        let name = CStr::from_ptr(rename.subname);
+        if (name == OWN_SCHEMA || name == LOG_SCHEMA)
+            && pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) != pg_sys::InvalidOid
+        {
+            let name = name.to_string_lossy();
+            Refusal::new(ERRCODE_OBJECT_IN_USE, format!("the schema {name} cannot be renamed"))
+                .detail("pgquorum finds its tables by this name: no transaction that changes a tracked table could commit.")
+                .hint("Leave it as it is. DROP EXTENSION pgquorum CASCADE removes it with everything that is in it.")
+                .raise();
         }
     }
 }

@@ -98,6 +98,9 @@ fn the_log_itself_is_not_rewritten() {
         refused(c, sql, "55006", "log_1_1");
         run(c, "RESET search_path");
     }
+    refused(c, "ALTER SCHEMA quorum_log RENAME TO mine", "55006", "quorum_log cannot be renamed");
+    refused(c, "ALTER SCHEMA quorum RENAME TO mine", "55006", "quorum cannot be renamed");
+    run(c, "CREATE SCHEMA mine; ALTER SCHEMA mine RENAME TO yours; DROP SCHEMA yours");
     for sql in [
         "VACUUM",
         "VACUUM FULL t",
@@ -176,6 +179,7 @@ fn renamed_schemas_and_types_are_noticed() {
          SELECT quorum.track('s.t', 'c')",
     );
     run(other, "INSERT INTO s.t VALUES (1, 'sad')");
+    run(c, "ALTER SCHEMA s RENAME TO s2");
     take_log(c);
     expect_log(other, "DELETE FROM s2.t", &[r#"{"op":"delete","schema":"s2","table":"t","key":{"id":1}}"#]);
     run(c, "ALTER TYPE mood RENAME TO temper");
