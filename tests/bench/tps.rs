@@ -3,13 +3,15 @@
 //! weighs on both sides. Both are in memory: a disk's own ups and downs are many times what shall be measured, and where
 //! a transaction costs less, the same cost of the extension weighs more.
 //!
-//! A third, plain system takes turns with the two. Its ratio to the other plain one would be 1 if measuring were exact:
-//! how far it is from 1 shows what a difference means.
+//! Two plain systems take turns with the cluster, which is compared with both. Their ratio to each other would be 1 if
+//! measuring were exact: how far it is from 1 shows what a difference means. From one set of servers to the next all
+//! of them differ by a percent or two, for as long as they live; so there are several sets.
 
 use crate::Options;
 use crate::line::{Line, Must, Samples, rounded};
 use crate::parameters;
 use crate::pgbench::{pgbench, rate};
+use crate::usage::{Tree, process_seconds};
 use pgquorum_tests::{Cluster, Plain, free_ports, server_directory_below};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -23,7 +25,9 @@ const CLIENTS: [u32; 3] = [1, 8, 32];
 const COUNTED: [usize; 2] = [2, 3];
 /// Many short rounds: what else goes on in the machine then weighs on all sides of a round alike. Slices of a second, a
 /// hundred of them, still moved by 3 % from run to run; slices of a quarter of a second do not.
-const ROUNDS: usize = 400;
+const ROUNDS: usize = 132;
+/// Sets of servers, one after the other.
+const SETS: usize = 3;
 /// Transactions of a slice, all clients together.
 const SLICE: u32 = 400;
 const SLICE_BUSY: u32 = 1200;
@@ -31,30 +35,21 @@ const SLICE_BUSY: u32 = 1200;
 pub fn run(options: &Options) -> bool {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() { memory } else { Path::new("/var/tmp") };
-    let cluster = Cluster::start_below(base, 3);
-    cluster.await_replicas(2);
-    let plain = [Trio::like(&cluster, base), Trio::like(&cluster, base)];
-    let targets = [cluster.status().dsn, plain[0].dsn(), plain[1].dsn()];
-    for dsn in &targets {
-        pgbench(dsn, &["-i", "-q", "-s", "10"]);
-    }
-    let checkpoint = || {
-        cluster.sql("CHECKPOINT");
-        plain.iter().for_each(|trio| trio.servers[0].sql("CHECKPOINT"));
-    };
-    checkpoint();
-    for dsn in &targets {
-        rate(dsn, 8, 10 * SLICE_BUSY);
-    }
     let last = NAMES.iter().rposition(|name| options.wants(name)).map_or(0, |at| COUNTED[at]);
-    let mut all = Vec::new();
-    let mut more = Map::new();
-    for clients in &CLIENTS[..last] {
-        checkpoint();
-        let measured = Rounds::measure(&targets, *clients);
-        measured.tell(*clients, &mut more);
-        all.push(measured);
+    let mut all: Vec<Rounds> = CLIENTS[..last].iter().map(|_| Rounds::default()).collect();
+    for number in 1..=SETS {
+        let set = Set::start(base);
+        for (clients, rounds) in CLIENTS.iter().zip(&mut all) {
+            set.measure(*clients, rounds);
+            let (ratio, control) = (rounds.ratios.median(), rounds.control.median());
+            let cpu = rounds.cpu.median();
+            eprintln!(
+                "{clients} clients, set {number}: so far {ratio:.3}, control {control:.3}, CPU {cpu:.3}"
+            );
+        }
     }
+    let mut more = Map::new();
+    CLIENTS.iter().zip(&all).for_each(|(clients, rounds)| rounds.tell(*clients, &mut more));
     let mut good = true;
     for ((name, counted), must) in NAMES.iter().zip(COUNTED).zip(MUST) {
         if !options.wants(name) {
@@ -81,6 +76,73 @@ pub fn run(options: &Options) -> bool {
     good
 }
 
+/// A cluster and two plain systems.
+struct Set {
+    cluster: Cluster,
+    plain: [Trio; 2],
+    targets: [String; 3],
+}
+
+impl Set {
+    fn start(base: &Path) -> Set {
+        let cluster = Cluster::start_below(base, 3);
+        cluster.await_replicas(2);
+        let plain = [Trio::like(&cluster, base), Trio::like(&cluster, base)];
+        let targets = [cluster.status().dsn, plain[0].dsn(), plain[1].dsn()];
+        let set = Set { cluster, plain, targets };
+        for dsn in &set.targets {
+            pgbench(dsn, &["-i", "-q", "-s", "10"]);
+        }
+        set.checkpoint();
+        for dsn in &set.targets {
+            rate(dsn, 8, 10 * SLICE_BUSY);
+        }
+        set
+    }
+
+    fn checkpoint(&self) {
+        self.cluster.sql("CHECKPOINT");
+        self.plain.iter().for_each(|trio| trio.servers[0].sql("CHECKPOINT"));
+    }
+
+    /// Server processes of each side, and the cluster's sidecars.
+    fn processes(&self) -> ([Vec<Tree>; 3], Vec<i32>) {
+        let nodes = self.cluster.status().nodes;
+        let plain = |at: usize| self.plain[at].servers.iter().map(|server| Tree::of(server.dir())).collect();
+        let own = nodes.iter().map(|node| Tree::of(&node.data_dir)).collect();
+        ([own, plain(0), plain(1)], nodes.iter().map(|node| node.sidecar_pid).collect())
+    }
+
+    fn measure(&self, clients: u32, rounds: &mut Rounds) {
+        self.checkpoint();
+        let slice = if clients == 1 { SLICE } else { SLICE_BUSY };
+        let (trees, sidecars) = self.processes();
+        let used = |side: usize| {
+            let servers: f64 = trees[side].iter().map(Tree::seconds).sum();
+            let beside: f64 = sidecars.iter().map(|pid| process_seconds(*pid)).sum();
+            servers + if side == 0 { beside } else { 0.0 }
+        };
+        for number in 0..ROUNDS {
+            // Who goes first, and in which direction, changes, so that what grows with time hits all.
+            let mut order = [number % 3, (number + 1) % 3, (number + 2) % 3];
+            if number / 3 % 2 == 1 {
+                order.reverse();
+            }
+            let (mut tps, mut cpu) = ([0.0; 3], [0.0; 3]);
+            for side in order {
+                let before = used(side);
+                tps[side] = rate(&self.targets[side], clients, slice);
+                cpu[side] = used(side) - before;
+                rounds.sides[side].add(tps[side]);
+            }
+            // Half-way between the two plain ones: neither of them stands for PostgreSQL more than the other.
+            rounds.ratios.add(tps[0] / (tps[1] * tps[2]).sqrt());
+            rounds.control.add(tps[2] / tps[1]);
+            rounds.cpu.add(cpu[0] / (cpu[1] * cpu[2]).sqrt());
+        }
+    }
+}
+
 /// What was measured with one number of clients.
 #[derive(Default)]
 struct Rounds {
@@ -90,38 +152,11 @@ struct Rounds {
     ratios: Samples,
     /// Plain to plain.
     control: Samples,
+    /// CPU of all servers and sidecars while a slice runs, cluster to plain.
+    cpu: Samples,
 }
 
 impl Rounds {
-    fn measure(targets: &[String; 3], clients: u32) -> Rounds {
-        let mut rounds = Rounds::default();
-        let slice = if clients == 1 { SLICE } else { SLICE_BUSY };
-        for number in 0..ROUNDS {
-            // Who goes first, and in which direction, changes, so that what grows with time hits all.
-            let mut order = [number % 3, (number + 1) % 3, (number + 2) % 3];
-            if number / 3 % 2 == 1 {
-                order.reverse();
-            }
-            let mut round = [0.0; 3];
-            for side in order {
-                round[side] = rate(&targets[side], clients, slice);
-                rounds.sides[side].add(round[side]);
-            }
-            // Between the two plain ones the same rule as between the cluster and one of them.
-            rounds.ratios.add(round[0] / round[1]);
-            rounds.control.add(round[2] / round[1]);
-            if number % 50 == 49 {
-                let (ratio, control) = (rounds.ratios.median(), rounds.control.median());
-                eprintln!(
-                    "{}, {clients} clients, {} rounds: {ratio:.3}, control {control:.3}",
-                    NAMES[0],
-                    number + 1
-                );
-            }
-        }
-        rounds
-    }
-
     fn tell(&self, clients: u32, more: &mut Map<String, Value>) {
         let within = |samples: &Samples| {
             let (low, high) = samples.median_within();
@@ -133,6 +168,7 @@ impl Rounds {
         more.insert(format!("ratio_{clients}_within"), within(&self.ratios));
         more.insert(format!("control_{clients}"), json!(rounded(self.control.median())));
         more.insert(format!("control_{clients}_within"), within(&self.control));
+        more.insert(format!("cpu_ratio_{clients}"), json!(rounded(self.cpu.median())));
     }
 }
 
