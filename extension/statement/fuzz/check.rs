@@ -1,0 +1,39 @@
+//! What must hold of the normalised text whatever the statement is. The fuzzer calls it with new inputs, the tests with
+//! those kept in `corpus/` and with inputs of their own.
+
+use crate::reference;
+use pgquorum_statement::{digest, hash, names, normalise as append, words};
+use twox_hash::XxHash64;
+
+pub fn normalise(text: &[u8]) {
+    let normalised = of(text);
+    let slow = reference::normalised(text);
+    assert_eq!(shown(&normalised), shown(&slow), "as the rules say, of {:?}", shown(text));
+    assert_eq!(shown(&of(&normalised)), shown(&normalised), "nothing is left to do for {:?}", shown(text));
+
+    let expected = XxHash64::oneshot(0, &normalised);
+    assert_eq!(hash(text), expected);
+    let mut kept = vec![0xee; normalised.len() + 1];
+    for room in [0, 1, normalised.len() / 2, normalised.len(), normalised.len() + 1] {
+        let digest = digest(text, &mut kept[..room]);
+        assert_eq!((digest.hash, digest.length), (expected, normalised.len() as u64));
+        assert_eq!(digest.kept, room.min(normalised.len()));
+        assert_eq!(kept[..digest.kept], normalised[..digest.kept]);
+        assert!(digest.check != digest.hash, "two hashes, not one twice");
+    }
+
+    let total: usize = words(&normalised).map(<[u8]>::len).sum();
+    assert!(total <= normalised.len());
+    let _ = names(&normalised);
+}
+
+fn of(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    append(text, &mut out);
+    out
+}
+
+/// For people: no byte is lost.
+fn shown(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
