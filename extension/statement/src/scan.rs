@@ -8,7 +8,6 @@ use crate::tokens::{self, Quotes, byte};
 pub fn run<S: Sink>(text: &[u8], sink: &mut S) {
     let mut scan = Scan {
         text,
-        at: 0,
         out: Out::new(sink),
         previous: Previous::Prefix,
         word: (0, 0),
@@ -62,7 +61,6 @@ enum Held {
 
 struct Scan<'t, 's, S> {
     text: &'t [u8],
-    at: usize,
     out: Out<'s, S>,
     previous: Previous,
     /// Where the last word without quotes began and ended.
@@ -73,35 +71,40 @@ struct Scan<'t, 's, S> {
     signs_end: usize,
 }
 
+/// What takes a token is given its place, and gives back the place behind it.
 impl<S: Sink> Scan<'_, '_, S> {
     #[inline(always)]
     fn all(&mut self) {
-        while self.at < self.text.len() {
-            match class(self.text, self.at) {
-                Class::Blank => self.at += blanks_length(load(self.text, self.at)),
-                Class::Word => self.word(),
-                Class::Digit => self.number(),
-                Class::Quote => self.string(1, Quotes::Doubled),
+        let mut at = 0;
+        while at < self.text.len() {
+            at = match class(self.text, at) {
+                Class::Blank => at + blanks_length(load(self.text, at)),
+                Class::Word => {
+                    at = self.word(at);
+                    continue;
+                }
+                Class::Digit => self.number(at),
+                Class::Quote => self.string(at, 1, Quotes::Doubled),
                 Class::DoubleQuote => {
                     self.begin();
-                    self.quoted(1);
                     self.previous = Previous::Other;
+                    self.quoted(at)
                 }
-                Class::Dollar => self.dollar(),
-                Class::Operator => self.operator(),
-                Class::Point => self.point(),
-                Class::Colon => self.colon(),
-                Class::Semicolon => self.semicolon(),
-                Class::Comma => self.comma(),
-                Class::Parenthesis => self.opening(b"in"),
-                Class::Bracket => self.opening(b"array"),
+                Class::Dollar => self.dollar(at),
+                Class::Operator => self.operator(at),
+                Class::Point => self.point(at),
+                Class::Colon => self.colon(at),
+                Class::Semicolon => self.semicolon(at),
+                Class::Comma => self.comma(at),
+                Class::Parenthesis => self.opening(at, b"in"),
+                Class::Bracket => self.opening(at, b"array"),
                 Class::Single => {
                     self.begin();
-                    self.single(Previous::Other);
+                    self.single(at, Previous::Other)
                 }
-            }
-            // Mostly there is one blank between two tokens. This takes it without asking.
-            self.at += usize::from(byte(self.text, self.at) == b' ');
+            };
+            // Mostly there is one blank behind a token. This takes it without a branch.
+            at += usize::from(byte(self.text, at) == b' ');
         }
     }
 
@@ -113,7 +116,6 @@ impl<S: Sink> Scan<'_, '_, S> {
         }
     }
 
-    #[cold]
     #[inline(never)]
     fn let_go(&mut self) {
         match self.held {
@@ -125,74 +127,74 @@ impl<S: Sink> Scan<'_, '_, S> {
         self.held = Held::Nothing;
     }
 
-    #[inline(always)]
-    fn ahead(&self, by: usize) -> u8 {
-        byte(self.text, self.at + by)
-    }
-
     /// A token of one byte.
     #[inline(always)]
-    fn single(&mut self, previous: Previous) {
-        self.out.put_short(&[self.ahead(0)]);
-        self.at += 1;
+    fn single(&mut self, at: usize, previous: Previous) -> usize {
+        self.out.put_short(&[byte(self.text, at)]);
         self.previous = previous;
+        at + 1
     }
 
     /// A token of two bytes.
-    fn double(&mut self, previous: Previous) {
-        self.out.put_short(&[self.ahead(0), self.ahead(1)]);
-        self.at += 2;
+    fn double(&mut self, at: usize, previous: Previous) -> usize {
+        self.out.put_short(&[byte(self.text, at), byte(self.text, at + 1)]);
         self.previous = previous;
+        at + 2
     }
 
+    /// A word, and the blank behind it: the byte is at hand already, and what comes next waits for nothing but this.
     #[inline(always)]
-    fn word(&mut self) {
-        let start = self.at;
-        let mut bytes = load(self.text, self.at);
+    fn word(&mut self, mut at: usize) -> usize {
+        let start = at;
+        let mut bytes = load(self.text, at);
         let mut length = word_length(bytes);
-        if length == 1 && matches!(self.ahead(1), b'\'' | b'&') && self.prefixed() {
-            return;
+        if length == 1
+            && matches!(byte(self.text, at + 1), b'\'' | b'&')
+            && let Some(end) = self.prefixed(at)
+        {
+            return end;
         }
         self.begin();
         while length == 8 {
             self.out.put(lower(bytes), 8);
-            self.at += 8;
-            bytes = load(self.text, self.at);
+            at += 8;
+            bytes = load(self.text, at);
             length = word_length(bytes);
         }
         self.out.put_end(lower(bytes), length);
-        self.at += length;
-        self.word = (start, self.at);
+        at += length;
+        self.word = (start, at);
         self.previous = match self.previous {
             Previous::Point => Previous::Name,
             Previous::Unicode => Previous::AfterUnicode,
             _ => Previous::Word,
         };
+        let [next, ..] = (bytes >> (8 * length)).to_le_bytes();
+        at + usize::from(next == b' ')
     }
 
-    /// A single letter before a quote: the beginning of a literal or of an identifier? True if it was, and was taken.
+    /// A single letter before a quote: the beginning of a literal or of an identifier? Then that is taken.
     #[inline(never)]
-    fn prefixed(&mut self) -> bool {
-        match (self.ahead(0) | 0x20, self.ahead(1), self.ahead(2)) {
-            (b'e', b'\'', _) => self.string(2, Quotes::Escaped),
-            (b'b' | b'x', b'\'', _) => self.string(2, Quotes::None),
-            (b'n', b'\'', _) => self.string(2, Quotes::Doubled),
-            (b'u', b'&', b'\'') => self.string(3, Quotes::Doubled),
+    fn prefixed(&mut self, at: usize) -> Option<usize> {
+        let [first, second, third] = [0, 1, 2].map(|by| byte(self.text, at + by));
+        match (first | 0x20, second, third) {
+            (b'e', b'\'', _) => Some(self.string(at, 2, Quotes::Escaped)),
+            (b'b' | b'x', b'\'', _) => Some(self.string(at, 2, Quotes::None)),
+            (b'n', b'\'', _) => Some(self.string(at, 2, Quotes::Doubled)),
+            (b'u', b'&', b'\'') => Some(self.string(at, 3, Quotes::Doubled)),
             (b'u', b'&', b'"') => {
                 self.begin();
-                self.out.put(u64::from_le_bytes(*b"u&      "), 2);
-                self.quoted(3);
                 self.previous = Previous::Unicode;
+                self.out.put(u64::from_le_bytes(*b"u&      "), 2);
+                Some(self.quoted(at + 2))
             }
-            _ => return false,
+            _ => None,
         }
-        true
     }
 
-    /// A quoted identifier, whose opening quote is the last of `opening` bytes.
-    fn quoted(&mut self, opening: usize) {
-        let start = self.at + opening - 1;
-        let mut end = self.at + opening;
+    /// A quoted identifier, from its opening quote on.
+    fn quoted(&mut self, at: usize) -> usize {
+        let mut end = at + 1;
         loop {
             end = tokens::find(self.text, end, b'"') + 1;
             if byte(self.text, end) != b'"' {
@@ -201,15 +203,15 @@ impl<S: Sink> Scan<'_, '_, S> {
             end += 1;
         }
         let end = end.min(self.text.len());
-        self.out.put_long(&self.text[start..end]);
-        self.at = end;
+        self.out.put_long(&self.text[at..end]);
+        end
     }
 
     /// A string, whose opening quote is the last of `opening` bytes.
-    fn string(&mut self, opening: usize, quotes: Quotes) {
-        let end = tokens::string(self.text, self.at + opening, quotes);
+    fn string(&mut self, at: usize, opening: usize, quotes: Quotes) -> usize {
+        let end = tokens::string(self.text, at + opening, quotes);
         // Which character escapes is part of an identifier. Whatever else stands here is none.
-        let token = &self.text[self.at..end];
+        let token = &self.text[at..end];
         if self.previous == Previous::AfterUnicode
             && self.word_is(b"uescape")
             && matches!(token, [b'\'', _, b'\''])
@@ -217,32 +219,35 @@ impl<S: Sink> Scan<'_, '_, S> {
             self.begin();
             self.out.put_long(token);
             self.previous = Previous::Other;
-            self.at = end;
         } else {
-            self.literal(end);
+            self.literal();
         }
+        end
     }
 
     #[inline(always)]
-    fn number(&mut self) {
-        self.literal(tokens::number(self.text, self.at));
+    fn number(&mut self, at: usize) -> usize {
+        self.literal();
+        tokens::number(self.text, at)
     }
 
-    fn dollar(&mut self) {
-        if self.ahead(1).is_ascii_digit() {
-            let digits = self.text[self.at + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-            self.literal(self.at + 1 + digits);
-        } else if let Some(end) = tokens::dollar_string(self.text, self.at) {
-            self.literal(end);
+    fn dollar(&mut self, at: usize) -> usize {
+        if byte(self.text, at + 1).is_ascii_digit() {
+            self.literal();
+            let digits = self.text[at + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            at + 1 + digits
+        } else if let Some(end) = tokens::dollar_string(self.text, at) {
+            self.literal();
+            end
         } else {
             self.begin();
-            self.single(Previous::Other);
+            self.single(at, Previous::Other)
         }
     }
 
-    /// A literal that ends at `end`. In a list of nothing but literals there is only the first one.
+    /// A literal. In a list of nothing but literals there is only the first one.
     #[inline(always)]
-    fn literal(&mut self, end: usize) {
+    fn literal(&mut self) {
         match self.held {
             Held::Nothing => self.out.put_short(b"$"),
             Held::List => {
@@ -256,47 +261,44 @@ impl<S: Sink> Scan<'_, '_, S> {
             }
         }
         self.previous = Previous::Other;
-        self.at = end;
     }
 
     #[inline(always)]
-    fn operator(&mut self) {
-        let (first, second) = (self.ahead(0), self.ahead(1));
+    fn operator(&mut self, at: usize) -> usize {
+        let (first, second) = (byte(self.text, at), byte(self.text, at + 1));
         match (first, second) {
-            (b'-', b'-') => self.at = tokens::line_comment(self.text, self.at + 2),
-            (b'/', b'*') => self.at = tokens::block_comment(self.text, self.at + 2),
-            _ if class(self.text, self.at + 1) != Class::Operator || self.at < self.signs_end => {
-                self.short_operator(first);
+            (b'-', b'-') => tokens::line_comment(self.text, at + 2),
+            (b'/', b'*') => tokens::block_comment(self.text, at + 2),
+            _ if class(self.text, at + 1) != Class::Operator || at < self.signs_end => {
+                self.short_operator(at, first)
             }
             _ => {
-                let (end, signs_end) = tokens::operator(self.text, self.at);
+                let (end, signs_end) = tokens::operator(self.text, at);
                 self.signs_end = signs_end;
-                if end == self.at + 1 {
-                    self.short_operator(first);
-                } else {
-                    self.begin();
-                    self.out.put_long(&self.text[self.at..end]);
-                    self.previous = Previous::Prefix;
-                    self.at = end;
+                if end == at + 1 {
+                    return self.short_operator(at, first);
                 }
+                self.begin();
+                self.out.put_long(&self.text[at..end]);
+                self.previous = Previous::Prefix;
+                end
             }
         }
     }
 
     #[inline(always)]
-    fn short_operator(&mut self, operator: u8) {
+    fn short_operator(&mut self, at: usize, operator: u8) -> usize {
         if matches!(operator, b'+' | b'-')
-            && let Some(number) = self.number_behind_sign()
+            && let Some(number) = self.number_behind_sign(at)
         {
-            self.at = number;
-        } else {
-            self.begin();
-            self.single(Previous::Prefix);
+            return number;
         }
+        self.begin();
+        self.single(at, Previous::Prefix)
     }
 
     /// Where the number begins that the sign here belongs to, if it does belong to one.
-    fn number_behind_sign(&self) -> Option<usize> {
+    fn number_behind_sign(&self, at: usize) -> Option<usize> {
         let belongs = match self.previous {
             Previous::Prefix => true,
             Previous::Word | Previous::AfterUnicode => BEFORE_SIGN.iter().any(|word| self.word_is(word)),
@@ -305,7 +307,7 @@ impl<S: Sink> Scan<'_, '_, S> {
         if !belongs {
             return None;
         }
-        let next = tokens::gap(self.text, self.at + 1);
+        let next = tokens::gap(self.text, at + 1);
         let digit = match byte(self.text, next) {
             b'.' | b'$' => byte(self.text, next + 1),
             first => first,
@@ -318,53 +320,53 @@ impl<S: Sink> Scan<'_, '_, S> {
         self.text[self.word.0..self.word.1].eq_ignore_ascii_case(word)
     }
 
-    fn point(&mut self) {
-        if self.ahead(1).is_ascii_digit() {
-            self.number();
-            return;
+    #[inline(always)]
+    fn point(&mut self, at: usize) -> usize {
+        let second = byte(self.text, at + 1);
+        if second.is_ascii_digit() {
+            return self.number(at);
         }
         self.begin();
-        if self.ahead(1) == b'.' { self.double(Previous::Prefix) } else { self.single(Previous::Point) }
+        if second == b'.' { self.double(at, Previous::Prefix) } else { self.single(at, Previous::Point) }
     }
 
-    fn colon(&mut self) {
+    fn colon(&mut self, at: usize) -> usize {
         self.begin();
-        match self.ahead(1) {
-            b':' => self.double(Previous::Other),
-            b'=' => self.double(Previous::Prefix),
-            _ => self.single(Previous::Prefix),
+        match byte(self.text, at + 1) {
+            b':' => self.double(at, Previous::Other),
+            b'=' => self.double(at, Previous::Prefix),
+            _ => self.single(at, Previous::Prefix),
         }
     }
 
-    fn semicolon(&mut self) {
+    fn semicolon(&mut self, at: usize) -> usize {
         if self.held != Held::Semicolons {
             self.begin();
             self.held = Held::Semicolons;
         }
         self.semicolons += 1;
-        self.at += 1;
         self.previous = Previous::Other;
+        at + 1
     }
 
     #[inline(always)]
-    fn comma(&mut self) {
+    fn comma(&mut self, at: usize) -> usize {
         if self.held == Held::Literal {
             self.held = Held::Comma;
-            self.at += 1;
             self.previous = Previous::Prefix;
-        } else {
-            self.begin();
-            self.single(Previous::Prefix);
+            return at + 1;
         }
+        self.begin();
+        self.single(at, Previous::Prefix)
     }
 
     /// What opens a list, if it stands behind this word.
     #[inline(always)]
-    fn opening(&mut self, word: &[u8]) {
+    fn opening(&mut self, at: usize, word: &[u8]) -> usize {
         self.begin();
         if matches!(self.previous, Previous::Word | Previous::AfterUnicode) && self.word_is(word) {
             self.held = Held::List;
         }
-        self.single(Previous::Prefix);
+        self.single(at, Previous::Prefix)
     }
 }

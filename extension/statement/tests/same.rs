@@ -195,7 +195,8 @@ fn a_megabyte_of_anything_takes_no_time_to_speak_of() {
             let began = Instant::now();
             let hash = hash(text.as_bytes());
             let took = began.elapsed();
-            assert!(took < Duration::from_millis(500), "{took:?} for {:?}…", &text[..text.len().min(20)]);
+            // Milliseconds; minutes if it were quadratic.
+            assert!(took < Duration::from_secs(5), "{took:?} for {:?}…", &text[..text.len().min(20)]);
             assert_eq!(hash, pgquorum_statement::digest(text.as_bytes(), &mut []).hash);
         }
     }
