@@ -49,7 +49,7 @@ chaos: install ## Faults of all kinds under load, and a checker; as root. MINUTE
 	@cargo build --release -q -p pgquorum-tests --bin chaos
 	@$(TARGET)/release/chaos --minutes $(or $(MINUTES),3) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED))
 
-fuzz: setup ## The decoder of the change log's record, with new inputs for MINUTES=5
+fuzz: setup ## The change log's decoder and the statements' normaliser, with new inputs for MINUTES=5
 	@.ci/fuzz $(or $(MINUTES),5)
 
 lint: setup ## Formatting, clippy with warnings as errors, licences and advisories
