@@ -14,6 +14,7 @@ mod line;
 mod parameters;
 mod patroni;
 mod pgbench;
+mod statement_hash;
 mod tps;
 mod usage;
 
@@ -35,7 +36,7 @@ impl Options {
 /// A group shares its servers; it prints a line for each of its benchmarks that is wanted and says whether all are good.
 type Group = fn(&Options) -> bool;
 
-const GROUPS: [(&[&str], Group); 10] = [
+const GROUPS: [(&[&str], Group); 11] = [
     (&failover::NAMES, failover::run),
     (&[black_hole::NAME], black_hole::run),
     (&tps::NAMES, tps::run),
@@ -46,6 +47,7 @@ const GROUPS: [(&[&str], Group); 10] = [
     (&[capture::memory::NAME], capture::memory::run),
     (&[feed::latency::NAME], feed::latency::run),
     (&[feed::throughput::NAME], feed::throughput::run),
+    (&[statement_hash::NAME], statement_hash::run),
 ];
 
 fn main() -> ExitCode {
