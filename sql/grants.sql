@@ -21,6 +21,9 @@ COMMENT ON FUNCTION quorum.is_leader() IS
 COMMENT ON FUNCTION quorum.wal_position() IS
     'Where this server''s WAL stands. Primary: timeline and flush_lsn, the rest NULL. In recovery: received (NULL: nothing streamed since the start) and replayed, flush_lsn and timeline being those of the one further on.';
 
+COMMENT ON FUNCTION quorum.explain_readonly(text) IS
+    'Is a statement proven read-only, and if not, why? It is examined under the caller''s search_path, not run. Verdicts: read-only, unproven (may be observed), refused (writes, or belongs to one server or session). Errors: those of the statement, 22023 not one statement.';
+
 COMMENT ON FUNCTION quorum.parse_filter(oid, bytea) IS
     'Internal. Parses and checks a row filter, in the encoding of the database. Errors: 42601 it is no condition, 0A000 it is none that filters take.';
 COMMENT ON FUNCTION quorum.filter_holds(oid, text) IS
@@ -63,6 +66,7 @@ GRANT EXECUTE ON FUNCTION quorum.lease_renew(bigint, integer, bigint), quorum.le
     quorum.apply_entry(bigint, bigint, jsonb), quorum.apply_snapshot(bigint, bigint, jsonb) TO quorum_admin;
 
 -- Whoever may track a table reads it through the log: administrators only. Readers see what there is.
+GRANT EXECUTE ON FUNCTION quorum.explain_readonly(text) TO quorum_reader, quorum_admin;
 GRANT SELECT ON TABLE quorum.channel, quorum.schema_version, quorum.channels, quorum.tracked_tables TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.channel_id(text) TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.create_channel(text, text, interval, bigint, bigint, bigint), quorum.drop_channel(text),

@@ -7,6 +7,7 @@
 //! * `fence` – who may not commit, and when; `commit_wait` – commits that wait for standbys cannot be given up;
 //!   `weak_commits` – who may commit without waiting; `barrier` – when clients may log in after a restart;
 //! * `capture` – what tracked tables go through, into the log; `log` – what its writers and readers share;
+//! * `statements` – which statements write nothing, so that a replica can run them;
 //! * `deadman` – the worker that stops a server whose sidecar is gone;
 //! * `feed` – from the log to batches, and what readers see;
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
@@ -29,6 +30,7 @@ mod guc;
 mod log;
 mod pg;
 mod shmem;
+mod statements;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod weak_commits;
@@ -59,6 +61,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::standby_names::init();
     pg::commit_level::init();
     pg::relcache::init();
+    pg::judged::init();
     pg::hooks::init();
     deadman::init();
 }

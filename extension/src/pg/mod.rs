@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use crate::error::Refusal;
 
+pub mod catalog;
 pub mod client;
 pub mod clock;
 pub mod columns;
@@ -18,13 +19,17 @@ mod encoding;
 pub mod filter;
 mod formats;
 pub mod hooks;
+pub mod judged;
 pub mod log_guard;
 pub mod log_heap;
 pub mod log_scan;
 pub mod login;
+pub mod names;
 pub mod origin;
 pub mod process;
 pub mod query;
+mod query_objects;
+pub mod query_walk;
 pub mod raise;
 pub mod relcache;
 pub mod session;
@@ -39,6 +44,7 @@ pub mod table;
 pub mod tables;
 pub mod tracking;
 pub mod trigger;
+pub mod utility;
 pub mod wal;
 pub mod worker;
 

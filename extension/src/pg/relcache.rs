@@ -10,6 +10,8 @@ thread_local! {
     static CHANGED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     static ANY: Cell<bool> = const { Cell::new(false) };
     static ALL: Cell<bool> = const { Cell::new(false) };
+    /// How many notices there were.
+    static GENERATION: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Asks to be told; once, from `_PG_init`.
@@ -21,6 +23,7 @@ pub fn init() {
 /// Called at any moment at which a lock may be waited for. Notes only, and calls nothing.
 unsafe extern "C-unwind" fn at_change(_argument: pg_sys::Datum, relid: pg_sys::Oid) {
     let relid = relid.to_u32();
+    GENERATION.set(GENERATION.get() + 1);
     if relid == 0 {
         ALL.set(true);
         ANY.set(true);
@@ -28,6 +31,11 @@ unsafe extern "C-unwind" fn at_change(_argument: pg_sys::Datum, relid: pg_sys::O
         CHANGED.with_borrow_mut(|changed| changed.push(relid));
         ANY.set(true);
     }
+}
+
+/// A number that changes whenever any relation may have changed.
+pub fn generation() -> u64 {
+    GENERATION.get()
 }
 
 /// From now on notices about this table are wanted; true: they were not before, so what was read of it just now may

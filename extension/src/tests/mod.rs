@@ -8,5 +8,6 @@ mod feed;
 mod lease;
 mod privileges;
 mod read;
+mod readonly;
 mod slots;
 mod track;

@@ -32,8 +32,8 @@ mod tests {
     fn readers_read() {
         assert_eq!(
             executable("quorum_reader"),
-            "admits_clients applied_index changes channel_ends channel_id dump_start find_position info is_leader \
-             leader lease map read_log read_packed wait wal_position weak_commits"
+            "admits_clients applied_index changes channel_ends channel_id dump_start explain_readonly find_position \
+             info is_leader leader lease map read_log read_packed wait wal_position weak_commits"
         );
         Spi::run("SET LOCAL ROLE quorum_reader").expect("the role is taken");
         for sql in [
@@ -56,8 +56,8 @@ mod tests {
         assert_eq!(
             executable("quorum_admin"),
             "admit_clients admits_clients applied_index apply_entry apply_snapshot changes channel_ends \
-             channel_id create_channel cut drop_channel drop_follower dump_start find_position info is_leader \
-             leader lease lease_renew lease_revoke map move_follower open_epoch prune purge read_log read_packed \
+             channel_id create_channel cut drop_channel drop_follower dump_start explain_readonly find_position \
+             info is_leader leader lease lease_renew lease_revoke map move_follower open_epoch prune purge read_log read_packed \
              register_follower set_leader_hint track untrack wait wal_position weak_commits"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace

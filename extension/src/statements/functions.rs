@@ -1,0 +1,92 @@
+//! Data: the built-in functions that are not judged by their volatility, with a reason each.
+//!
+//! Built-in functions keep their OID in all versions of PostgreSQL, so they are listed by OID, each with its name. A
+//! VOLATILE function that is not listed is unproven, so a list that is behind is safe.
+
+mod list;
+
+pub use list::GROUPS;
+
+/// What a call of a function means for the statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It writes nothing and works on a replica, whatever its volatility says.
+    Harmless,
+    /// It runs what is not in the statement's tree.
+    Unproven,
+    /// It writes, fails on a replica, or is about one server or one session.
+    Refused,
+}
+
+/// Functions that are judged alike.
+pub struct Group {
+    pub class: Class,
+    /// The rest of the sentence "function … ".
+    pub why: &'static str,
+    /// OID and name; a name stands once for each of its overloads.
+    pub functions: &'static [(u32, &'static str)],
+}
+
+/// One more than the greatest OID of the list.
+const END: usize = 6300;
+
+/// For each OID the number of its group, from 1; 0: not listed.
+static NUMBERS: [u8; END] = {
+    let mut numbers = [0; END];
+    let mut group = 0;
+    while group < GROUPS.len() {
+        let functions = GROUPS[group].functions;
+        let mut at = 0;
+        while at < functions.len() {
+            let oid = functions[at].0 as usize;
+            assert!(numbers[oid] == 0, "a function is listed twice");
+            numbers[oid] = group as u8 + 1;
+            at += 1;
+        }
+        group += 1;
+    }
+    numbers
+};
+
+/// The group that a built-in function is listed in.
+#[inline]
+pub fn group_of(oid: u32) -> Option<&'static Group> {
+    match NUMBERS.get(oid as usize) {
+        None | Some(0) => None,
+        Some(number) => Some(&GROUPS[usize::from(*number) - 1]),
+    }
+}
+
+pub fn is_harmless(oid: u32) -> bool {
+    group_of(oid).is_some_and(|group| group.class == Class::Harmless)
+}
+
+#[inline]
+pub fn is_refused(oid: u32) -> bool {
+    group_of(oid).is_some_and(|group| group.class == Class::Refused)
+}
+
+/// A library whose functions in C are refused, not only unproven: what they do is not seen by the learner.
+pub struct Library {
+    /// Its file's name without folder and ending.
+    pub name: &'static str,
+    /// The rest of the sentence "function … ".
+    pub why: &'static str,
+}
+
+pub static LIBRARIES: &[Library] = &[
+    Library { name: "pgquorum", why: "is about this node, or changes the cluster's state" },
+    Library { name: "dblink", why: "talks to another server, which may write" },
+    Library { name: "postgres_fdw", why: "works on this session's connections to other servers" },
+    Library { name: "adminpack", why: "writes files of this server" },
+    Library { name: "lo", why: "works on large objects" },
+    Library { name: "pg_surgery", why: "changes rows behind PostgreSQL's back" },
+    Library { name: "pg_visibility", why: "reads or cuts the visibility maps of this server" },
+    Library { name: "pg_prewarm", why: "fills the cache of this server" },
+    Library { name: "pg_buffercache", why: "shows the cache of this server" },
+    Library { name: "pg_stat_statements", why: "counts what has happened on this server" },
+    Library { name: "pg_walinspect", why: "reads the write-ahead log of this server" },
+];
+
+/// Settings that tell whether a server is a replica: clients look for the primary by them.
+pub static SETTINGS: &[&str] = &["transaction_read_only", "default_transaction_read_only", "in_hot_standby"];
