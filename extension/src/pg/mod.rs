@@ -29,6 +29,7 @@ pub mod origin;
 pub mod process;
 pub mod query;
 mod query_objects;
+mod query_types;
 pub mod query_walk;
 pub mod raise;
 pub mod relcache;

@@ -23,22 +23,11 @@ unsafe extern "C-unwind" {
     fn list_free(list: *mut pg_sys::List);
 }
 
-const GONE: &str = "is gone";
-/// How deep types may be nested.
-const TYPE_DEPTH: u8 = 8;
+pub(super) const GONE: &str = "is gone";
 /// How deep row security policies may look at tables that have some.
 const POLICY_DEPTH: u8 = 4;
 /// How many inheritors are looked at.
 const INHERITORS: usize = 4096;
-/// Literals and parameters of these types look alike in a statement's hash.
-const LITERALS: [pg_sys::Oid; 6] = [
-    pg_sys::INT4OID,
-    pg_sys::INT8OID,
-    pg_sys::NUMERICOID,
-    pg_sys::BITOID,
-    pg_sys::TEXTOID,
-    pg_sys::VARCHAROID,
-];
 
 impl Walk {
     /// A function, however it comes to be called. `true`: it is fine and rests on nothing but itself.
@@ -122,7 +111,7 @@ impl Walk {
                 && (function.namespace == called.namespace || catalog::is_searched(function.namespace))
             {
                 self.found.depends.add(other);
-                if function.volatile {
+                if function.volatile && self.mode == Mode::Run {
                     let why =
                         "is VOLATILE, and the types of literals decide whether it is the one that is called";
                     self.found.doubt(About::Function(other), why);
@@ -163,118 +152,10 @@ impl Walk {
         catalog::each_family(oid, |family| self.family(family));
     }
 
-    fn family(&mut self, family: u32) {
+    pub(super) fn family(&mut self, family: u32) {
         catalog::each_support(family, |function| {
             self.function(function);
         });
-    }
-
-    /// The type of a value that is there. To show it, its output function is called; a domain's constraints are not.
-    pub(super) fn value(&mut self, oid: u32) {
-        if catalog::is_pinned(oid) {
-            let oid = pg_sys::Oid::from(oid);
-            self.containers |= oid == pg_sys::RECORDOID || oid == pg_sys::RECORDARRAYOID;
-        } else if Stamp::new(Kind::Type, oid).is_fine() {
-            self.found.depends.add(oid);
-        } else {
-            match catalog::data_type(oid) {
-                Some(found) if found.kind == pg_sys::TYPTYPE_DOMAIN => {
-                    self.found.depends.add(oid);
-                    self.value(found.base);
-                }
-                _ => self.data_type(oid),
-            }
-        }
-    }
-
-    /// The type of a value that comes to be here: its functions are called.
-    pub(super) fn data_type(&mut self, oid: u32) {
-        self.nested_type(oid, 0);
-    }
-
-    fn nested_type(&mut self, oid: u32, depth: u8) {
-        if catalog::is_pinned(oid) {
-            return;
-        }
-        self.containers |= depth > 0;
-        self.found.depends.add(oid);
-        let stamp = Stamp::new(Kind::Type, oid);
-        if stamp.is_fine() || self.types[..self.type_count].contains(&oid) {
-            return;
-        }
-        if self.type_count == self.types.len() {
-            return self.found.doubt(About::Type(oid), "comes with too many others to look at");
-        }
-        self.types[self.type_count] = oid;
-        self.type_count += 1;
-        if self.look_at_type(oid, depth) {
-            stamp.keep();
-        }
-    }
-
-    /// `true`: it is fine and rests on nothing but itself.
-    fn look_at_type(&mut self, oid: u32, depth: u8) -> bool {
-        let about = About::Type(oid);
-        let Some(found) = catalog::data_type(oid) else {
-            self.found.doubt(about, GONE);
-            return false;
-        };
-        if depth > TYPE_DEPTH {
-            self.found.doubt(about, "is nested too deeply");
-            return false;
-        }
-        if catalog::is_temporary(found.namespace) {
-            self.found.use_temporary(about);
-            return false;
-        }
-        // To JSON a type is turned by a cast, where there is one.
-        let casts = LITERALS.map(|literal| catalog::cast(literal.to_u32(), oid));
-        let to_json = catalog::cast(oid, pg_sys::JSONOID.to_u32());
-        for function in casts.into_iter().chain([to_json]).filter(|function| *function != 0) {
-            self.function(function);
-        }
-        let no_casts = to_json == 0 && casts == [0; LITERALS.len()];
-        match found.kind {
-            pg_sys::TYPTYPE_ENUM => return no_casts,
-            pg_sys::TYPTYPE_COMPOSITE => self.columns(found.relation, depth),
-            pg_sys::TYPTYPE_DOMAIN => {
-                if !catalog::comes_with_server(oid) && catalog::has_constraints(oid) {
-                    self.found.doubt(about, "is a domain with constraints, which can call anything");
-                }
-                self.nested_type(found.base, depth + 1);
-            }
-            pg_sys::TYPTYPE_RANGE => self.range(oid, false, depth),
-            pg_sys::TYPTYPE_MULTIRANGE => self.range(oid, true, depth),
-            _ if found.element != 0 => self.nested_type(found.element, depth + 1),
-            _ => {
-                self.own_type = oid;
-                for function in found.functions.into_iter().filter(|function| *function != 0) {
-                    self.function(function);
-                }
-            }
-        }
-        false
-    }
-
-    fn columns(&mut self, relation: u32, depth: u8) {
-        self.found.depends.add(relation);
-        let count = catalog::relation(relation).map_or(0, |found| found.columns);
-        for column in 1..=count {
-            if let Some(column) = catalog::column_type(relation, column) {
-                self.nested_type(column, depth + 1);
-            }
-        }
-    }
-
-    fn range(&mut self, oid: u32, is_multirange: bool, depth: u8) {
-        let Some(range) = catalog::range(oid, is_multirange) else {
-            return self.found.doubt(About::Type(oid), GONE);
-        };
-        self.nested_type(range.element, depth + 1);
-        self.family(range.family);
-        for function in range.functions.into_iter().filter(|function| *function != 0) {
-            self.function(function);
-        }
     }
 
     /// A relation that is read, with its inheritors or without.

@@ -50,6 +50,8 @@ pub(super) struct Walk {
     /// Types that were looked at.
     pub types: [u32; 32],
     pub type_count: usize,
+    /// Which of them were looked at as types of values that are made here; a bit for each.
+    pub made_types: u32,
     /// A type of somebody's own, with functions of its own to compare its values; 0: none was met.
     pub own_type: u32,
     /// There are rows or arrays, which compare what is in them by functions that the tree does not name.
@@ -68,6 +70,7 @@ pub unsafe fn examine(query: *mut pg_sys::Query, mode: Mode) -> Examined {
         policies: 0,
         types: [0; 32],
         type_count: 0,
+        made_types: 0,
         own_type: 0,
         containers: false,
     };
@@ -219,10 +222,11 @@ impl Walk {
                     let call = &*node.cast::<pg_sys::FuncExpr>();
                     if call.funcformat == pg_sys::CoercionForm::COERCE_EXPLICIT_CALL {
                         self.call(call.funcid.to_u32(), items(call.args).len());
+                        self.value(call.funcresulttype.to_u32());
                     } else {
                         self.function(call.funcid.to_u32());
+                        self.data_type(call.funcresulttype.to_u32());
                     }
-                    self.value(call.funcresulttype.to_u32());
                 }
                 Tag::T_Aggref => {
                     let call = &*node.cast::<pg_sys::Aggref>();

@@ -217,7 +217,7 @@ mod tests {
                 "CREATE FUNCTION upper(int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'",
             ),
             (
-                "SELECT m FROM typed",
+                "SELECT 'ok'::mood",
                 "CREATE FUNCTION cast_mood(int) RETURNS mood LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
               CREATE CAST (int AS mood) WITH FUNCTION cast_mood(int)",
             ),
