@@ -1,21 +1,22 @@
-//! Names of objects, for people: with their schema, in UTF-8; the OID where an object is gone.
+//! Names of objects, for people: with their schema unless they are PostgreSQL's own, in UTF-8; the OID where an object
+//! is gone.
 
 use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
-use super::encoding;
+use super::{catalog, encoding};
 
 /// With the types of its arguments.
 pub fn function(oid: u32) -> String {
-    let flags = pg_sys::FORMAT_PROC_FORCE_QUALIFY;
+    let flags = if catalog::is_pinned(oid) { 0 } else { pg_sys::FORMAT_PROC_FORCE_QUALIFY };
     // SAFETY: reads the catalogue; gives a string of its own.
     unsafe { text(pg_sys::format_procedure_extended(oid.into(), flags as pg_sys::bits16)) }
 }
 
 /// With the types of its operands.
 pub fn operator(oid: u32) -> String {
-    let flags = pg_sys::FORMAT_OPERATOR_FORCE_QUALIFY;
+    let flags = if catalog::is_pinned(oid) { 0 } else { pg_sys::FORMAT_OPERATOR_FORCE_QUALIFY };
     // SAFETY: as above.
     unsafe { text(pg_sys::format_operator_extended(oid.into(), flags as pg_sys::bits16)) }
 }

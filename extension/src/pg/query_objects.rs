@@ -152,9 +152,16 @@ impl Walk {
         catalog::each_family(oid, |family| self.family(family));
     }
 
+    /// All functions of an operator family: those of its operators, and those that support an index, a sort or a hash.
     pub(super) fn family(&mut self, family: u32) {
         catalog::each_support(family, |function| {
             self.function(function);
+        });
+        catalog::each_member(family, |operator| match catalog::operator(operator) {
+            Some(function) => {
+                self.function(function);
+            }
+            None => self.found.doubt(About::Operator(operator), GONE),
         });
     }
 

@@ -58,13 +58,13 @@ impl Walk {
         self.types[at] = oid;
         self.type_count = count.max(at + 1);
         self.made_types |= u32::from(made) << at;
-        if self.look_at_type(oid, depth, made) {
+        if self.look_at_type(oid, at, depth, made) {
             stamp.keep();
         }
     }
 
     /// `true`: it is fine, also when it is made, and rests on nothing but itself.
-    fn look_at_type(&mut self, oid: u32, depth: u8, made: bool) -> bool {
+    fn look_at_type(&mut self, oid: u32, at: usize, depth: u8, made: bool) -> bool {
         let about = About::Type(oid);
         let Some(found) = catalog::data_type(oid) else {
             self.found.doubt(about, GONE);
@@ -78,9 +78,15 @@ impl Walk {
             self.found.use_temporary(about);
             return false;
         }
-        let no_casts = self.casts(oid, made);
+        let mut alone = self.casts(oid, made);
+        let is_own = found.kind == pg_sys::TYPTYPE_BASE && found.element == 0;
+        if is_own {
+            self.own_types |= 1 << at;
+        } else {
+            alone &= self.comparisons(oid);
+        }
         match found.kind {
-            pg_sys::TYPTYPE_ENUM => return no_casts,
+            pg_sys::TYPTYPE_ENUM => return alone,
             pg_sys::TYPTYPE_COMPOSITE => self.columns(found.relation, depth),
             pg_sys::TYPTYPE_DOMAIN => {
                 if made && !catalog::comes_with_server(oid) && catalog::has_constraints(oid) {
@@ -92,7 +98,6 @@ impl Walk {
             pg_sys::TYPTYPE_MULTIRANGE => self.range(oid, true, depth),
             _ if found.element != 0 => self.nested_type(found.element, depth + 1, true),
             _ => {
-                self.own_type = oid;
                 for function in found.functions.into_iter().filter(|function| *function != 0) {
                     self.function(function);
                 }
@@ -119,6 +124,30 @@ impl Walk {
             }
         }
         none
+    }
+
+    /// What compares and hashes values of a type where nobody names the operator: in rows, arrays and GREATEST. `true`: it
+    /// is PostgreSQL's own.
+    fn comparisons(&mut self, oid: u32) -> bool {
+        let mut own = false;
+        for family in catalog::families(oid) {
+            if !catalog::is_pinned(family) {
+                own = true;
+                self.family(family);
+            }
+        }
+        !own
+    }
+
+    /// Looks at the comparisons of types with functions of their own, if the tree may call them.
+    pub(super) fn finish(&mut self) {
+        if self.containers {
+            for at in 0..self.type_count {
+                if self.own_types >> at & 1 == 1 {
+                    self.comparisons(self.types[at]);
+                }
+            }
+        }
     }
 
     fn columns(&mut self, relation: u32, depth: u8) {

@@ -52,8 +52,8 @@ pub(super) struct Walk {
     pub type_count: usize,
     /// Which of them were looked at as types of values that are made here; a bit for each.
     pub made_types: u32,
-    /// A type of somebody's own, with functions of its own to compare its values; 0: none was met.
-    pub own_type: u32,
+    /// Which of them have input and output functions of their own.
+    pub own_types: u32,
     /// There are rows or arrays, which compare what is in them by functions that the tree does not name.
     pub containers: bool,
 }
@@ -71,7 +71,7 @@ pub unsafe fn examine(query: *mut pg_sys::Query, mode: Mode) -> Examined {
         types: [0; 32],
         type_count: 0,
         made_types: 0,
-        own_type: 0,
+        own_types: 0,
         containers: false,
     };
     // SAFETY: see above.
@@ -81,12 +81,7 @@ pub unsafe fn examine(query: *mut pg_sys::Query, mode: Mode) -> Examined {
         }
         visit(query.cast(), (&raw mut walk).cast());
     }
-    if walk.containers && walk.own_type != 0 {
-        walk.found.doubt(
-            About::Type(walk.own_type),
-            "has comparisons of its own, which a row or an array may call",
-        );
-    }
+    walk.finish();
     walk.found
 }
 
@@ -173,7 +168,7 @@ impl Walk {
         if self.mode == Mode::Plan {
             return;
         }
-        if query.commandType != pg_sys::CmdType::CMD_SELECT {
+        if query.commandType != pg_sys::CmdType::CMD_SELECT || query.hasModifyingCTE {
             self.found
                 .refuse(About::Statement, "writes: it is, or holds, an INSERT, UPDATE, DELETE or MERGE");
         } else if !query.rowMarks.is_null() {

@@ -208,7 +208,7 @@ pub enum Judgement {
     Refused(&'static str),
 }
 
-const VOLATILE: &str = "is VOLATILE, so it may write";
+const VOLATILE: &str = "is VOLATILE, so it may write; if it does not, declare it STABLE";
 const UNTRUSTED: &str = "is in a language in which a function can do anything, whatever it declares";
 
 /// Judges one function, by what the catalogue says of it.

@@ -202,6 +202,12 @@ pub fn each_family(operator: u32, mut visit: impl FnMut(u32)) {
     each_row(Cache::AMOPOPID, key, |form: &pg_sys::FormData_pg_amop| visit(form.amopfamily.to_u32()));
 }
 
+/// Calls for each operator that is in an operator family.
+pub fn each_member(family: u32, mut visit: impl FnMut(u32)) {
+    let key = pg_sys::Datum::from(family);
+    each_row(Cache::AMOPSTRATEGY, key, |form: &pg_sys::FormData_pg_amop| visit(form.amopopr.to_u32()));
+}
+
 /// Calls for each support function of an operator family: what compares and hashes.
 pub fn each_support(family: u32, mut visit: impl FnMut(u32)) {
     let key = pg_sys::Datum::from(family);

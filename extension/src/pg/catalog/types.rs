@@ -1,12 +1,15 @@
 //! Types and casts.
 
+use std::ffi::c_int;
+
 use pg_sys::SysCacheIdentifier as Cache;
 use pgrx::pg_sys;
 
 use super::{row, row_of_two};
 
 unsafe extern "C-unwind" {
-    /// utils/typcache.h; pgrx's binding is guarded.
+    // utils/typcache.h; pgrx's bindings are guarded.
+    fn lookup_type_cache(oid: pg_sys::Oid, flags: c_int) -> *mut pg_sys::TypeCacheEntry;
     fn DomainHasConstraints(domain: pg_sys::Oid) -> bool;
 }
 
@@ -26,19 +29,22 @@ pub struct DataType {
     pub functions: [u32; 5],
 }
 
+/// A type that is there and more than a name.
 pub fn data_type(oid: u32) -> Option<DataType> {
-    row(Cache::TYPEOID, oid, |form: &pg_sys::FormData_pg_type, _| {
+    let found = row(Cache::TYPEOID, oid, |form: &pg_sys::FormData_pg_type, _| {
         let functions = [form.typinput, form.typoutput, form.typreceive, form.typsend, form.typsubscript];
         let is_array = form.typsubscript.to_u32() == pg_sys::F_ARRAY_SUBSCRIPT_HANDLER;
-        DataType {
+        let found = DataType {
             kind: form.typtype as u8,
             namespace: form.typnamespace.to_u32(),
             relation: form.typrelid.to_u32(),
             element: if is_array { form.typelem.to_u32() } else { 0 },
             base: form.typbasetype.to_u32(),
             functions: functions.map(pg_sys::Oid::to_u32),
-        }
-    })
+        };
+        form.typisdefined.then_some(found)
+    });
+    found?
 }
 
 /// Does a domain, or one that it is made of, have a NOT NULL or CHECK constraint? The type must be there. The planner
@@ -46,6 +52,14 @@ pub fn data_type(oid: u32) -> Option<DataType> {
 pub fn has_constraints(domain: u32) -> bool {
     // SAFETY: fills the cache of types.
     unsafe { DomainHasConstraints(domain.into()) }
+}
+
+/// The operator families that sort and hash a type where nobody says which; 0: there is none. The type must be there.
+pub fn families(oid: u32) -> [u32; 2] {
+    let flags = pg_sys::TYPECACHE_BTREE_OPFAMILY | pg_sys::TYPECACHE_HASH_OPFAMILY;
+    // SAFETY: fills the cache of types, whose entries stay.
+    let entry = unsafe { &*lookup_type_cache(oid.into(), flags as c_int) };
+    [entry.btree_opf.to_u32(), entry.hash_opf.to_u32()]
 }
 
 /// What a range type is made of.
