@@ -38,7 +38,8 @@ REVOKE ALL ON SCHEMA quorum, quorum_log FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.channel, quorum.tracked_table, quorum.tracked_partition, quorum.schema_version,
     quorum.log_segment, quorum.channels, quorum.tracked_tables FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
-    quorum.lost_transactions, quorum.leadership, quorum.heartbeat FROM PUBLIC;
+    quorum.lost_transactions, quorum.leadership, quorum.heartbeat, quorum.readonly_statement, quorum.statements_counter,
+    quorum.readonly_statements FROM PUBLIC;
 
 -- Every function of the extension, found and not listed: one forgotten in a list would be open to everybody.
 DO $$
@@ -116,6 +117,29 @@ GRANT EXECUTE ON FUNCTION quorum.read_log(text, text, integer), quorum.read_pack
 GRANT EXECUTE ON FUNCTION quorum.register_follower(text, text, text, interval), quorum.move_follower(text, text, text),
     quorum.drop_follower(text, text) TO quorum_follower, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.cut(text), quorum.purge(text, bigint, text), quorum.prune(text) TO quorum_admin;
+
+-- Learned statements: comments of the functions in Rust.
+COMMENT ON FUNCTION quorum.statement_hash(text) IS
+    'The hash of a statement''s normalised text (literals replaced, case and blanks folded, comments dropped), as 16 hexadecimal digits. docs/statement-hash.md says how it is computed elsewhere.';
+COMMENT ON FUNCTION quorum.served_statements() IS
+    'The hashes of the statements of this database that can be sent to a standby, sorted: those that are known to write nothing under every search_path under which they are known, without what this server knows better.';
+COMMENT ON FUNCTION quorum.statements_state() IS
+    'A short text that changes whenever quorum.served_statements() may give something else on this server. To be asked for before that.';
+COMMENT ON FUNCTION quorum.take_learned(integer) IS
+    'On a standby: what was learned there that the leader does not know, at most so many statements, for quorum.merge_statements on the leader. It is taken to be handed over. On a primary nothing. Errors: 22023 the number is not positive.';
+COMMENT ON FUNCTION quorum.mark_unsent() IS
+    'What quorum.take_learned has given may not have arrived: it gives it again. Counters that were under way are lost.';
+COMMENT ON FUNCTION quorum.statements_here() IS 'Internal. What this server has counted that the table does not have yet.';
+COMMENT ON FUNCTION quorum.unchanged_since(bigint, oid[], boolean, bigint) IS
+    'Internal. Is it certain that nothing on which a verdict rests was changed after a WAL position?';
+COMMENT ON FUNCTION quorum.forget_here(bigint) IS 'Internal. Forgets what is in this server''s memory, of one hash or of all.';
+ALTER FUNCTION quorum.statements_here() ROWS 1000;
+
+GRANT SELECT ON TABLE quorum.readonly_statements TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.statement_hash(text), quorum.served_statements(), quorum.statements_state(),
+    quorum.statements_here() TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.take_learned(integer), quorum.mark_unsent(), quorum.merge_statements(jsonb),
+    quorum.forget_statements(text) TO quorum_admin;
 
 CREATE EVENT TRIGGER pgquorum_ddl ON ddl_command_end EXECUTE FUNCTION quorum.after_ddl();
 ALTER EVENT TRIGGER pgquorum_ddl ENABLE ALWAYS;

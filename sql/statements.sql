@@ -1,6 +1,6 @@
 -- Statements that were learned, and which of them write nothing.
 --
--- Functions in Rust read and change quorum.readonly_statement by the order of its columns.
+-- Functions in Rust read and change these tables by the order of their columns.
 
 CREATE TABLE quorum.readonly_statement (
     hash bigint NOT NULL,
@@ -9,7 +9,7 @@ CREATE TABLE quorum.readonly_statement (
     depends oid[] NOT NULL,
     depends_on_all boolean NOT NULL,
     verdict smallint NOT NULL CHECK (verdict BETWEEN 0 AND 3),
-    writes boolean NOT NULL,
+    barred boolean NOT NULL,
     clean_calls bigint NOT NULL,
     withdrawn timestamptz,
     reason text,
@@ -31,7 +31,7 @@ COMMENT ON COLUMN quorum.readonly_statement.depends IS 'The objects that the ver
 COMMENT ON COLUMN quorum.readonly_statement.depends_on_all IS 'There are more of them than were kept: any change may concern it.';
 COMMENT ON COLUMN quorum.readonly_statement.verdict IS
     'What all plannings since the last change of its objects came to: 0 not planned since, 1 it cannot write, 2 not known, 3 not to be served.';
-COMMENT ON COLUMN quorum.readonly_statement.writes IS 'It was seen writing. Stays until quorum.forget_statements.';
+COMMENT ON COLUMN quorum.readonly_statement.barred IS 'Not to be served until quorum.forget_statements: it was seen writing, or another statement has its hash.';
 COMMENT ON COLUMN quorum.readonly_statement.clean_calls IS 'Executions since the last change in which it wrote nothing.';
 COMMENT ON COLUMN quorum.readonly_statement.withdrawn IS 'When it was withdrawn, if it was proven or observed before.';
 COMMENT ON COLUMN quorum.readonly_statement.proven_lsn IS 'Where the WAL was when it was proven last.';
@@ -64,25 +64,25 @@ BEGIN
     LOCK TABLE quorum.readonly_statement IN SHARE ROW EXCLUSIVE MODE;
     WITH new AS (
         SELECT n.hash, convert_from(decode(n.path, 'hex'), 'UTF8') COLLATE "C" AS search_path, n.words, n.depends, n."all",
-               n.verdict, n.writes, n.clean, convert_from(decode(n.reason, 'hex'), 'UTF8') AS reason, n.calls,
+               n.verdict, n.barred, n.clean, convert_from(decode(n.reason, 'hex'), 'UTF8') AS reason, n.calls,
                to_timestamp(n.used / 1000000.0) AS last_use, n."check", n.length, n.query_id,
                convert_from(decode(n.text, 'hex'), 'UTF8') AS statement
         FROM jsonb_to_recordset(learned) AS n(hash bigint, path text, words bigint, depends oid[], "all" boolean,
-             verdict smallint, writes boolean, clean bigint, reason text, calls bigint, used numeric, "check" bigint,
+             verdict smallint, barred boolean, clean bigint, reason text, calls bigint, used numeric, "check" bigint,
              length bigint, query_id bigint, text text)
     ), joined AS (
         SELECT n.*, r.hash IS NOT NULL AS known, r.verdict AS old_verdict,
                coalesce((r.check_hash, r.length) <> (n."check", n.length), false) AS collides,
-               r.writes OR n.writes AS any_writes, coalesce(r.clean_calls, 0) + n.clean AS all_clean,
-               CASE WHEN r.writes OR r.verdict = 3 THEN 0 WHEN r.verdict = 1 THEN 2
+               r.barred OR n.barred AS any_barred, coalesce(r.clean_calls, 0) + n.clean AS all_clean,
+               CASE WHEN r.barred OR r.verdict = 3 THEN 0 WHEN r.verdict = 1 THEN 2
                     WHEN r.clean_calls >= min_calls THEN 1 ELSE 0 END AS old_standing
         FROM new AS n LEFT JOIN quorum.readonly_statement AS r USING (hash, search_path)
     ), judged AS (
-        SELECT j.*, CASE WHEN j.collides THEN 3 ELSE greatest(coalesce(j.old_verdict, 0), j.verdict) END AS now_verdict,
-               coalesce(j.any_writes, j.writes) AS now_writes
+        SELECT j.*, greatest(coalesce(j.old_verdict, 0), j.verdict) AS now_verdict,
+               coalesce(j.any_barred, j.barred) OR j.collides AS now_barred
         FROM joined AS j
     ), standing AS (
-        SELECT j.*, CASE WHEN j.now_writes OR j.now_verdict = 3 THEN 0 WHEN j.now_verdict = 1 THEN 2
+        SELECT j.*, CASE WHEN j.now_barred OR j.now_verdict = 3 THEN 0 WHEN j.now_verdict = 1 THEN 2
                          WHEN j.all_clean >= min_calls THEN 1 ELSE 0 END AS now_standing,
                CASE WHEN j.collides THEN 'two different statements have this hash' ELSE j.reason END AS now_reason
         FROM judged AS j
@@ -93,7 +93,7 @@ BEGIN
                            ELSE ARRAY(SELECT DISTINCT d.oid FROM unnest(r.depends || s.depends) AS d(oid) ORDER BY 1 LIMIT 65) END,
             depends_on_all = CASE WHEN s.old_verdict = 0 THEN s."all"
                                   ELSE r.depends_on_all OR s."all" OR cardinality(r.depends || s.depends) > 64 END,
-            verdict = s.now_verdict, writes = s.now_writes, clean_calls = s.all_clean,
+            verdict = s.now_verdict, barred = s.now_barred, clean_calls = s.all_clean,
             withdrawn = CASE WHEN s.now_standing > 0 THEN NULL WHEN s.old_standing > 0 THEN clock_timestamp()
                              ELSE r.withdrawn END,
             reason = CASE WHEN s.now_standing = 2 THEN NULL ELSE coalesce(s.now_reason, r.reason) END,
@@ -104,25 +104,26 @@ BEGIN
         FROM standing AS s WHERE r.hash = s.hash AND r.search_path = s.search_path
         RETURNING (s.now_standing <> s.old_standing)::integer AS moved
     ), inserted AS (
-        INSERT INTO quorum.readonly_statement AS r (hash, search_path, words, depends, depends_on_all, verdict, writes, clean_calls,
+        INSERT INTO quorum.readonly_statement AS r (hash, search_path, words, depends, depends_on_all, verdict, barred, clean_calls,
             reason, proven_lsn, calls, last_use, check_hash, length, query_id, statement)
-        SELECT s.hash, s.search_path, s.words, s.depends, s."all", s.now_verdict, s.now_writes, s.all_clean,
+        SELECT s.hash, s.search_path, s.words, s.depends, s."all", s.now_verdict, s.now_barred, s.all_clean,
                CASE WHEN s.now_standing < 2 THEN s.now_reason END,
                CASE WHEN s.now_verdict = 1 THEN pg_current_wal_insert_lsn() END,
                s.calls, s.last_use, s."check", s.length, s.query_id, s.statement
         FROM standing AS s WHERE NOT s.known
         ON CONFLICT DO NOTHING
-        -- The first row of a hash adds it; another one, under another search_path, may take it away.
-        RETURNING 1 AS moved
+        -- Another row of a hash, under another search_path, may take it away.
+        RETURNING (r.verdict = 1 AND NOT r.barred OR r.clean_calls >= min_calls
+                   OR EXISTS (SELECT FROM quorum.readonly_statement AS o WHERE o.hash = r.hash))::integer AS moved
     )
     SELECT count(*), coalesce(sum(a.moved), 0) INTO saved, moved
     FROM (SELECT u.moved FROM updated AS u UNION ALL SELECT i.moved FROM inserted AS i) AS a;
 
     IF saved > 0 THEN
         -- The same hash under another search_path: whoever computes it cannot tell the texts apart either.
-        UPDATE quorum.readonly_statement AS r SET verdict = 3, withdrawn = coalesce(r.withdrawn, clock_timestamp()),
+        UPDATE quorum.readonly_statement AS r SET barred = true, withdrawn = coalesce(r.withdrawn, clock_timestamp()),
             reason = 'two different statements have this hash'
-        WHERE r.verdict <> 3 AND r.hash IN (SELECT (n.value ->> 'hash')::bigint FROM jsonb_array_elements(learned) AS n)
+        WHERE NOT r.barred AND r.hash IN (SELECT (n.value ->> 'hash')::bigint FROM jsonb_array_elements(learned) AS n)
           AND EXISTS (SELECT FROM quorum.readonly_statement AS o
                       WHERE o.hash = r.hash AND (o.check_hash, o.length) <> (r.check_hash, r.length));
         IF FOUND THEN
@@ -133,7 +134,7 @@ BEGIN
             -- Some more, so that this is not done each time. What was seen writing is remembered longest.
             DELETE FROM quorum.readonly_statement AS r USING (
                 SELECT o.hash, o.search_path FROM quorum.readonly_statement AS o
-                ORDER BY o.writes, o.calls > 1, o.last_use LIMIT surplus + most / 20) AS o
+                ORDER BY o.barred, o.calls > 1, o.last_use LIMIT surplus + most / 20) AS o
             WHERE r.hash = o.hash AND r.search_path = o.search_path;
             moved := moved + 1;
         END IF;
@@ -162,7 +163,7 @@ BEGIN
     -- First, so that what is changed meanwhile is either seen below or taken back afterwards.
     LOCK TABLE quorum.readonly_statement IN SHARE ROW EXCLUSIVE MODE;
     RETURN quorum.save_statements(coalesce((
-        SELECT jsonb_agg(CASE WHEN quorum.unchanged_since((e.value ->> 'lsn')::pg_lsn,
+        SELECT jsonb_agg(CASE WHEN quorum.unchanged_since(((e.value ->> 'lsn')::pg_lsn - '0/0')::bigint,
                                        ARRAY(SELECT d.oid::oid FROM jsonb_array_elements_text(e.value -> 'depends') AS d(oid)),
                                        (e.value ->> 'all')::boolean, (e.value ->> 'words')::bigint)
                               THEN e.value ELSE e.value || '{"verdict": 0, "clean": 0}' END)
@@ -202,12 +203,12 @@ COMMENT ON FUNCTION quorum.forget_statements(text) IS
 CREATE VIEW quorum.readonly_statements AS
     SELECT lpad(to_hex(r.hash), 16, '0') AS hash, r.query_id, current_database()::text AS database, r.search_path::text AS search_path,
            CASE WHEN pg_has_role('quorum_admin', 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE') THEN r.statement END AS statement,
-           CASE WHEN r.writes OR r.verdict = 3 THEN NULL WHEN r.verdict = 1 THEN 'proven'
+           CASE WHEN r.barred OR r.verdict = 3 THEN NULL WHEN r.verdict = 1 THEN 'proven'
                 WHEN r.clean_calls >= current_setting('pgquorum.statements_min_calls')::bigint THEN 'observed' END AS how,
            s.hash IS NOT NULL AS served, r.calls + coalesce(h.calls, 0) AS calls, greatest(r.last_use, h.last_use) AS last_use,
            r.withdrawn, r.reason
     FROM quorum.readonly_statement AS r
     LEFT JOIN unnest(quorum.served_statements()) AS s(hash) ON s.hash = lpad(to_hex(r.hash), 16, '0')
-    LEFT JOIN quorum.statements_here() AS h ON h.hash = r.hash AND h.search_path = r.search_path;
+    LEFT JOIN quorum.statements_here() AS h ON h.hash = r.hash AND convert_from(h.search_path, 'UTF8') = r.search_path;
 COMMENT ON VIEW quorum.readonly_statements IS
     'The learned statements of this database, also those that are not served: how is NULL then, and reason says why. statement is the normalised text, for superusers, quorum_admin and pg_read_all_stats. withdrawn: when it was, and has not been proven since.';

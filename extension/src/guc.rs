@@ -139,5 +139,6 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::UNIT_MB,
     );
+    crate::statements::settings::define();
     crate::pg::reserve_guc_prefix(c"pgquorum");
 }

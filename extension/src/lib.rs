@@ -7,7 +7,7 @@
 //! * `fence` – who may not commit, and when; `commit_wait` – commits that wait for standbys cannot be given up;
 //!   `weak_commits` – who may commit without waiting; `barrier` – when clients may log in after a restart;
 //! * `capture` – what tracked tables go through, into the log; `log` – what its writers and readers share;
-//! * `statements` – which statements write nothing, so that a replica can run them;
+//! * `statements` – which statements write nothing: learned here, served to standbys;
 //! * `deadman` – the worker that stops a server whose sidecar is gone;
 //! * `feed` – from the log to batches, and what readers see;
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
@@ -45,6 +45,11 @@ extension_sql_file!("../../sql/channels.sql", name = "channels", requires = ["ap
 extension_sql_file!("../../sql/track.sql", name = "track", requires = ["channels"]);
 extension_sql_file!("../../sql/ddl.sql", name = "ddl", requires = ["track"]);
 extension_sql_file!("../../sql/feed.sql", name = "feed", requires = ["track", feed::read::channel_ends]);
+extension_sql_file!(
+    "../../sql/statements.sql",
+    name = "statements",
+    requires = ["apply", statements::sql::served_statements, statements::sql::statements_here]
+);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]
@@ -57,12 +62,15 @@ pub extern "C-unwind" fn _PG_init() {
     barrier::init();
     log::slots::init();
     feed::init();
+    statements::init();
     pg::shared::init();
     pg::standby_names::init();
     pg::commit_level::init();
     pg::relcache::init();
     pg::judged::init();
     pg::hooks::init();
+    pg::statement_hooks::init();
+    pg::object_hooks::init();
     deadman::init();
 }
 
@@ -75,6 +83,6 @@ pub mod pg_test {
     /// Settings of the test server.
     #[must_use]
     pub fn postgresql_conf_options() -> Vec<&'static str> {
-        vec!["shared_preload_libraries = 'pgquorum'"]
+        vec!["shared_preload_libraries = 'pgquorum'", "pgquorum.statements_max = 500"]
     }
 }

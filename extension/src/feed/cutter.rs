@@ -14,7 +14,7 @@ use super::work::{Attempt, Work, log};
 use super::{databases, view};
 use crate::log::slots;
 use crate::pg::table::View;
-use crate::pg::worker::Failure;
+use crate::pg::worker::{Failure, Job};
 use crate::pg::{clock, process, worker};
 use crate::{commit_wait, fence, guc};
 
@@ -54,7 +54,7 @@ pub extern "C-unwind" fn pgquorum_cutter_main(database: pg_sys::Datum) {
     worker::set(c"idle_in_transaction_session_timeout", c"0");
     worker::set(c"default_transaction_read_only", c"off");
     worker::set(c"default_transaction_isolation", c"read committed");
-    if !worker::be_the_only_one() {
+    if !worker::be_the_only_one(Job::Cutter) {
         return;
     }
     commit_wait::hold_on();

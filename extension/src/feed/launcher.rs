@@ -13,6 +13,7 @@ use super::databases::{self, Found, News};
 use super::{shared, work};
 use crate::pg::worker::Running;
 use crate::pg::{clock, process, worker};
+use crate::statements::savers::Savers;
 
 const WAIT_MS: u64 = 5000;
 /// While databases are being visited.
@@ -64,6 +65,8 @@ struct Launcher {
     full: bool,
     /// The failure to list the databases has been logged.
     said: bool,
+    /// The workers that save learned statements, which it starts, too.
+    savers: Savers,
 }
 
 /// Main function of the launcher.
@@ -77,7 +80,11 @@ pub extern "C-unwind" fn pgquorum_launcher_main(_arg: pg_sys::Datum) {
     let mut launcher = Launcher { visit_all_from_ns: Some(0), ..Launcher::default() };
     loop {
         worker::reload_if_asked();
-        let wait_ms = launcher.round(clock::boottime_ns());
+        let now_ns = clock::boottime_ns();
+        let savers_ns = launcher.savers.round(now_ns);
+        let until_savers_ms =
+            savers_ns.map_or(u64::MAX, |at_ns| at_ns.saturating_sub(now_ns) / clock::NS_PER_MS);
+        let wait_ms = launcher.round(now_ns).min(until_savers_ms.max(VISIT_MS));
         process::wait(i64::try_from(wait_ms).unwrap_or(1));
     }
 }

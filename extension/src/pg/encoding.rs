@@ -13,6 +13,11 @@ pub fn differs() -> bool {
     !as_it_is.iter().any(|known| *known as c_int == encoding)
 }
 
+/// A text that is to be UTF-8 already, whatever it is made of: what is not, and zeroes, are replaced.
+pub fn valid_utf8(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).replace('\0', "\u{FFFD}")
+}
+
 /// A name or text of the server in UTF-8. In a transaction only. In a `SQL_ASCII` database, bytes that are no UTF-8 are
 /// replaced.
 pub fn to_utf8(text: &[u8]) -> Cow<'_, str> {

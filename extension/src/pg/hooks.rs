@@ -11,8 +11,9 @@ use std::ffi::{c_char, c_int, c_void};
 
 use pgrx::prelude::*;
 
-use super::{log_guard, process, statement, syncrep};
+use super::{log_guard, nesting, process, statement, statement_hooks, syncrep};
 use crate::capture::{self, Savepoint};
+use crate::statements::{contained, watch, withdraw};
 use crate::{barrier, commit_wait, feed, fence};
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
@@ -33,6 +34,10 @@ unsafe extern "C-unwind" {
         completion: *mut pg_sys::QueryCompletion,
     );
 }
+
+/// 25006, what PostgreSQL says to whoever tries to write where that is refused.
+const READ_ONLY: c_int = PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as c_int;
+const ERROR: c_int = PgLogLevel::ERROR as c_int;
 
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_AUTHENTICATION: AuthenticationHook = None;
@@ -57,6 +62,8 @@ pub fn init() {
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            // Before the lease is looked at: it may wait for a lock.
+            withdraw::before_commit(event == pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE);
             barrier::before_commit();
             fence::before_commit();
             if capture::before_commit() {
@@ -68,17 +75,23 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
             syncrep::after_transaction();
             capture::after_end();
             feed::wait::after_transaction(true);
+            contained((), withdraw::after_commit);
+            contained((), || nesting::after_transaction(true));
         }
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             syncrep::after_transaction();
             capture::after_prepare();
             feed::wait::after_transaction(true);
+            contained((), withdraw::after_prepare);
+            contained((), || nesting::after_transaction(true));
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT => {
             syncrep::after_transaction();
             capture::after_abort();
             fence::after_abort();
             feed::wait::after_transaction(false);
+            contained((), withdraw::after_abort);
+            contained((), || nesting::after_transaction(false));
         }
         _ => {}
     }
@@ -97,7 +110,9 @@ unsafe extern "C-unwind" fn at_savepoint(
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => Savepoint::RolledBack,
         _ => return,
     };
-    capture::at_savepoint(what, process::nesting_level());
+    let level = process::nesting_level();
+    capture::at_savepoint(what, level);
+    contained((), || nesting::at_savepoint(what, level));
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -120,10 +135,12 @@ unsafe extern "C-unwind" fn at_utility(
         if finishes_prepared(pstmt) {
             before_finish_prepared();
         }
+        let learned = statement_hooks::utility_begins(pstmt, query_string);
         let outer = statement::enter(pstmt, query_string);
         let next = PREVIOUS_UTILITY.unwrap_or(standard_ProcessUtility);
         next(pstmt, query_string, read_only_tree, context, params, query_env, dest, completion);
         statement::leave(outer);
+        statement_hooks::utility_ended(learned);
     }
 }
 
@@ -181,6 +198,9 @@ unsafe extern "C-unwind" fn at_report(report: *mut pg_sys::ErrorData) {
             until_acknowledged((*report).output_to_client);
             (*report).output_to_server = false;
             (*report).output_to_client = false;
+        }
+        if (*report).sqlerrcode == READ_ONLY && (*report).elevel >= ERROR {
+            watch::was_refused();
         }
         if let Some(next) = PREVIOUS_REPORT {
             next(report);

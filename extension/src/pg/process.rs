@@ -31,6 +31,41 @@ pub fn nesting_level() -> i32 {
 /// PostgreSQL counts from 2000-01-01, Unix from 1970.
 const UNIX_EPOCH_US: i64 = 946_684_800_000_000;
 
+/// The time.
+pub fn now() -> Option<pgrx::prelude::TimestampWithTimeZone> {
+    // SAFETY: reads a clock.
+    pgrx::prelude::TimestampWithTimeZone::try_from(unsafe { pg_sys::GetCurrentTimestamp() }).ok()
+}
+
+/// The time, in microseconds since 1970, as a number that is never negative.
+pub fn now_us_unsigned() -> u64 {
+    u64::try_from(now_us()).unwrap_or(0)
+}
+
+/// When the client's statement began, in microseconds since 1970. Costs no look at a clock.
+pub fn statement_us() -> u64 {
+    // SAFETY: reads state of this process.
+    u64::try_from(unsafe { pg_sys::GetCurrentStatementStartTimestamp() } + UNIX_EPOCH_US).unwrap_or(0)
+}
+
+/// When the server was started, in microseconds since 1970.
+pub fn server_start_us() -> u64 {
+    // SAFETY: a global that the postmaster sets.
+    u64::try_from(unsafe { pg_sys::PgStartTime } + UNIX_EPOCH_US).unwrap_or(0)
+}
+
+/// A time given in microseconds since 1970; `None`: 0.
+pub fn time_of_us(us: u64) -> Option<pgrx::prelude::TimestampWithTimeZone> {
+    let since = i64::try_from(us).ok().filter(|us| *us > 0)? - UNIX_EPOCH_US;
+    pgrx::prelude::TimestampWithTimeZone::try_from(since).ok()
+}
+
+/// How far a standby has replayed the WAL.
+pub fn replayed_lsn() -> u64 {
+    // SAFETY: reads shared state; the out-parameter is optional.
+    unsafe { pg_sys::GetXLogReplayRecPtr(std::ptr::null_mut()) }
+}
+
 /// The time, in microseconds since 1970.
 pub fn now_us() -> i64 {
     // SAFETY: reads a clock.

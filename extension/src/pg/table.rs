@@ -50,15 +50,25 @@ pub struct Table(pg_sys::Relation);
 impl Table {
     /// `None`: it does not exist (any more).
     pub fn open(oid: u32) -> Option<Self> {
+        Self::open_with(oid, lock::ACCESS_SHARE)
+    }
+
+    fn open_with(oid: u32, level: i32) -> Option<Self> {
         // SAFETY: takes the lock, then looks whether the table is still there.
-        let relation = unsafe { pg_sys::try_table_open(pg_sys::Oid::from(oid), lock::ACCESS_SHARE) };
+        let relation = unsafe { pg_sys::try_table_open(pg_sys::Oid::from(oid), level) };
         (!relation.is_null()).then(|| Self(relation))
     }
 
     /// A table of schema `quorum` that belongs to the extension. `None`: the extension is not there. A relation that
     /// somebody else made under that name, in a database without the extension, is none of ours.
     pub fn of_quorum(name: &CStr) -> Option<Self> {
-        named(name).filter(|oid| is_member(pg_sys::Oid::from(*oid))).and_then(Self::open)
+        Self::of_quorum_with(name, lock::ACCESS_SHARE)
+    }
+
+    /// The same with a lock of a higher level.
+    pub fn of_quorum_with(name: &CStr, level: i32) -> Option<Self> {
+        let own = named(name).filter(|oid| is_member(pg_sys::Oid::from(*oid)));
+        own.and_then(|oid| Self::open_with(oid, level))
     }
 
     /// The same for the triggers that capture, which are there only where the extension is: nothing is asked about that,
@@ -79,6 +89,10 @@ impl Table {
             !attribute.attisdropped && unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) } == name
         });
         found.unwrap_or_else(|| panic!("column {name:?} is missing"))
+    }
+
+    pub(super) fn relation(&self) -> pg_sys::Relation {
+        self.0
     }
 
     pub fn oid(&self) -> u32 {
@@ -168,8 +182,8 @@ impl Drop for Table {
     }
 }
 
-/// The oid of a table by its name in schema `quorum`.
-fn named(name: &CStr) -> Option<u32> {
+/// The oid of a table by its name in schema `quorum`, whoever it belongs to.
+pub fn named(name: &CStr) -> Option<u32> {
     // SAFETY: looks into the catalogues' caches; the names are valid strings.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"quorum".as_ptr(), true);
@@ -201,10 +215,14 @@ pub fn require_extension() {
 }
 
 /// A snapshot that is kept until dropped.
-struct Snapshot(pg_sys::Snapshot, bool);
+pub(super) struct Snapshot(pg_sys::Snapshot, bool);
 
 impl Snapshot {
-    fn take(view: View) -> Self {
+    pub(super) fn get(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+
+    pub(super) fn take(view: View) -> Self {
         // SAFETY: in a transaction. The statement's snapshot is active while its functions run.
         unsafe {
             match view {
@@ -236,7 +254,7 @@ impl Row {
     /// # Safety
     ///
     /// The relation is open.
-    unsafe fn of(relation: pg_sys::Relation) -> Self {
+    pub(super) unsafe fn of(relation: pg_sys::Relation) -> Self {
         // SAFETY: see above.
         let columns = unsafe { (*(*relation).rd_att).natts }.unsigned_abs() as usize;
         Self { values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns] }
@@ -245,11 +263,24 @@ impl Row {
     /// # Safety
     ///
     /// The relation is open and the one that there is room for; the tuple is a row of it.
-    unsafe fn fill(&mut self, tuple: pg_sys::HeapTuple, relation: pg_sys::Relation) -> &Self {
+    pub(super) unsafe fn fill(&mut self, tuple: pg_sys::HeapTuple, relation: pg_sys::Relation) -> &Self {
         let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
         // SAFETY: see above.
         unsafe { pg_sys::heap_deform_tuple(tuple, (*relation).rd_att, values, nulls) };
         self
+    }
+
+    pub(super) fn columns(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(super) fn put(&mut self, column: usize, value: Option<pg_sys::Datum>) {
+        self.values[column] = value.unwrap_or(pg_sys::Datum::null());
+        self.nulls[column] = value.is_none();
+    }
+
+    pub(super) fn parts(&mut self) -> (*mut pg_sys::Datum, *mut bool) {
+        (self.values.as_mut_ptr(), self.nulls.as_mut_ptr())
     }
 
     fn get<T: FromDatum>(&self, column: usize) -> Option<T> {
@@ -289,6 +320,28 @@ impl Row {
 
     pub fn time(&self, column: usize) -> Option<TimestampWithTimeZone> {
         self.get(column)
+    }
+
+    pub fn smallint(&self, column: usize) -> Option<i16> {
+        self.get(column)
+    }
+
+    pub fn boolean(&self, column: usize) -> Option<bool> {
+        self.get(column)
+    }
+
+    /// Of a `pg_lsn`; 0 for NULL.
+    pub fn lsn(&self, column: usize) -> u64 {
+        if self.nulls[column] { 0 } else { self.values[column].value() as u64 }
+    }
+
+    pub fn oids(&self, column: usize) -> Vec<u32> {
+        let oids: Vec<pg_sys::Oid> = self.get(column).unwrap_or_default();
+        oids.into_iter().map(pg_sys::Oid::to_u32).collect()
+    }
+
+    pub fn text_in_utf8(&self, column: usize) -> Option<String> {
+        self.bytes(column).map(|text| super::encoding::to_utf8(&text).into_owned())
     }
 
     pub fn integers(&self, column: usize) -> Vec<i32> {

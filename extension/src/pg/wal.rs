@@ -52,6 +52,12 @@ pub fn replayed() -> Option<Position> {
     Position::if_valid(lsn, timeline)
 }
 
+/// Where the commit record of this process's last transaction ends that had one.
+pub fn last_commit() -> u64 {
+    // SAFETY: a global of this process.
+    unsafe { pg_sys::XactLastCommitEnd }
+}
+
 /// What a standby has received by streaming and flushed; `None` if it received nothing since it started.
 pub fn received() -> Option<Position> {
     let mut timeline = 0;

@@ -112,6 +112,59 @@ pub fn with_snapshot<R>(body: impl FnOnce() -> R) -> Result<R, Failure> {
     })
 }
 
+/// Runs `body` in a savepoint of the present transaction. An ERROR in it undoes what it has done, and is returned.
+pub fn in_savepoint<R>(body: impl FnOnce() -> R) -> Result<R, Failure> {
+    // SAFETY: in a transaction. Memory context and resource owner are put back, as PL/pgSQL does around its blocks.
+    let (context, owner) = unsafe {
+        let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(before.0);
+        before
+    };
+    let attempt = move || {
+        let result = body();
+        // SAFETY: pairs with the above.
+        unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        Ok(result)
+    };
+    let result =
+        PgTryBuilder::new(AssertUnwindSafe(attempt)).catch_others(|error| Err(failure(&error))).execute();
+    // SAFETY: as above; the error's state was cleared when it was caught.
+    unsafe {
+        if result.is_err() {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    result
+}
+
+/// Runs a query that takes one text, of ASCII characters only, and whose result is not wanted. In a transaction, and only
+/// where the extension is known to be there.
+pub fn run_sql(query: &'static std::ffi::CStr, argument: &str) {
+    // SAFETY: connected for the time of the query, with a snapshot of this moment; the text is copied into its memory.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        pg_sys::SPI_connect();
+        let length = i32::try_from(argument.len()).unwrap_or(0);
+        let text = pg_sys::cstring_to_text_with_len(argument.as_ptr().cast(), length);
+        let (mut kind, mut value) = (pg_sys::TEXTOID, pg_sys::Datum::from(text));
+        let done = pg_sys::SPI_execute_with_args(
+            query.as_ptr(),
+            1,
+            &mut kind,
+            &mut value,
+            std::ptr::null(),
+            false,
+            0,
+        );
+        assert!(done == pg_sys::SPI_OK_SELECT as i32, "a query of pgquorum's own gave {done}");
+        pg_sys::SPI_finish();
+        pg_sys::PopActiveSnapshot();
+    }
+}
+
 fn caught<R>(attempt: impl FnOnce() -> Result<R, Failure> + UnwindSafe) -> Result<R, Failure> {
     let result = PgTryBuilder::new(attempt).catch_others(|error| Err(failure(&error))).execute();
     if result.is_err() {
@@ -146,12 +199,12 @@ pub fn end_if_told() {
 pub struct Running(DynamicBackgroundWorker);
 
 impl Running {
-    /// Starts a worker of this library for a database. `None`: `max_worker_processes` are in use.
+    /// Starts a worker of this library for a database; `name` is also its type. `None`: `max_worker_processes` are in use.
     pub fn start(name: &str, function: &str, database: u32) -> Option<Self> {
         // SAFETY: a global of this process.
         let own_pid = unsafe { pg_sys::MyProcPid };
         let started = BackgroundWorkerBuilder::new(name)
-            .set_type("pgquorum feed")
+            .set_type(name)
             .set_library("pgquorum")
             .set_function(function)
             .set_argument(Some(pg_sys::Datum::from(database)))
@@ -227,21 +280,42 @@ pub fn databases() -> Vec<u32> {
     found
 }
 
-/// Takes, until this process ends, the right to be the only cutter of its database; false: another process has it.
-pub fn be_the_only_one() -> bool {
-    let tag = pg_sys::LOCKTAG {
+/// What only one process of a database does at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Job {
+    /// Cutting batches; until the process ends.
+    Cutter = 0,
+    /// Saving learned statements; until the process ends.
+    Saver = 1,
+    /// Withdrawing learned statements; until the transaction ends.
+    Withdrawer = 2,
+}
+
+/// Takes, until this process ends, the right to do a job in its database; false: another process has it.
+pub fn be_the_only_one(job: Job) -> bool {
+    // SAFETY: the tag is complete; a session lock needs no transaction, and does not wait.
+    let got = unsafe { pg_sys::LockAcquire(&tag(job), lock::EXCLUSIVE, true, true) };
+    got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// Waits for the right to do a job, which this transaction then has until it ends.
+pub fn be_next(job: Job) {
+    // SAFETY: the tag is complete; in a transaction.
+    unsafe { pg_sys::LockAcquire(&tag(job), lock::EXCLUSIVE, false, false) };
+}
+
+fn tag(job: Job) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
         locktag_field1: own_database(),
         // A kind of lock that PostgreSQL keeps for users and does not use itself; advisory locks are another one. Of
         // the locks that outlive transactions only users' locks are given back when the process ends.
         locktag_field2: pg_sys::ExtensionRelationId.to_u32(),
-        locktag_field3: 0,
+        locktag_field3: job as u32,
         locktag_field4: 0,
         locktag_type: pg_sys::LockTagType::LOCKTAG_USERLOCK as u8,
         locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-    };
-    // SAFETY: the tag is complete; a session lock needs no transaction, and does not wait.
-    let got = unsafe { pg_sys::LockAcquire(&tag, lock::EXCLUSIVE, true, true) };
-    got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
 }
 
 /// Levels of table locks.
@@ -250,6 +324,8 @@ pub mod lock {
 
     pub const NONE: i32 = pg_sys::NoLock as i32;
     pub const ACCESS_SHARE: i32 = pg_sys::AccessShareLock as i32;
+    pub const ROW_EXCLUSIVE: i32 = pg_sys::RowExclusiveLock as i32;
+    pub const SHARE_ROW_EXCLUSIVE: i32 = pg_sys::ShareRowExclusiveLock as i32;
     pub const SHARE: i32 = pg_sys::ShareLock as i32;
     pub const EXCLUSIVE: i32 = pg_sys::ExclusiveLock as i32;
 }

@@ -1,11 +1,103 @@
-//! Which statements write nothing, so that a replica can run them.
+//! Statements that write nothing: learned where they run, so that others can be sent to standbys.
 //!
-//! * `proof` – what is known of a statement from its analysed and rewritten tree, before it runs: `examine`;
-//! * `functions` – data: the built-in functions that must not be judged by their volatility, with a reason each;
-//! * `explain` – the same answer for people, in SQL.
+//! A statement is known by the hash of its normalised text, the database and the schemas in which its names are looked up.
+//! Its plan proves that it cannot write, or what it did is observed. All nodes serve what one table says, which the primary
+//! writes: so a withdrawal reaches them with the WAL of the commit that causes it.
 //!
-//! What is met in a tree, and what the catalogue says of it, is found by `pg::query_walk` and `pg::catalog`.
+//! * `proof` – what is known of a statement from its analysed and rewritten tree, before it runs: `examine`; `functions` –
+//!   data: the built-in functions that must not be judged by their volatility, with a reason each; `explain` – the same
+//!   answer for people, in SQL. What is met in a tree is found by `pg::query_walk` and `pg::catalog`;
+//! * `identity` – text to hash; `local` – what a session remembers; `entry`, `table`, `shared` – what the server remembers;
+//! * `learn` – what is learned while statements are planned and run; `watch` – what the one that runs now does;
+//! * `changed`, `withdraw` – what a transaction changes of functions, tables and so on, and what that withdraws; `ring` –
+//!   what was changed lately, so that no verdict about yesterday is stored today;
+//! * `records` – what is learned, on its way into the table; `save` – the worker that writes it; `savers` – its starter;
+//!   `databases` – what these tell each other;
+//! * `rows`, `sql` – what is served; `settings` – the settings.
+//!
+//! Invariant: nothing that was seen writing is served. Invariant: the learner raises no error into a client's statement;
+//! what goes wrong in it ends learning in that session, and is in the server's log.
 
+pub mod changed;
+pub mod databases;
+pub mod entry;
 pub mod explain;
 pub mod functions;
+pub mod identity;
+pub mod learn;
+pub mod local;
 pub mod proof;
+pub mod records;
+pub mod ring;
+pub mod rows;
+pub mod save;
+pub mod savers;
+pub mod settings;
+pub mod shared;
+pub mod sql;
+pub mod table;
+pub mod watch;
+pub mod withdraw;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel};
+
+use crate::error::Refusal;
+
+/// The learner has failed in this session. One process: no ordering is needed.
+static BROKEN: AtomicBool = AtomicBool::new(false);
+
+/// Asks for shared memory; from `_PG_init`.
+pub fn init() {
+    shared::init();
+    table::init();
+    ring::init();
+    databases::init();
+}
+
+/// Has the learner failed in this session?
+#[inline]
+pub fn is_broken() -> bool {
+    BROKEN.load(Relaxed)
+}
+
+/// Runs a part of the learner. A mistake in it ends learning in this session, and not the client's statement. What
+/// PostgreSQL raises (the statement was cancelled, a catalogue is broken) passes: the statement would meet it as well.
+///
+/// Only within a function that turns panics into errors.
+pub fn contained<R>(otherwise: R, run: impl FnOnce() -> R) -> R {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result,
+        Err(payload) if is_postgres_error(&*payload) => resume_unwind(payload),
+        Err(payload) => {
+            give_up(&*payload);
+            otherwise
+        }
+    }
+}
+
+fn is_postgres_error(payload: &(dyn Any + Send)) -> bool {
+    let caught = payload.downcast_ref::<CaughtError>();
+    caught.is_some_and(|caught| !matches!(caught, CaughtError::RustPanic { .. }))
+        || payload.is::<ErrorReportWithLevel>()
+        || payload.is::<ErrorReport>()
+}
+
+#[cold]
+fn give_up(payload: &(dyn Any + Send)) {
+    if BROKEN.swap(true, Relaxed) {
+        return;
+    }
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("");
+    Refusal::new(
+        ERRCODE_SUCCESSFUL_COMPLETION,
+        format!("pgquorum: learning statements has failed in this session and ends in it: {text}"),
+    )
+    .detail("The session itself goes on, and what is served stays as it is. This is a mistake in pgquorum: please report it with this line.")
+    .log();
+}

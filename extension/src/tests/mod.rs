@@ -10,4 +10,5 @@ mod privileges;
 mod read;
 mod readonly;
 mod slots;
+mod statement_memory;
 mod track;

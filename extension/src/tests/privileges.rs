@@ -33,7 +33,8 @@ mod tests {
         assert_eq!(
             executable("quorum_reader"),
             "admits_clients applied_index changes channel_ends channel_id dump_start explain_readonly find_position \
-             info is_leader leader lease map read_log read_packed wait wal_position weak_commits"
+             info is_leader leader lease map read_log read_packed served_statements statement_hash statements_here \
+             statements_state wait wal_position weak_commits"
         );
         Spi::run("SET LOCAL ROLE quorum_reader").expect("the role is taken");
         for sql in [
@@ -44,6 +45,8 @@ mod tests {
             "SELECT quorum.wal_position()",
             "SELECT quorum.weak_commits(), quorum.admits_clients()",
             "SELECT quorum.is_leader(), quorum.applied_index()",
+            "SELECT quorum.served_statements(), quorum.statements_state(), quorum.statement_hash('select 1')",
+            "SELECT * FROM quorum.readonly_statements",
             "SELECT FROM quorum.event, quorum.config, quorum.db_config, quorum.cluster_log, quorum.leadership, \
              quorum.lost_transactions, quorum.heartbeat",
         ] {
@@ -57,8 +60,10 @@ mod tests {
             executable("quorum_admin"),
             "admit_clients admits_clients applied_index apply_entry apply_snapshot changes channel_ends \
              channel_id create_channel cut drop_channel drop_follower dump_start explain_readonly find_position \
-             info is_leader leader lease lease_renew lease_revoke map move_follower open_epoch prune purge read_log read_packed \
-             register_follower set_leader_hint track untrack wait wal_position weak_commits"
+             forget_statements info is_leader leader lease lease_renew lease_revoke map mark_unsent merge_statements \
+             move_follower open_epoch prune purge read_log read_packed register_follower served_statements \
+             set_leader_hint statement_hash statements_here statements_state take_learned track untrack wait \
+             wal_position weak_commits"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
                       AND c.relkind = 'r' AND has_table_privilege('quorum_admin', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')";

@@ -1,0 +1,103 @@
+//! What a statement's text comes to: its hash, and what is kept of it.
+
+use std::borrow::Cow;
+
+use pgquorum_statement::{Normalised, digest, names, normalise, words};
+
+use super::entry::TEXT_BYTES;
+use crate::pg::encoding;
+
+/// A text, normalised.
+pub struct Identity {
+    pub hash: u64,
+    pub check: u64,
+    /// Of the whole normalised text.
+    pub length: u64,
+    bytes: [u8; TEXT_BYTES],
+    kept: usize,
+}
+
+impl Identity {
+    /// Of a text in the database's encoding; hashes are those of the text in UTF-8. In a transaction.
+    pub fn of(text: &[u8]) -> Self {
+        let text = in_utf8(text);
+        let mut bytes = [0; TEXT_BYTES];
+        let Normalised { hash, check, length, kept } = digest(&text, &mut bytes);
+        let complete = length == kept as u64;
+        // A word that was cut is none.
+        let end = if complete { Some(kept) } else { bytes[..kept].iter().rposition(|byte| *byte == b' ') };
+        Self { hash: overridden(hash), check, length, bytes, kept: end.unwrap_or(0) }
+    }
+
+    /// The beginning of the normalised text, or all of it.
+    pub fn kept(&self) -> &[u8] {
+        &self.bytes[..self.kept]
+    }
+}
+
+/// Converts a text where the database has another encoding. One of `SQL_ASCII` is taken as it is.
+fn in_utf8(text: &[u8]) -> Cow<'_, [u8]> {
+    if encoding::differs() && !text.is_ascii() {
+        Cow::Borrowed(encoding::converted(text))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// What is looked at once, when a statement is put into the table.
+pub struct Whole {
+    /// The filter of its names.
+    pub words: u64,
+    /// Its text can be that of a query: whatever is changed by rules behind it, no statement that begins otherwise is
+    /// learned by the plan of one.
+    pub is_query: bool,
+}
+
+impl Whole {
+    /// `text` is what `identity` was made of.
+    pub fn of(text: &[u8], identity: &Identity) -> Self {
+        if identity.kept as u64 == identity.length {
+            return Self::of_normalised(identity.kept());
+        }
+        let mut all = Vec::new();
+        normalise(&in_utf8(text), &mut all);
+        Self::of_normalised(&all)
+    }
+
+    fn of_normalised(text: &[u8]) -> Self {
+        let first = text.split(|byte| *byte == b' ').next().unwrap_or(b"");
+        let is_query = match first {
+            b"select" | b"values" | b"table" | b"(" | b"show" | b"explain" | b"declare" => true,
+            b"with" => !words(text).any(|word| matches!(word, b"insert" | b"update" | b"delete" | b"merge")),
+            _ => false,
+        };
+        Self { words: names(text), is_query }
+    }
+}
+
+/// The hash of a statement's text, as `quorum.statement_hash` gives it.
+pub fn hash(text: &[u8]) -> u64 {
+    pgquorum_statement::hash(&in_utf8(text))
+}
+
+/// As people and JSON see a hash.
+pub fn shown(hash: u64) -> String {
+    format!("{hash:016x}")
+}
+
+#[cfg(not(any(test, feature = "pg_test")))]
+#[inline]
+fn overridden(hash: u64) -> u64 {
+    hash
+}
+
+/// Tests can give two texts the same hash.
+#[cfg(any(test, feature = "pg_test"))]
+pub fn overridden(hash: u64) -> u64 {
+    FORCED.get().unwrap_or(hash)
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+thread_local! {
+    pub static FORCED: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}

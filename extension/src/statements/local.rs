@@ -1,0 +1,266 @@
+//! What a session remembers of the statements that it runs, so that it seldom looks into shared memory.
+//!
+//! Two levels: a text that was seen before leads to its statement without being normalised, and a normalised text to its
+//! place without the table's lock. Both are small and forget the older one of two that meet.
+
+use super::table::{Counts, Place};
+
+/// Statements that are remembered.
+const STATEMENTS: usize = 512;
+/// Texts that are remembered.
+const TEXTS: usize = 512;
+/// Longer texts are normalised each time.
+const TEXT_BYTES_MAX: usize = 8192;
+
+/// A statement in this session's hands.
+#[derive(Clone, Copy, Debug)]
+pub struct Statement {
+    /// Another one for each that is remembered; 0: none.
+    serial: u32,
+    pub hash: u64,
+    pub check: u64,
+    pub length: u64,
+    /// Of the search path.
+    pub path: u64,
+    pub place: Place,
+    /// Not yet in the table.
+    pub counts: Counts,
+    /// Executions by this session.
+    pub calls: u64,
+    /// When the counts were given to the table.
+    pub flushed_us: u64,
+    /// Its last plan used temporary objects, so that here the text means something of this session only.
+    pub is_temporary: bool,
+    /// The era for which this session has had its plans made anew; `None`: none.
+    pub replanned: Option<u32>,
+}
+
+impl Statement {
+    pub fn new(hash: u64, check: u64, length: u64, path: u64, place: Place) -> Self {
+        Self {
+            serial: 0,
+            hash,
+            check,
+            length,
+            path,
+            place,
+            counts: Counts::default(),
+            calls: 0,
+            flushed_us: 0,
+            is_temporary: false,
+            replanned: None,
+        }
+    }
+
+    fn is(&self, hash: u64, check: u64, length: u64, path: u64) -> bool {
+        self.serial != 0 && (self.hash, self.check, self.length, self.path) == (hash, check, length, path)
+    }
+}
+
+/// Names a remembered statement, as long as it is remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handle {
+    index: u32,
+    serial: u32,
+}
+
+impl Handle {
+    /// That of no statement.
+    pub const NONE: Self = Self { index: u32::MAX, serial: 0 };
+}
+
+#[derive(Default)]
+struct Text {
+    /// Of the text that was seen here last. It is kept when it comes again.
+    hash: u64,
+    path: u64,
+    bytes: Vec<u8>,
+    statement: Handle,
+}
+
+#[derive(Default)]
+pub struct Local {
+    statements: Vec<Statement>,
+    texts: Vec<Text>,
+    /// What came last: most often it is planned and then executed.
+    last: Text,
+    serials: u32,
+}
+
+impl Local {
+    /// The statement of a text, without looking into it more than to compare it.
+    #[inline]
+    pub fn by_text(&mut self, text: &[u8], path: u64) -> Option<Handle> {
+        if self.last.path == path && self.last.bytes == text && self.get(self.last.statement).is_some() {
+            return Some(self.last.statement);
+        }
+        if text.len() > TEXT_BYTES_MAX || self.texts.is_empty() {
+            return None;
+        }
+        let hash = quick_hash(text);
+        let found = &self.texts[hash as usize % TEXTS];
+        let same = found.hash == hash && found.path == path && found.bytes == text;
+        let statement = found.statement;
+        (same && self.get(statement).is_some()).then_some(statement)
+    }
+
+    /// From now on the text leads to this statement, if it comes again soon or often.
+    pub fn remember_text(&mut self, text: &[u8], path: u64, statement: Handle) {
+        if text.len() > TEXT_BYTES_MAX {
+            return;
+        }
+        if self.texts.is_empty() {
+            self.texts.resize_with(TEXTS, Text::default);
+        }
+        set(&mut self.last, text, path, statement);
+        let hash = quick_hash(text);
+        let place = &mut self.texts[hash as usize % TEXTS];
+        if place.hash == hash {
+            set(place, text, path, statement);
+        } else {
+            *place = Text { hash, ..Text::default() };
+        }
+    }
+
+    /// The statement of a normalised text.
+    pub fn by_key(&self, hash: u64, check: u64, length: u64, path: u64) -> Option<Handle> {
+        places(hash, path).into_iter().find_map(|index| {
+            let known = self.statements.get(index)?;
+            known
+                .is(hash, check, length, path)
+                .then_some(Handle { index: index as u32, serial: known.serial })
+        })
+    }
+
+    #[inline]
+    pub fn get(&self, handle: Handle) -> Option<&Statement> {
+        self.statements
+            .get(handle.index as usize)
+            .filter(|known| known.serial == handle.serial && known.serial != 0)
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Statement> {
+        self.statements
+            .get_mut(handle.index as usize)
+            .filter(|known| known.serial == handle.serial && known.serial != 0)
+    }
+
+    /// Remembers a statement; and which one had to go for it.
+    pub fn put(&mut self, statement: Statement) -> (Handle, Option<Statement>) {
+        if self.statements.is_empty() {
+            self.statements.resize(STATEMENTS, Statement::new(0, 0, 0, 0, Place::default()));
+        }
+        let places = places(statement.hash, statement.path);
+        let same = |index: &usize| {
+            let known = &self.statements[*index];
+            known.is(statement.hash, statement.check, statement.length, statement.path)
+        };
+        let index = places.into_iter().find(same).unwrap_or_else(|| {
+            // Of an empty one, the less used one and the older one the first that there is.
+            let rank = |index: &usize| {
+                let known = &self.statements[*index];
+                (known.serial != 0, known.calls, known.serial)
+            };
+            if rank(&places[0]) <= rank(&places[1]) { places[0] } else { places[1] }
+        });
+        self.serials = self.serials.wrapping_add(1).max(1);
+        let before =
+            std::mem::replace(&mut self.statements[index], Statement { serial: self.serials, ..statement });
+        // Whoever stays for long without being used goes the next time.
+        let other = places[usize::from(places[0] == index)];
+        self.statements[other].calls /= 2;
+        (
+            Handle { index: index as u32, serial: self.serials },
+            Some(before).filter(|before| before.serial != 0),
+        )
+    }
+
+    /// All that is remembered.
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Statement> {
+        self.statements.iter_mut().filter(|known| known.serial != 0)
+    }
+}
+
+/// Where a statement may be remembered.
+fn places(hash: u64, path: u64) -> [usize; 2] {
+    let first = (hash ^ path) as usize % STATEMENTS;
+    [first, first ^ 1]
+}
+
+fn set(place: &mut Text, text: &[u8], path: u64, statement: Handle) {
+    place.path = path;
+    place.bytes.clear();
+    place.bytes.extend_from_slice(text);
+    place.statement = statement;
+}
+
+/// Only to find the text that it is then compared with.
+fn quick_hash(text: &[u8]) -> u64 {
+    const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut hash = (text.len() as u64).wrapping_mul(MULTIPLIER);
+    let (words, rest) = text.as_chunks::<8>();
+    for word in words {
+        hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(MULTIPLIER);
+        hash ^= hash >> 29;
+    }
+    for byte in rest {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(MULTIPLIER);
+    }
+    hash ^ hash >> 32
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    fn statement(hash: u64) -> Statement {
+        Statement::new(hash, hash + 1, 10, 5, Place::default())
+    }
+
+    #[test]
+    fn texts_lead_to_statements() {
+        let mut local = Local::default();
+        assert_eq!(local.by_text(b"select 1", 5), None);
+        let (handle, before) = local.put(statement(7));
+        assert!(before.is_none());
+        local.remember_text(b"select 1", 5, handle);
+        assert_eq!(local.by_text(b"select 1", 5), Some(handle));
+        assert_eq!(local.by_text(b"select 1", 6), None, "another search path");
+        assert_eq!(local.by_text(b"select 2", 5), None);
+        let (other, _) = local.put(statement(8));
+        local.remember_text(b"select 2", 5, other);
+        assert_eq!(local.by_text(b"select 1", 5), None, "it has come once, and is not the last any more");
+        local.remember_text(b"select 1", 5, handle);
+        local.remember_text(b"select 3", 5, other);
+        assert_eq!(local.by_text(b"select 1", 5), Some(handle), "it has come twice");
+        assert_eq!(local.by_key(7, 8, 10, 5), Some(handle));
+        assert_eq!(local.by_key(7, 9, 10, 5), None, "another text with the same hash");
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_found_by_an_old_handle() {
+        let mut local = Local::default();
+        let (handle, _) = local.put(statement(7));
+        local.remember_text(b"select 1", 5, handle);
+        let mut gone = 0;
+        for step in 1..=4 {
+            let (_, before) = local.put(statement(7 + step * 2 * STATEMENTS as u64));
+            gone += usize::from(before.is_some());
+        }
+        assert!(gone >= 2);
+        assert!(local.get(handle).is_none());
+        assert_eq!(local.by_text(b"select 1", 5), None);
+        assert_eq!(local.all_mut().count(), 2);
+    }
+
+    #[test]
+    fn a_statement_is_remembered_once() {
+        let mut local = Local::default();
+        let (first, _) = local.put(statement(7));
+        let (second, before) = local.put(statement(7));
+        assert_eq!(before.map(|before| before.hash), Some(7));
+        assert!(local.get(first).is_none() && local.get(second).is_some());
+        assert_eq!(local.all_mut().count(), 1);
+    }
+}

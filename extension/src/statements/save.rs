@@ -1,0 +1,222 @@
+//! The saver: one worker per database in which statements are learned, on the primary. It writes what was learned into the
+//! table, from which all nodes serve: at once what takes away from it, the rest about once a second.
+//!
+//! Invariant: no error ends it, it waits for nobody's lock longer than [`LOCK_TIMEOUT`], and it writes only while this
+//! server has the cluster's lease.
+
+use pgrx::PgSqlErrorCode::{ERRCODE_SUCCESSFUL_COMPLETION, ERRCODE_WARNING};
+use pgrx::prelude::*;
+
+use super::records::{self, Record};
+use super::shared;
+use super::{databases, identity, settings, withdraw};
+use crate::error::Refusal;
+use crate::pg::shared::prepared_max;
+use crate::pg::worker::{Failure, Job};
+use crate::pg::{clock, process, statement_rows, worker};
+use crate::{commit_wait, fence};
+
+const INTERVAL_MS: u64 = 1000;
+/// How often a server without a lease looks whether it has one.
+const FENCED_MS: u64 = 50;
+/// A saver that has had nothing to do for so long makes room for others.
+const IDLE_NS: u64 = 60_000 * clock::NS_PER_MS;
+const RETRY_MS_MIN: u64 = 250;
+const RETRY_MS_MAX: u64 = 30_000;
+/// A lock that is kept for so long is worth a line in the server's log.
+const LOCKED_NS_LONG: u64 = 30_000 * clock::NS_PER_MS;
+const LOCK_TIMEOUT: &std::ffi::CStr = c"200ms";
+/// Statements in one transaction.
+const RECORDS_MAX: usize = 2000;
+
+struct Saver {
+    database: u32,
+    /// When there was something to do last.
+    busy_ns: u64,
+    failures: u32,
+    failing_since_ns: Option<u64>,
+    said: String,
+}
+
+/// What came of one round.
+enum Done {
+    /// How many statements were saved.
+    Saved(Vec<Record>),
+    /// Everything was set back instead.
+    SetBack,
+    /// The extension is not in this database.
+    Gone,
+}
+
+/// Main function of a saver; its argument is the database.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pgquorum_statements_main(database: pg_sys::Datum) {
+    let database = database.value() as u32;
+    worker::attach_signals();
+    worker::connect(database);
+    worker::set(c"search_path", c"pg_catalog, pg_temp");
+    // Compiling a statement takes longer than any of ours runs.
+    worker::set(c"jit", c"off");
+    worker::set(c"statement_timeout", c"0");
+    worker::set(c"lock_timeout", LOCK_TIMEOUT);
+    worker::set(c"idle_in_transaction_session_timeout", c"0");
+    worker::set(c"default_transaction_read_only", c"off");
+    worker::set(c"default_transaction_isolation", c"read committed");
+    // What is served must not be taken back by a failover.
+    worker::set(c"synchronous_commit", c"on");
+    if !worker::be_the_only_one(Job::Saver) {
+        return;
+    }
+    commit_wait::hold_on();
+    databases::set_saver(database, worker::own_pid());
+    let mut saver = Saver {
+        database,
+        busy_ns: clock::boottime_ns(),
+        failures: 0,
+        failing_since_ns: None,
+        said: String::new(),
+    };
+    loop {
+        worker::reload_if_asked();
+        let Some(wait_ms) = saver.round() else { break };
+        process::wait(i64::try_from(wait_ms).unwrap_or(1));
+    }
+    databases::set_saver(database, 0);
+}
+
+impl Saver {
+    /// Everything that is due now; how long to wait then. `None`: there is nothing to do any more.
+    fn round(&mut self) -> Option<u64> {
+        if fence::refusing() {
+            return Some(FENCED_MS);
+        }
+        let now_ns = clock::boottime_ns();
+        let urgent = databases::take_wanted(self.database);
+        let prepared = shared::globals().prepared.load(std::sync::atomic::Ordering::SeqCst);
+        let sets_back = match databases::prepared(self.database) {
+            // What a server that was stopped had prepared is not known either.
+            None => prepared_max() > 0,
+            Some(seen) => seen != prepared,
+        };
+        let sweeps = databases::is_to_be_swept(self.database);
+        if !sets_back
+            && !sweeps
+            && !urgent
+            && !records::is_anything_due(self.database, process::now_us_unsigned())
+        {
+            return (now_ns < self.busy_ns + IDLE_NS).then_some(INTERVAL_MS);
+        }
+        self.busy_ns = now_ns;
+        let mut taken = Vec::new();
+        let database = self.database;
+        let attempt = worker::transaction(|| work(database, sets_back, sweeps, &mut taken));
+        worker::end_if_told();
+        match attempt {
+            Ok(Done::Gone) => {
+                records::saved(&taken, false);
+                return None;
+            }
+            Ok(Done::SetBack) => {
+                databases::set_prepared(database, prepared);
+                if sweeps {
+                    databases::is_swept(database);
+                }
+            }
+            Ok(Done::Saved(records)) => {
+                records::saved(&records, false);
+                for record in records.iter().filter(|record| record.lied) {
+                    tell(record);
+                }
+            }
+            Err(failure) => {
+                records::give_back(&taken);
+                return Some(self.failed(&failure, now_ns));
+            }
+        }
+        if self.failures > 0 && !self.said.is_empty() {
+            log("pgquorum statements: saving goes on".to_owned(), "");
+        }
+        self.failures = 0;
+        self.failing_since_ns = None;
+        self.said.clear();
+        Some(INTERVAL_MS)
+    }
+
+    /// Says it once, and tries again later, longer and longer.
+    fn failed(&mut self, failure: &Failure, now_ns: u64) -> u64 {
+        let wait_ms = (RETRY_MS_MIN << self.failures.min(8)).min(RETRY_MS_MAX);
+        self.failures += 1;
+        let since_ns = *self.failing_since_ns.get_or_insert(now_ns);
+        let quiet = fence::refusing()
+            || failure.message == self.said
+            || failure.is_locked() && now_ns < since_ns + LOCKED_NS_LONG;
+        if !quiet {
+            log(
+                format!(
+                    "pgquorum statements: what was learned in database {} cannot be saved: {}",
+                    self.database, failure.message
+                ),
+                "What is served stays as it is; a statement that was seen writing is not served by this server, but may be by others until this works again. It is tried again, at least every 30 s. If a lock is the reason, look in pg_locks for a transaction that keeps one on quorum.readonly_statement and end it.",
+            );
+            self.said.clone_from(&failure.message);
+        }
+        wait_ms
+    }
+}
+
+/// One transaction. `taken`: what is to be given back should it fail.
+fn work(database: u32, sets_back: bool, sweeps: bool, taken: &mut Vec<Record>) -> Done {
+    // From here on nobody withdraws, and what was withdrawn is seen: those who change something keep a lock on the table
+    // until they have committed and have set back what is in memory.
+    if !statement_rows::lock_for_saving() {
+        return Done::Gone;
+    }
+    if sets_back || sweeps {
+        if sets_back {
+            withdraw::everything_may_have_changed(database);
+        }
+        if sweeps {
+            statement_rows::sweep();
+        }
+        return Done::SetBack;
+    }
+    *taken = records::take(database, process::now_us_unsigned(), RECORDS_MAX.min(settings::most()), false);
+    if taken.is_empty() {
+        return Done::Saved(Vec::new());
+    }
+    let json = records::to_json(taken);
+    worker::run_sql(c"SELECT quorum.save_statements($1::jsonb)", &json);
+    Done::Saved(std::mem::take(taken))
+}
+
+/// A function's declaration is a lie: whoever administers the database is to know.
+fn tell(record: &Record) {
+    let hash = identity::shown(record.hash);
+    let text = String::from_utf8_lossy(&record.text).into_owned();
+    let why = String::from_utf8_lossy(&record.reason).into_owned();
+    let message = format!(
+        "statement {hash}, which could not write by the declarations of its functions, was seen writing"
+    );
+    Refusal::new(ERRCODE_WARNING, format!("pgquorum: {message}"))
+        .detail(format!("It is not served to run on standbys any more. What was seen: {why}. Its text without literals: {text}"))
+        .hint(format!("A function in it, or one that such a function calls, is declared STABLE or IMMUTABLE and writes all the same: declare it VOLATILE. SELECT quorum.forget_statements('{hash}') lets the statement be learned again."))
+        .warn();
+    let event = format!(
+        r#"{{"hash": "{hash}", "message": "{}"}}"#,
+        // ASCII, and nothing that means something in JSON.
+        format!("{message} ({why})")
+            .replace(|c: char| c.is_control() || !c.is_ascii() || matches!(c, '\\' | '"'), "'")
+    );
+    // For people only: the server's log has it, too.
+    let _ = worker::with_snapshot(|| {
+        worker::run_sql(
+            c"SELECT quorum.record_feed_event('statement-withdrawn', $1::jsonb ->> 'message', $1::jsonb - 'message')",
+            &event,
+        );
+    });
+}
+
+fn log(message: String, detail: &str) {
+    Refusal::new(ERRCODE_SUCCESSFUL_COMPLETION, message).detail(detail).log();
+}

@@ -1,0 +1,108 @@
+//! What the statement of the client that runs now does.
+//!
+//! It has written when it was given a transaction id, when a statement or command inside it (in a function, a procedure)
+//! writes, when a function was executed in it that forbids serving, or when a standby has refused it to write.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::learn;
+use super::table::Place;
+use crate::pg::process;
+
+/// Something is watched. One process: no ordering is needed.
+static ACTIVE: AtomicBool = AtomicBool::new(false);
+/// It tried to write where that is refused.
+static REFUSED: AtomicBool = AtomicBool::new(false);
+/// A function was executed in this transaction for which no statement is served. PL/pgSQL keeps expressions ready for the
+/// rest of the transaction, so that PostgreSQL does not tell of it again.
+static TAINTED: AtomicBool = AtomicBool::new(false);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Watched {
+    place: Place,
+    /// The nesting level of savepoints where it began.
+    level: i32,
+    /// Its transaction had written before.
+    had_id: bool,
+    has_written: bool,
+}
+
+thread_local! {
+    static WATCHED: Cell<Watched> =
+        const { Cell::new(Watched { place: Place::NONE, level: 0, had_id: false, has_written: false }) };
+}
+
+/// A statement of the client begins to be planned or run.
+pub fn begin(place: Place) {
+    let had_id = process::has_transaction_id();
+    WATCHED.set(Watched { place, level: process::nesting_level(), had_id, has_written: false });
+    REFUSED.store(false, Relaxed);
+    ACTIVE.store(true, Relaxed);
+}
+
+#[inline]
+pub fn is_active() -> bool {
+    ACTIVE.load(Relaxed)
+}
+
+/// It has ended without an error. True: it could have written, and has not.
+pub fn end() -> bool {
+    ACTIVE.store(false, Relaxed);
+    let watched = WATCHED.get();
+    if !watched.had_id && !watched.has_written && process::has_transaction_id() {
+        learn::wrote(watched.place, GOT_ID);
+        return false;
+    }
+    !watched.had_id && !watched.has_written && !TAINTED.load(Relaxed)
+}
+
+const GOT_ID: &str = "it was given a transaction id";
+
+/// What was seen inside it means that it writes.
+#[cold]
+pub fn saw(why: &str) {
+    let watched = WATCHED.get();
+    if is_active() && !watched.has_written {
+        WATCHED.set(Watched { has_written: true, ..watched });
+        learn::wrote(watched.place, why);
+    }
+}
+
+/// A function was executed for which no statement is served.
+#[cold]
+pub fn saw_forbidden_function(why: impl FnOnce() -> String) {
+    TAINTED.store(true, Relaxed);
+    if is_active() && !WATCHED.get().has_written {
+        saw(&why());
+    }
+}
+
+/// An error says that it tried to write where that is refused. Called where nothing may be done: it is only noted.
+#[inline]
+pub fn was_refused() {
+    REFUSED.store(is_active(), Relaxed);
+}
+
+/// A savepoint, or with level 1 the transaction, was rolled back: what ran in it has ended by an error. `is_over`: the
+/// client's statement has ended with it, even if it began on a lower level.
+pub fn rolled_back(level: i32, is_over: bool) {
+    if !is_active() {
+        return;
+    }
+    let watched = WATCHED.get();
+    if !is_over && level > watched.level {
+        return;
+    }
+    ACTIVE.store(false, Relaxed);
+    if REFUSED.load(Relaxed) {
+        learn::wrote(watched.place, "it tried to write where that is refused");
+    } else if !watched.had_id && !watched.has_written && process::has_transaction_id() {
+        learn::wrote(watched.place, GOT_ID);
+    }
+}
+
+/// The transaction is over.
+pub fn after_transaction() {
+    TAINTED.store(false, Relaxed);
+}
