@@ -5,10 +5,16 @@ mod apply;
 mod channels;
 mod describe;
 mod feed;
+#[cfg(test)]
+mod learning;
 mod lease;
 mod privileges;
 mod read;
 mod readonly;
+#[cfg(test)]
+mod sessions;
 mod slots;
 mod statement_memory;
 mod track;
+#[cfg(test)]
+mod withdrawing;
