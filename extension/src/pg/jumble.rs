@@ -4,6 +4,16 @@ use std::ffi::c_char;
 
 use pgrx::pg_sys;
 
+/// The id that the server has computed for a query; 0: none.
+///
+/// # Safety
+///
+/// The tree is valid.
+pub unsafe fn given_id(query: *const pg_sys::Query) -> u64 {
+    // SAFETY: see above.
+    unsafe { unsigned((*query).queryId.to_ne_bytes()) }
+}
+
 /// The id that `pg_stat_statements` shows for a query. 0: it cannot be told from a tree in which views and row security
 /// were put in already; then it is known only where `compute_query_id` is on.
 ///
@@ -14,9 +24,9 @@ pub unsafe fn query_id(query: *mut pg_sys::Query, text: *const c_char) -> u64 {
     // SAFETY: see above. The id that is put into the tree is taken out again, so that nobody reports it; what the function
     // returns is memory of its own.
     unsafe {
-        let known = (*query).queryId;
+        let known = given_id(query);
         if known != 0 || !is_as_written(query) {
-            return unsigned(known.to_ne_bytes());
+            return known;
         }
         #[cfg(any(feature = "pg14", feature = "pg15"))]
         let state = pg_sys::JumbleQuery(query, text);

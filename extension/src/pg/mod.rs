@@ -28,7 +28,7 @@ pub mod log_scan;
 pub mod login;
 pub mod names;
 pub mod nesting;
-mod notices;
+pub mod notices;
 pub mod object_hooks;
 pub mod origin;
 pub mod plans;

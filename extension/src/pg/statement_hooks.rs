@@ -145,7 +145,9 @@ unsafe extern "C-unwind" fn planning_begins(query: *mut pg_sys::Query, text: *co
             let examined = proof::examine(query);
             let text_of = part(text, (*query).stmt_location, (*query).stmt_len);
             flush_at_exit();
-            learn::planning_begins(text_of, &examined, || jumble::query_id(query, text))
+            learn::planning_begins(text_of, &examined, jumble::given_id(query), || {
+                jumble::query_id(query, text)
+            })
         }
     })
 }
@@ -221,7 +223,11 @@ unsafe fn before_run(desc: *mut pg_sys::QueryDesc) -> bool {
                 && run_begins(desc);
         }
         if watch::is_active() {
-            inside(desc);
+            let plan = (*desc).plannedstmt;
+            let reads = (*desc).operation == CmdType::CMD_SELECT;
+            if !reads || (*plan).hasModifyingCTE || !(*plan).rowMarks.is_null() {
+                inside(desc);
+            }
         }
         false
     }
@@ -247,18 +253,14 @@ extern "C-unwind" fn run_ended(first: bool) {
     contained((), || learn::run_ended(first));
 }
 
-/// A statement that runs inside the one that is watched.
+/// A statement that runs inside the one that is watched, and does not only read.
 #[pg_guard]
 unsafe extern "C-unwind" fn inside(desc: *mut pg_sys::QueryDesc) {
     // SAFETY: as in `before_run`.
-    let (operation, writes_in_with, locks) = unsafe {
-        let plan = (*desc).plannedstmt;
-        ((*desc).operation, (*plan).hasModifyingCTE, !(*plan).rowMarks.is_null())
-    };
+    let (operation, writes_in_with) = unsafe { ((*desc).operation, (*(*desc).plannedstmt).hasModifyingCTE) };
     let why = match operation {
         CmdType::CMD_SELECT if writes_in_with => "a statement inside it writes in its WITH",
-        CmdType::CMD_SELECT if locks => "a statement inside it locks rows",
-        CmdType::CMD_SELECT => return,
+        CmdType::CMD_SELECT => "a statement inside it locks rows",
         CmdType::CMD_INSERT => "a statement inside it is an INSERT",
         CmdType::CMD_UPDATE => "a statement inside it is an UPDATE",
         CmdType::CMD_DELETE => "a statement inside it is a DELETE",

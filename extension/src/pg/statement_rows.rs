@@ -9,12 +9,16 @@ use super::worker::{self, Failure, Job, lock};
 use crate::statements::changed::{Changed, Mentions};
 use crate::statements::rows::column;
 
+/// So long a commit waits for those who keep the table; the saver does for milliseconds.
+const LOCK_MS: i32 = 5000;
+
 /// Takes back the verdicts that rest on what this transaction has changed. Others see it when it commits. Nothing is left
 /// behind when it fails.
 ///
 /// # Errors
 /// It could not be done.
 pub fn withdraw(changed: &Changed) -> Result<(), Failure> {
+    let _patience = worker::wait_at_most(LOCK_MS);
     worker::in_savepoint(|| {
         let Some(table) = open(lock::ROW_EXCLUSIVE) else { return };
         // Most changes concern no statement.

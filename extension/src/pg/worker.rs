@@ -140,6 +140,28 @@ pub fn in_savepoint<R>(body: impl FnOnce() -> R) -> Result<R, Failure> {
     result
 }
 
+/// `lock_timeout` as it was, put back when dropped.
+pub struct LockTimeout(i32);
+
+/// Until the result is dropped, locks are waited for at most so many milliseconds, whatever the session has set.
+pub fn wait_at_most(milliseconds: i32) -> LockTimeout {
+    // SAFETY: the variable of a setting, changed for this process while nobody looks at the setting itself.
+    unsafe {
+        let before = pg_sys::LockTimeout;
+        if before == 0 || before > milliseconds {
+            pg_sys::LockTimeout = milliseconds;
+        }
+        LockTimeout(before)
+    }
+}
+
+impl Drop for LockTimeout {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::LockTimeout = self.0 }
+    }
+}
+
 /// Runs a query that takes one text, of ASCII characters only, and whose result is not wanted. In a transaction, and only
 /// where the extension is known to be there.
 pub fn run_sql(query: &'static std::ffi::CStr, argument: &str) {

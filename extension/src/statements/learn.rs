@@ -14,7 +14,7 @@ use super::local::{Handle, Local, Statement};
 use super::proof::{Examined, Verdict};
 use super::ring::{self, Seen};
 use super::table::{self, Found, Judged, Key, Place};
-use super::{databases, watch, withdraw};
+use super::{databases, shared, watch, withdraw};
 use crate::error::Refusal;
 use crate::pg::{clock, plans, process, search_path, worker};
 
@@ -55,17 +55,25 @@ fn seen() -> Seen {
     }
 }
 
-/// A query of the client is about to be planned. `query_id` is asked for if it is not known yet. True: it is watched, and
-/// [`planning_ended`] is to be called.
-pub fn planning_begins(text: &[u8], examined: &Examined, query_id: impl FnOnce() -> u64) -> bool {
+/// A query of the client is about to be planned. `query_id`: 0: it is not known, and may be asked for. True: it is watched,
+/// and [`planning_ended`] is to be called.
+pub fn planning_begins(
+    text: &[u8],
+    examined: &Examined,
+    query_id: u64,
+    find_query_id: impl FnOnce() -> u64,
+) -> bool {
     let Some((_, place)) = recognise(text, Some(examined.temporary)) else { return false };
     join(place, examined);
     if let Some(entry) = place.entry()
         && entry.query_id.load(Relaxed) == 0
-        // Not for the many that come once.
-        && entry.usage.load(Relaxed) > 1
     {
-        entry.query_id.store(query_id(), Relaxed);
+        if query_id != 0 {
+            entry.query_id.store(query_id, Relaxed);
+        } else if entry.usage.load(Relaxed) > 1 {
+            // Not for the many that come once.
+            entry.query_id.store(find_query_id(), Relaxed);
+        }
     }
     watch::begin(place);
     true
@@ -101,8 +109,9 @@ fn join(place: Place, examined: &Examined) {
         // The next planning will have seen the change.
         REPLAN.store(true, Relaxed);
     }
+    let withdraws = judged.known.is_negative() && shared::may_be_given(entry.hash.load(Relaxed));
     let database = worker::own_database();
-    if judged.known == Known::Proven { databases::want(database) } else { databases::hurry(database) }
+    if withdraws { databases::hurry(database) } else { databases::want(database) }
 }
 
 /// A query of the client is about to run. True: it is watched, and [`run_ended`] is to be called.
@@ -210,10 +219,10 @@ fn recognise(text: &[u8], planned: Option<bool>) -> Option<(Handle, Place)> {
 #[inline]
 fn remembered(local: &Local, handle: Handle, planned: Option<bool>) -> Option<Option<(Handle, Place)>> {
     let statement = local.get(handle)?;
-    if statement.is_temporary != planned.unwrap_or(statement.is_temporary) {
+    if statement.is_left_alone != planned.unwrap_or(statement.is_left_alone) {
         return None;
     }
-    if statement.is_temporary {
+    if statement.is_left_alone {
         return Some(None);
     }
     statement.place.entry().is_some().then_some(Some((handle, statement.place)))
@@ -228,12 +237,20 @@ fn look_up(local: &mut Local, text: &[u8], path: u64, planned: Option<bool>) -> 
         local.remember_text(text, path, handle);
         return found;
     }
-    let mut statement = Statement::new(identity.hash, identity.check, identity.length, path, Place::NONE);
-    if planned == Some(true) {
-        statement.is_temporary = true;
-        remember(local, text, path, statement);
-        return None;
+    let place = if planned == Some(true) { None } else { find(text, &identity, path, planned.is_some()) };
+    let Identity { hash, check, length, .. } = identity;
+    let mut statement = Statement::new(hash, check, length, path, place.unwrap_or(Place::NONE));
+    statement.is_left_alone = place.is_none();
+    let (handle, before) = local.put(statement);
+    if let Some(mut before) = before {
+        flush(&mut before, process::statement_us());
     }
+    local.remember_text(text, path, handle);
+    place.map(|place| (handle, place))
+}
+
+/// Finds a statement in shared memory, or gives it a place there.
+fn find(text: &[u8], identity: &Identity, path: u64, is_planned: bool) -> Option<Place> {
     let path_text = search_path::text();
     if path_text.len() > PATH_BYTES {
         return None;
@@ -248,15 +265,15 @@ fn look_up(local: &mut Local, text: &[u8], path: u64, planned: Option<bool>) -> 
         path_text: &path_text,
         kept: identity.kept(),
     };
-    let place = match table::find(&key) {
-        Found::Entry(place) => place,
-        // By a plan of which nothing is known, and so not whether others mean the same.
-        _ if planned.is_none() => {
+    match table::find(&key) {
+        Found::Entry(place) => Some(place),
+        // It runs by a plan of which nothing is known, and so not whether others mean the same.
+        Found::Absent if !is_planned => {
             REPLAN.store(true, Relaxed);
-            return None;
+            None
         }
         Found::Absent | Found::Collides => {
-            let whole = Whole::of(text, &identity);
+            let whole = Whole::of(text, identity);
             if !whole.is_query {
                 return None;
             }
@@ -264,30 +281,20 @@ fn look_up(local: &mut Local, text: &[u8], path: u64, planned: Option<bool>) -> 
             if place.is_none() {
                 databases::hurry(database);
             }
-            place?
+            place
         }
-    };
-    statement.place = place;
-    Some((remember(local, text, path, statement), place))
-}
-
-fn remember(local: &mut Local, text: &[u8], path: u64, statement: Statement) -> Handle {
-    let (handle, before) = local.put(statement);
-    if let Some(mut before) = before {
-        flush(&mut before, process::statement_us());
     }
-    local.remember_text(text, path, handle);
-    handle
 }
 
 /// A statement was seen writing: it is withdrawn at once.
 #[cold]
 pub fn wrote(place: Place, why: &str) {
     let Some(written) = table::writes(place, why) else { return };
-    databases::hurry(worker::own_database());
+    let database = worker::own_database();
     if !written.was_served {
-        return;
+        return databases::want(database);
     }
+    databases::hurry(database);
     let hash = identity::shown(written.hash);
     let text = String::from_utf8_lossy(&written.text);
     let message = format!(

@@ -8,9 +8,9 @@ use super::table::{Counts, Place};
 /// Statements that are remembered.
 const STATEMENTS: usize = 512;
 /// Texts that are remembered.
-const TEXTS: usize = 512;
+const TEXTS: usize = 256;
 /// Longer texts are normalised each time.
-const TEXT_BYTES_MAX: usize = 8192;
+const TEXT_BYTES_MAX: usize = 4096;
 
 /// A statement in this session's hands.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +29,9 @@ pub struct Statement {
     pub calls: u64,
     /// When the counts were given to the table.
     pub flushed_us: u64,
-    /// Its last plan used temporary objects, so that here the text means something of this session only.
-    pub is_temporary: bool,
+    /// It is left alone until it is planned again: its plan uses temporary objects, so that the text means something of this
+    /// session only, or nothing is known of the plan.
+    pub is_left_alone: bool,
     /// The era for which this session has had its plans made anew; `None`: none.
     pub replanned: Option<u32>,
 }
@@ -47,7 +48,7 @@ impl Statement {
             counts: Counts::default(),
             calls: 0,
             flushed_us: 0,
-            is_temporary: false,
+            is_left_alone: false,
             replanned: None,
         }
     }

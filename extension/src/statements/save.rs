@@ -17,6 +17,7 @@ use crate::pg::{clock, process, statement_rows, worker};
 use crate::{commit_wait, fence};
 
 const INTERVAL_MS: u64 = 1000;
+const PAUSE_MS: i64 = 10;
 /// How often a server without a lease looks whether it has one.
 const FENCED_MS: u64 = 50;
 /// A saver that has had nothing to do for so long makes room for others.
@@ -81,6 +82,8 @@ pub extern "C-unwind" fn pgquorum_statements_main(database: pg_sys::Datum) {
         worker::reload_if_asked();
         let Some(wait_ms) = saver.round() else { break };
         process::wait(i64::try_from(wait_ms).unwrap_or(1));
+        // However often it is woken: each round is a transaction.
+        process::wait(PAUSE_MS);
     }
     databases::set_saver(database, 0);
 }

@@ -12,7 +12,7 @@ use super::shared;
 use super::{databases, learn, ring, table};
 use crate::error::Refusal;
 use crate::pg::changed_objects::{self, Change};
-use crate::pg::{statement_rows, wal, worker};
+use crate::pg::{notices, statement_rows, wal, worker};
 
 /// Objects of one transaction that are told apart before they are looked at.
 const CHANGES_MAX: usize = 10_000;
@@ -53,6 +53,10 @@ pub fn before_commit(prepares: bool) {
         return;
     }
     let mut changes = CHANGES.take();
+    if !notices::extension_is_here() {
+        HAS_CHANGES.store(false, Relaxed);
+        return;
+    }
     let changed = if changes.len() > CHANGES_MAX {
         let mut changed = Changed::default();
         changed.add_everything();
