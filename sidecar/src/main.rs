@@ -10,6 +10,7 @@ mod peer;
 mod postgres;
 mod rest;
 mod run;
+mod statements;
 mod store;
 mod uri;
 mod watchdog;

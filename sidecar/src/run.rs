@@ -7,6 +7,7 @@ use crate::handle::{Handle, Traces};
 use crate::peer::{Identity, PeerTls, Peers};
 use crate::postgres::{Postgres, PostgresConfig, PostgresError};
 use crate::rest::{self, RestConfig, RestError, TlsFiles};
+use crate::statements::{self, Statements};
 use crate::store::{Store, StoreError};
 use crate::watchdog::Watchdog;
 use pgquorum_agent::node::Input;
@@ -64,7 +65,9 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let tls = PeerTls::load(&config).map_err(RunError::Tls)?;
     let bound = rest::bind(&rest_config(&config)?).await?;
     let postgres_config = postgres_config(&config, &secrets);
-    let channels = Arc::new(feed::Server::new(postgres_config.clone()));
+    let pool = feed::Pool::new(postgres_config.clone());
+    let channels = Arc::new(feed::Server::new(Arc::clone(&pool)));
+    let statements = Arc::new(Statements::new(Arc::new(statements::Server::new(pool))));
     let (postgres, postgres_events) = Postgres::supervise(postgres_config).await?;
     tracing::info!(node = config.node, cluster = %identity.cluster_id, api = %config.api_listen(), "sidecar started");
 
@@ -86,7 +89,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
         Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone(), watchdog);
     let handle = Handle { view, requests, traces, weak_commits: postgres.weak_commits() };
     let (stop_rest, rest_stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(bound.serve(handle, channels, incoming, async {
+    let server = tokio::spawn(bound.serve(handle, channels, statements, incoming, async {
         // Told to stop, or the sender is gone: both mean the end.
         let _ = rest_stopped.await;
     }));

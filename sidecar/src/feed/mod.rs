@@ -33,8 +33,9 @@ mod tests;
 pub use ends::Leadership;
 pub use error::{FeedError, Kind, Result};
 pub use poll::{Ask, Found};
+pub use pool::{Pool, Purpose};
 pub use position::After;
-pub use server::Server;
+pub use server::{ONLY_READ, Server, column, said, within};
 pub use source::{Call, ChannelId, Given, Source};
 
 use bytes::Bytes;

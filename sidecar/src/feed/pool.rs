@@ -16,6 +16,8 @@ const WAITING_MAX: usize = 16;
 const CHANGING_MAX: usize = 4;
 /// Copies of whole channels: each holds a snapshot, and with it rows that vacuum would like to remove.
 const DUMPING_MAX: usize = 2;
+/// Those who ask which statements are served.
+const STATEMENTS_MAX: usize = 4;
 /// Idle sessions over all databases.
 const IDLE_MAX: usize = 8;
 /// An idle session keeps its database from being dropped, so it does not stay for long.
@@ -24,23 +26,38 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(10);
 const TURN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a new session may take to set its parameters.
 const SETTINGS_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the server works at a statement of a request, unless it copies.
+const STATEMENT: Duration = Duration::from_secs(20);
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub enum Purpose {
     Read,
     Wait,
     Change,
     Dump,
+    /// What the server has learned of its statements, for those who ask.
+    Statements,
 }
 
-pub(super) struct Pool {
+impl Purpose {
+    /// What must be the extension's before anything is asked.
+    fn is_ours(self) -> &'static str {
+        match self {
+            Purpose::Read | Purpose::Wait | Purpose::Change | Purpose::Dump => CHANNELS_ARE_OURS,
+            Purpose::Statements => STATEMENTS_ARE_OURS,
+        }
+    }
+}
+
+pub struct Pool {
     config: PostgresConfig,
     idle: Mutex<Vec<Idle>>,
     reading: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     changing: Arc<Semaphore>,
     dumping: Arc<Semaphore>,
+    statements: Arc<Semaphore>,
 }
 
 struct Idle {
@@ -50,7 +67,7 @@ struct Idle {
 }
 
 /// A session for one request. Whoever is done gives it back; one that is dropped ends when the server notices.
-pub(super) struct Taken {
+pub struct Taken {
     session: Session,
     database: String,
     shared: bool,
@@ -65,7 +82,7 @@ impl Deref for Taken {
 }
 
 impl Pool {
-    pub(super) fn new(config: PostgresConfig) -> Arc<Pool> {
+    pub fn new(config: PostgresConfig) -> Arc<Pool> {
         let turns = |n| Arc::new(Semaphore::new(n));
         let pool = Arc::new(Pool {
             config,
@@ -74,6 +91,7 @@ impl Pool {
             waiting: turns(WAITING_MAX),
             changing: turns(CHANGING_MAX),
             dumping: turns(DUMPING_MAX),
+            statements: turns(STATEMENTS_MAX),
         });
         let weak = Arc::downgrade(&pool);
         tokio::spawn(async move {
@@ -87,7 +105,7 @@ impl Pool {
         pool
     }
 
-    pub(super) fn default_database(&self) -> &str {
+    pub fn default_database(&self) -> &str {
         &self.config.admin_database
     }
 
@@ -95,16 +113,16 @@ impl Pool {
     ///
     /// # Errors
     /// There is no such database, the server does not answer, or too many others ask at the same time.
-    pub(super) async fn take(&self, database: &str, purpose: Purpose) -> Result<Taken> {
+    pub async fn take(&self, database: &str, purpose: Purpose) -> Result<Taken> {
         let turns = match purpose {
             Purpose::Read => &self.reading,
             Purpose::Wait => &self.waiting,
             Purpose::Change => &self.changing,
             Purpose::Dump => &self.dumping,
+            Purpose::Statements => &self.statements,
         };
-        let turn = tokio::time::timeout(TURN_DEADLINE, Arc::clone(turns).acquire_owned()).await;
-        let turn = turn.ok().and_then(std::result::Result::ok).ok_or_else(|| busy(purpose))?;
-        let shared = matches!(purpose, Purpose::Read | Purpose::Wait);
+        let turn = turn(turns).await.ok_or_else(|| busy(purpose))?;
+        let shared = !matches!(purpose, Purpose::Change | Purpose::Dump);
         let found = if shared { self.take_idle(database) } else { None };
         let (session, new) = match found {
             Some(session) => (session, false),
@@ -118,7 +136,7 @@ impl Pool {
     ///
     /// A backend that is not done when the time is up may stay so (a commit waits for standbys whether its client is there
     /// or not): it keeps its turn until it is done, or there would be more and more of them, until nobody can connect.
-    pub(super) fn done<T>(&self, taken: Taken, result: Result<T>) -> Result<T> {
+    pub fn done<T>(&self, taken: Taken, result: Result<T>) -> Result<T> {
         match &result {
             Ok(_) => self.give_back(taken),
             Err(error) if error.kind == Kind::TimedOut => {
@@ -153,24 +171,10 @@ impl Pool {
     }
 
     async fn connect(&self, database: &str, purpose: Purpose) -> Result<Session> {
-        let statement = match purpose {
-            Purpose::Dump => Duration::ZERO,
-            _ => Duration::from_secs(20),
-        };
-        // Like any client: no access without a lease or before the server admits clients, and what is changed is
-        // durable where the cluster promises it.
-        let manner =
-            Manner { statement, waits_for_standbys: true, bypasses_fence: false, ..Manner::default() };
-        Session::in_database(&self.config, database, manner).await.map_err(|error| match error {
-                ConnectError::TimedOut(after) => FeedError::new(
-                    Kind::Unavailable,
-                    format!(
-                        "the server beside this node did not answer within {after:?}. Ask another node, or look at \
-                         GET /map"
-                    ),
-                ),
-                ConnectError::Refused(error) => FeedError::from_database(&error),
-            })
+        let statement = if purpose == Purpose::Dump { Duration::ZERO } else { STATEMENT };
+        let session = Session::in_database(&self.config, database, manner(statement)).await;
+        let instead = "Ask another node, or look at GET /map";
+        session.map_err(|error| refused(error, "the server beside this node", instead))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
@@ -185,9 +189,15 @@ const SETTINGS: &str = "SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; S
 /// No name that is looked up with a superuser's rights may be one that somebody else made.
 const SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
 /// Also where the extension is not, there may be objects of its names, made by anybody.
-const IS_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
-                       WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.channel') \
-                       AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
+const CHANNELS_ARE_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.channel') \
+    AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
+/// The same of everything that is called for statements: an older version of the extension knows nothing of them.
+const STATEMENTS_ARE_OURS: &str = "SELECT count(*) = 3 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
+    WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum' AND ( \
+    d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.readonly_statements') \
+    OR d.classid = 'pg_proc'::regclass AND d.objid IN (to_regprocedure('quorum.statements_state()'), \
+    to_regprocedure('quorum.served_statements()')))";
 
 /// Sets a session up for a request, and sees that what it will call is the extension's: it may have been dropped meanwhile.
 async fn prepare(session: &Session, new: bool, purpose: Purpose) -> Result<()> {
@@ -195,7 +205,7 @@ async fn prepare(session: &Session, new: bool, purpose: Purpose) -> Result<()> {
     if new {
         session.batch_execute(&format!("{SETTINGS}{SEARCH_PATH}")).await.map_err(failed)?;
     }
-    if !session.query_typed_one(IS_OURS, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+    if !session.query_typed_one(purpose.is_ours(), &[]).await.map_err(failed)?.get::<_, bool>(0) {
         return Err(FeedError::no_extension());
     }
     if purpose == Purpose::Change {
@@ -205,12 +215,34 @@ async fn prepare(session: &Session, new: bool, purpose: Purpose) -> Result<()> {
     Ok(())
 }
 
+async fn turn(turns: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    tokio::time::timeout(TURN_DEADLINE, Arc::clone(turns).acquire_owned()).await.ok()?.ok()
+}
+
+/// `who` was to be connected to, and what to do `instead`.
+fn refused(error: ConnectError, who: &str, instead: &str) -> FeedError {
+    match error {
+        ConnectError::TimedOut(after) => {
+            let message = format!("{who} did not answer within {after:?}. {instead}");
+            FeedError::new(Kind::Unavailable, message)
+        }
+        ConnectError::Refused(error) => FeedError::from_database(&error),
+    }
+}
+
+/// Like any client: no access without a lease or before the server admits clients, and what is changed is durable where
+/// the cluster promises it.
+fn manner(statement: Duration) -> Manner {
+    Manner { statement, waits_for_standbys: true, bypasses_fence: false, ..Manner::default() }
+}
+
 fn busy(purpose: Purpose) -> FeedError {
     let what = match purpose {
         Purpose::Read => "readers ask the database at the same time",
         Purpose::Wait => "channels are waited for",
         Purpose::Change => "changes of channels are under way",
         Purpose::Dump => "copies of channels are under way",
+        Purpose::Statements => "ask which statements are served",
     };
     FeedError::new(Kind::Busy, format!("too many {what} on this node; try again, or ask another node"))
 }

@@ -5,7 +5,6 @@ use super::error::{FeedError, Kind, Result};
 use super::pool::{Pool, Purpose, Taken};
 use super::position::Position;
 use super::source::{Answer, Argument, Call, ChannelId, Given, Rows, Snapshot, Source};
-use crate::postgres::PostgresConfig;
 use futures_util::TryStreamExt;
 use serde_json::Value;
 use std::pin::pin;
@@ -35,7 +34,7 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(25);
 const WAIT_GRACE: Duration = Duration::from_secs(5);
 
 /// What it means that a read was not answered.
-pub(super) const ONLY_READ: &str = "Nothing was changed; ask another node, or try again";
+pub const ONLY_READ: &str = "Nothing was changed; ask another node, or try again";
 const CHANGE_UNKNOWN: &str = "The change may or may not have been made: look before you try again. A commit waits as long as too few standbys \
      confirm it";
 
@@ -46,8 +45,8 @@ pub struct Server {
 
 impl Server {
     /// Nothing is connected before somebody asks.
-    pub fn new(config: PostgresConfig) -> Server {
-        Server { pool: Pool::new(config) }
+    pub fn new(pool: Arc<Pool>) -> Server {
+        Server { pool }
     }
 
     async fn jsons(&self, database: &str, query: &str, values: &[Parameter<'_>]) -> Result<Vec<Value>> {
@@ -158,18 +157,17 @@ impl Source for Server {
 ///
 /// # Errors
 /// As `asked`; or it was not answered in time, with what that means.
-pub(super) async fn within<T>(
-    limit: Duration,
-    meaning: &str,
-    asked: impl Future<Output = Result<T>>,
-) -> Result<T> {
+pub async fn within<T>(limit: Duration, meaning: &str, asked: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
         let message = format!("the database beside this node did not answer within {limit:?}. {meaning}");
         Err(FeedError::new(Kind::TimedOut, message))
     })
 }
 
-async fn said<T>(asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>) -> Result<T> {
+/// What the database answers, or how it refuses.
+pub async fn said<T>(
+    asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> Result<T> {
     asked.await.map_err(|error| FeedError::from_database(&error))
 }
 
@@ -214,7 +212,8 @@ async fn collect(found: RowStream) -> Result<Rows> {
     }
 }
 
-pub(super) fn column<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
+/// A column of a row.
+pub fn column<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
     row.try_get(at).map_err(|error| unreadable(&error.to_string()))
 }
 

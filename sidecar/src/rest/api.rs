@@ -7,6 +7,7 @@ use super::sse;
 use crate::clock;
 use crate::feed::{Feed, Source};
 use crate::handle::Handle;
+use crate::statements::Statements;
 use pgquorum_agent::request::{Reply, Request};
 use pgquorum_agent::standing::Outcast;
 use pgquorum_agent::types::Millis;
@@ -25,6 +26,9 @@ const STREAMS_MAX: usize = 128;
 /// How many clients may follow channels, wait for changes or copy tables at the same time.
 const READERS_MAX: usize = 256;
 
+/// How many clients may wait for other statements to be served at the same time.
+const WAITERS_MAX: usize = 256;
+
 #[derive(Clone)]
 pub(super) struct Api {
     inner: Arc<Inner>,
@@ -37,6 +41,8 @@ struct Inner {
     feed: Feed,
     streams: Arc<Semaphore>,
     readers: Arc<Semaphore>,
+    statements: Arc<Statements>,
+    waiters: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -46,13 +52,15 @@ impl Api {
         token: Option<Arc<str>>,
         forward: Arc<Forward>,
         source: Arc<dyn Source>,
+        statements: Arc<Statements>,
         stopping: watch::Receiver<bool>,
     ) -> Api {
         let places = |n| Arc::new(Semaphore::new(n));
-        let (streams, readers) = (places(STREAMS_MAX), places(READERS_MAX));
+        let (streams, readers, waiters) = (places(STREAMS_MAX), places(READERS_MAX), places(WAITERS_MAX));
         let leadership = LeaderSeen::new(handle.view.clone(), Arc::clone(&forward));
         let feed = Feed::new(source, Arc::new(leadership));
-        Api { inner: Arc::new(Inner { handle, token, forward, feed, streams, readers, stopping }) }
+        let inner = Inner { handle, token, forward, feed, streams, readers, statements, waiters, stopping };
+        Api { inner: Arc::new(inner) }
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -71,6 +79,10 @@ impl Api {
         &self.inner.feed
     }
 
+    pub(super) fn statements(&self) -> &Statements {
+        &self.inner.statements
+    }
+
     /// `http` or `https`: how the nodes of this cluster are reached.
     pub(super) fn scheme(&self) -> &'static str {
         self.inner.forward.scheme()
@@ -84,6 +96,11 @@ impl Api {
     /// The same among those who read channels.
     pub(super) fn reader_place(&self) -> Result<sse::Place, Refusal> {
         self.place(&self.inner.readers, READERS_MAX, "clients read channels")
+    }
+
+    /// The same among those who wait for other statements to be served.
+    pub(super) fn waiter_place(&self) -> Result<sse::Place, Refusal> {
+        self.place(&self.inner.waiters, WAITERS_MAX, "clients wait for the list of statements")
     }
 
     /// How many clients read channels now.

@@ -7,6 +7,7 @@ use super::tls::{PEER_PROTOCOL, Tls};
 use crate::feed::Source;
 use crate::handle::Handle;
 use crate::peer::MAGIC;
+use crate::statements::Statements;
 use futures_util::FutureExt;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -123,13 +124,15 @@ impl Bound {
         self.address
     }
 
-    /// Serves until `shutdown` resolves, then gives running requests 2 s to finish. Channels are read from `source`.
+    /// Serves until `shutdown` resolves, then gives running requests 2 s to finish. Channels are read from `source`,
+    /// the hashes of read-only statements come from `statements`.
     ///
     /// Peers' connections go to `peers`; one that finds the queue full is closed, its node comes again.
     pub async fn serve(
         self,
         handle: Handle,
         source: Arc<dyn Source>,
+        statements: Arc<Statements>,
         peers: mpsc::Sender<PeerConnection>,
         shutdown: impl Future<Output = ()>,
     ) {
@@ -137,7 +140,7 @@ impl Bound {
         let Bound { listener, token, tls, .. } = self;
         let (stop, stopping) = watch::channel(false);
         let forward = Forward::new(token.clone(), tls.as_ref().map(|tls| Arc::clone(&tls.client)));
-        let api = Api::new(handle, token, Arc::new(forward), source, stopping.clone());
+        let api = Api::new(handle, token, Arc::new(forward), source, statements, stopping.clone());
         let server = Arc::new(Server {
             filter: super::filter(&api),
             peers_are_checked: tls.as_ref().is_some_and(|tls| tls.peers_are_checked),

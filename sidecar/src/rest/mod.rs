@@ -13,6 +13,7 @@
 
 mod api;
 mod body;
+mod condition;
 mod forward;
 mod guard;
 mod leader_seen;

@@ -4,6 +4,7 @@
 //! says what happened and what to do. Neither ever holds a secret.
 
 use crate::feed::{FeedError, Kind};
+use bytes::Bytes;
 use pgquorum_agent::request::{LeaderAddress, Rejection, RejectionKind};
 use serde::Serialize;
 use std::borrow::Cow;
@@ -144,8 +145,8 @@ pub(super) fn json(status: u16, value: &impl Serialize) -> Response {
     }
 }
 
-pub(super) fn with_body(status: u16, content_type: &'static str, body: String) -> Response {
-    let mut response = Response::new(body.into());
+pub(super) fn with_body(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(body.into().into());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

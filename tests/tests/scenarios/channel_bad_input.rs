@@ -19,7 +19,11 @@ fn each_mistake_has_its_word() {
          CREATE FUNCTION runs() RETURNS text LANGUAGE plpgsql AS
          $$ BEGIN INSERT INTO public.ran DEFAULT VALUES; RETURN 'x'; END $$;
          CREATE VIEW quorum.channel_state AS SELECT public.runs() AS channel;
-         CREATE FUNCTION quorum.create_channel(name text) RETURNS text LANGUAGE sql AS 'SELECT public.runs()'",
+         CREATE FUNCTION quorum.create_channel(name text) RETURNS text LANGUAGE sql AS 'SELECT public.runs()';
+         CREATE VIEW quorum.readonly_statements AS
+             SELECT public.runs() AS hash, 'public' AS search_path, 1 AS query_id, true AS served, now() AS withdrawn;
+         CREATE FUNCTION quorum.statements_state() RETURNS text LANGUAGE sql AS 'SELECT public.runs()';
+         CREATE FUNCTION quorum.served_statements() RETURNS text[] LANGUAGE sql AS 'SELECT ARRAY[public.runs()]'",
     )
     .expect("objects of these names");
     for (path, body) in [
@@ -42,6 +46,8 @@ fn each_mistake_has_its_word() {
         ("POST", "/channels?database=none", json!({"name": "a"}), 404, "unknown_database"),
         ("POST", "/channels?database=bare", json!({"name": "a"}), 404, "no_extension"),
         ("GET", "/channels?database=bare", Value::Null, 404, "no_extension"),
+        ("GET", "/sql/readonly?database=bare", Value::Null, 404, "no_extension"),
+        ("GET", "/sql/readonly?database=bare&details=true", Value::Null, 404, "no_extension"),
         ("POST", "/channels/none/tables", track("other"), 404, "unknown_channel"),
         ("POST", "/channels/shop/tables", track("nothing"), 404, "unknown_table"),
         ("POST", "/channels/shop/tables", track("orders"), 409, "already_exists"),

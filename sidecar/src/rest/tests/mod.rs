@@ -8,6 +8,7 @@ mod channel_nodes;
 mod channels;
 mod checks;
 mod followers_and_dumps;
+mod readonly;
 mod reads;
 mod streams;
 mod table;
@@ -18,6 +19,7 @@ use crate::clock;
 use crate::feed::fake::Fake;
 use crate::handle::{Asked, Handle, Traces};
 use crate::postgres::WeakCommits;
+use crate::statements::{self, Statements};
 use pgquorum_agent::cluster::Cluster;
 use pgquorum_agent::entry::{Appointment, Entry};
 use pgquorum_agent::member::{Member, Role};
@@ -51,6 +53,8 @@ struct Served {
     asked: Arc<Mutex<Vec<Request>>>,
     /// What its channels are read from.
     database: Arc<Fake>,
+    /// What it knows of statements.
+    learner: Arc<statements::fake::Fake>,
     peers: mpsc::Receiver<PeerConnection>,
     stop: oneshot::Sender<()>,
     done: JoinHandle<()>,
@@ -84,10 +88,12 @@ async fn serve_with(config: &RestConfig, view: View, driver: Driver) -> Served {
     let handle = Handle { view: views, requests, traces: traces.clone(), weak_commits: counts };
     let database = Arc::new(Fake::default());
     let source = Arc::<Fake>::clone(&database);
+    let learner = Arc::<statements::fake::Fake>::default();
+    let statements = Arc::new(Statements::new(Arc::<statements::fake::Fake>::clone(&learner)));
     let done = tokio::spawn(async move {
-        bound.serve(handle, source, peer, async move { stopped.await.unwrap_or_default() }).await;
+        bound.serve(handle, source, statements, peer, async move { stopped.await.unwrap_or_default() }).await;
     });
-    Served { address, view, traces, weak_commits, asked, database, peers, stop, done }
+    Served { address, view, traces, weak_commits, asked, database, learner, peers, stop, done }
 }
 
 impl Served {

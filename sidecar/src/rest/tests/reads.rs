@@ -141,7 +141,6 @@ async fn config_says_what_follows_from_it_and_warns_of_loss() {
         served.get("/db-config").await.json(),
         json!({"parameters": {"work_mem": "8MB"}, "restart-required": {"1": ["wal_level"], "2": ["shared_buffers"]}})
     );
-    assert_eq!(served.get("/sql/readonly").await.json(), json!([]));
 }
 
 #[tokio::test]

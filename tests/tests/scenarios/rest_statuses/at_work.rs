@@ -1,7 +1,7 @@
 //! What a cluster in good health answers, to right and to wrong questions.
 
 use super::{CHANGES, Seen};
-use pgquorum_tests::{PATIENCE, await_until, request};
+use pgquorum_tests::{PATIENCE, await_until, request, request_raw};
 use serde_json::json;
 
 pub(super) fn healthy(seen: &mut Seen) {
@@ -12,6 +12,10 @@ pub(super) fn healthy(seen: &mut Seen) {
         for path in ["/leader", "/events", "/rpc", "/metrics", "/openapi.yaml", "/dashboard"] {
             seen.want(200, port, "GET", path, "", "");
         }
+        let known =
+            "GET /sql/readonly?wait=1s HTTP/1.1\r\nhost: x\r\nconnection: close\r\nif-none-match: *\r\n\r\n";
+        assert_eq!(request_raw(port, known).expect("an answer").0, 304);
+        seen.answers.insert(("GET".to_owned(), "/sql/readonly".to_owned(), 304));
     }
     seen.want(200, at_leader, "GET", "/is-leader", "", "");
     seen.want(417, at_follower, "GET", "/is-leader", "", "");
@@ -63,6 +67,7 @@ pub(super) fn wrong(seen: &mut Seen) {
         ("POST", "/node-down/{node}", "?reason=%0a", ""),
         ("GET", "/events", "?after=x", ""),
         ("GET", "/rpc", "?limit=-1", ""),
+        ("GET", "/sql/readonly", "?wait=5", ""),
     ] {
         seen.want(400, port, method, path, query, body);
     }
@@ -79,6 +84,7 @@ pub(super) fn wrong(seen: &mut Seen) {
     ] {
         seen.want(400, at_follower, "GET", path, "?lag=far", "");
     }
+    seen.want(404, port, "GET", "/sql/readonly", "?database=none", "");
     seen.want_at(410, port, "GET", "/node/{node}", "/node/99", "");
     seen.want_at(410, port, "PATCH", "/node/{node}", "/node/99?db-port=1&api-port=2", "");
     seen.want_at(410, port, "DELETE", "/node/{node}", "/node/99", "");
