@@ -88,6 +88,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let (driver, view) =
         Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone(), watchdog);
     let handle = Handle { view, requests, traces, weak_commits: postgres.weak_commits() };
+    tokio::spawn(statements::rounds(Arc::clone(&statements), handle.view.clone()));
     let (stop_rest, rest_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(bound.serve(handle, channels, statements, incoming, async {
         // Told to stop, or the sender is gone: both mean the end.

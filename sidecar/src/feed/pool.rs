@@ -3,6 +3,7 @@
 use super::error::{FeedError, Kind, Result};
 use super::server::{ONLY_READ, within};
 use crate::postgres::{ConnectError, Manner, PostgresConfig, Session};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub enum Purpose {
     Dump,
     /// What the server has learned of its statements, for those who ask.
     Statements,
+    /// The same for the sidecar itself, which goes from database to database.
+    Visit,
 }
 
 impl Purpose {
@@ -45,7 +48,7 @@ impl Purpose {
     fn is_ours(self) -> &'static str {
         match self {
             Purpose::Read | Purpose::Wait | Purpose::Change | Purpose::Dump => CHANNELS_ARE_OURS,
-            Purpose::Statements => STATEMENTS_ARE_OURS,
+            Purpose::Statements | Purpose::Visit => STATEMENTS_ARE_OURS,
         }
     }
 }
@@ -58,6 +61,8 @@ pub struct Pool {
     changing: Arc<Semaphore>,
     dumping: Arc<Semaphore>,
     statements: Arc<Semaphore>,
+    visiting: Arc<Semaphore>,
+    telling: Arc<Semaphore>,
 }
 
 struct Idle {
@@ -92,6 +97,8 @@ impl Pool {
             changing: turns(CHANGING_MAX),
             dumping: turns(DUMPING_MAX),
             statements: turns(STATEMENTS_MAX),
+            visiting: turns(1),
+            telling: turns(1),
         });
         let weak = Arc::downgrade(&pool);
         tokio::spawn(async move {
@@ -120,6 +127,7 @@ impl Pool {
             Purpose::Change => &self.changing,
             Purpose::Dump => &self.dumping,
             Purpose::Statements => &self.statements,
+            Purpose::Visit => &self.visiting,
         };
         let turn = turn(turns).await.ok_or_else(|| busy(purpose))?;
         let shared = !matches!(purpose, Purpose::Change | Purpose::Dump);
@@ -177,6 +185,20 @@ impl Pool {
         session.map_err(|error| refused(error, "the server beside this node", instead))
     }
 
+    /// A session in this database of another node's server, the leader's, for what its own node has to tell it. One at a
+    /// time; it is not kept.
+    ///
+    /// # Errors
+    /// As [`Pool::take`].
+    pub async fn elsewhere(&self, server: SocketAddr, database: &str) -> Result<Taken> {
+        let turn = turn(&self.telling).await.ok_or_else(|| busy(Purpose::Visit))?;
+        let session = Session::remote_database(&self.config, server, database, manner(STATEMENT)).await;
+        let session = session
+            .map_err(|error| refused(error, &format!("the server at {server}"), "It is tried again"))?;
+        within(SETTINGS_DEADLINE, ONLY_READ, prepare(&session, true, Purpose::Visit)).await?;
+        Ok(Taken { session, database: database.to_owned(), shared: false, _turn: turn })
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -193,11 +215,12 @@ const CHANNELS_ARE_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_
     WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.channel') \
     AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
 /// The same of everything that is called for statements: an older version of the extension knows nothing of them.
-const STATEMENTS_ARE_OURS: &str = "SELECT count(*) = 3 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
+const STATEMENTS_ARE_OURS: &str = "SELECT count(*) = 6 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
     WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum' AND ( \
     d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.readonly_statements') \
     OR d.classid = 'pg_proc'::regclass AND d.objid IN (to_regprocedure('quorum.statements_state()'), \
-    to_regprocedure('quorum.served_statements()')))";
+    to_regprocedure('quorum.served_statements()'), to_regprocedure('quorum.take_learned(integer)'), \
+    to_regprocedure('quorum.mark_unsent()'), to_regprocedure('quorum.merge_statements(jsonb)')))";
 
 /// Sets a session up for a request, and sees that what it will call is the extension's: it may have been dropped meanwhile.
 async fn prepare(session: &Session, new: bool, purpose: Purpose) -> Result<()> {
@@ -242,7 +265,7 @@ fn busy(purpose: Purpose) -> FeedError {
         Purpose::Wait => "channels are waited for",
         Purpose::Change => "changes of channels are under way",
         Purpose::Dump => "copies of channels are under way",
-        Purpose::Statements => "ask which statements are served",
+        Purpose::Statements | Purpose::Visit => "ask which statements are served",
     };
     FeedError::new(Kind::Busy, format!("too many {what} on this node; try again, or ask another node"))
 }

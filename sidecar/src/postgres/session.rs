@@ -4,7 +4,7 @@ use super::config::{APPLICATION_NAME, PostgresConfig, SUPERUSER};
 use super::error::{Result, chain, fail, sql, timed_out};
 use pgquorum_agent::postgres::{PgFailure, PgFailureKind};
 use pgquorum_agent::types::{Lsn, Timeline};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -98,13 +98,25 @@ impl Session {
         Session::connect(config, target, manner).await
     }
 
-    /// Connects over TCP to another node's server, as the superuser.
+    /// Connects over TCP to the admin database of another node's server, as the superuser.
     pub async fn remote(config: &PostgresConfig, ip: IpAddr, port: u16, manner: Manner) -> Result<Session> {
-        let mut target = tokio_postgres::Config::new();
-        target.host(ip.to_string()).port(port).tcp_user_timeout(manner.connect.saturating_mul(2));
-        target.dbname(&config.admin_database);
+        let server = SocketAddr::new(ip, port);
         let what = format!("connecting to the server at {ip} port {port}");
-        Session::connect(config, target, manner).await.map_err(|e| e.explain(&what))
+        let connected = Session::remote_database(config, server, &config.admin_database, manner).await;
+        connected.map_err(|e| e.explain(&what))
+    }
+
+    /// Connects over TCP to any database of another node's server, as the superuser.
+    pub async fn remote_database(
+        config: &PostgresConfig,
+        server: SocketAddr,
+        database: &str,
+        manner: Manner,
+    ) -> std::result::Result<Session, ConnectError> {
+        let mut target = tokio_postgres::Config::new();
+        target.host(server.ip().to_string()).port(server.port()).dbname(database);
+        target.tcp_user_timeout(manner.connect.saturating_mul(2));
+        Session::connect(config, target, manner).await
     }
 
     async fn connect(

@@ -1,21 +1,27 @@
-//! Read-only statements: what this node's server has learned of them, for drivers and proxies that ask over HTTP.
+//! Read-only statements: what this node's server has learned of them, for drivers and proxies that ask over HTTP, and how
+//! what a standby learned gets to the leader.
 //!
-//! - [`Source`] is what is asked of a database; `server` asks the one beside this node.
+//! - [`Source`] is what is asked of a database; `server` asks the ones beside this node and beside the leader.
 //! - [`Statements`] holds the list of each database that is asked for, ready to be sent. Every question is answered by a
 //!   look at the server that began after it came, and questions that come together share one: a statement that was
 //!   withdrawn before somebody asked is not in his answer.
+//! - [`rounds`] go from database to database: on a standby they carry what it learned to the leader, everywhere they
+//!   count for those who watch.
 //!
 //! Bounds: lists of 64 databases, one look a database at a time, copies of all records for 8 clients.
 
+mod carry;
 #[cfg(test)]
 pub mod fake;
+mod rounds;
 mod server;
 mod source;
 #[cfg(test)]
 mod tests;
 
+pub use rounds::{Tally, rounds};
 pub use server::Server;
-pub use source::Source;
+pub use source::{Counts, Source};
 
 use crate::feed::{FeedError, Kind, Result};
 use bytes::Bytes;
@@ -70,6 +76,7 @@ pub struct Statements {
     source: Arc<dyn Source>,
     databases: Mutex<HashMap<String, Kept>>,
     records: Arc<Semaphore>,
+    tally: Tally,
 }
 
 struct Kept {
@@ -105,7 +112,12 @@ impl AsRef<[u8]> for Records {
 impl Statements {
     pub fn new(source: Arc<dyn Source>) -> Statements {
         let records = Arc::new(Semaphore::new(RECORDS_MAX));
-        Statements { source, databases: Mutex::default(), records }
+        Statements { source, databases: Mutex::default(), records, tally: Tally::default() }
+    }
+
+    /// What the rounds have counted.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The list as it is now; if the client has it `already`, as soon as it is another one, at the latest after `wait`.

@@ -1,5 +1,6 @@
-//! Lists for those who ask, against a server in memory.
+//! Lists for those who ask, and rounds, against a server in memory.
 
+use super::carry::{Carried, Leader};
 use super::fake::Fake;
 use super::*;
 use std::time::Duration;
@@ -126,4 +127,48 @@ async fn records_are_counted_until_the_last_byte_is_sent() {
     assert_eq!(statements.records("postgres").await.unwrap_err().kind, Kind::Busy);
     drop(part);
     statements.records("postgres").await.unwrap();
+}
+
+fn leader(id: u64, epoch: u64) -> Leader {
+    Leader { id, epoch, server: format!("127.0.0.1:500{id}").parse().unwrap() }
+}
+
+#[tokio::test]
+async fn what_was_learned_is_carried_in_bounded_parts() {
+    let (_, fake) = statements();
+    let mut carried = Carried::default();
+    fake.learn(0..4600);
+    for (expected, merges) in [(2000, 4), (2000, 4), (600, 2), (0, 0)] {
+        assert_eq!(carried.carry(&*fake, "shop", leader(1, 7)).await.unwrap(), expected);
+        let questions = fake.questions();
+        assert_eq!(questions.iter().filter(|q| q.starts_with("merge")).count(), merges, "{questions:?}");
+    }
+    assert_eq!(fake.told(), (0..4600).collect::<Vec<_>>());
+    fake.learn(0..1);
+    carried.carry(&*fake, "shop", leader(1, 7)).await.unwrap();
+    assert_eq!(fake.questions(), ["take shop", "merge shop at 127.0.0.1:5001: 1"]);
+}
+
+#[tokio::test]
+async fn what_may_not_have_arrived_is_told_again() {
+    let (_, fake) = statements();
+    let mut carried = Carried::default();
+    fake.learn(0..3);
+    carried.carry(&*fake, "shop", leader(1, 7)).await.unwrap();
+    assert_eq!(fake.told(), [0, 1, 2]);
+
+    fake.learn(3..4);
+    fake.fail("merge", Kind::TimedOut);
+    let error = carried.carry(&*fake, "shop", leader(1, 7)).await.unwrap_err();
+    assert!(error.kind == Kind::TimedOut && error.message.contains("node 1"), "{error}");
+    fake.fail("unsend", Kind::Unavailable);
+    carried.carry(&*fake, "shop", leader(1, 7)).await.unwrap_err();
+    fake.mend();
+    assert_eq!(carried.carry(&*fake, "shop", leader(1, 7)).await.unwrap(), 4);
+    assert_eq!(fake.told(), [0, 1, 2, 3]);
+
+    // Another leader may lack what the last one was told, and so may the same one in another epoch.
+    assert_eq!(carried.carry(&*fake, "shop", leader(2, 8)).await.unwrap(), 4);
+    assert_eq!(carried.carry(&*fake, "shop", leader(2, 9)).await.unwrap(), 4);
+    assert_eq!(carried.carry(&*fake, "shop", leader(2, 9)).await.unwrap(), 0);
 }

@@ -23,7 +23,10 @@ fn each_mistake_has_its_word() {
          CREATE VIEW quorum.readonly_statements AS
              SELECT public.runs() AS hash, 'public' AS search_path, 1 AS query_id, true AS served, now() AS withdrawn;
          CREATE FUNCTION quorum.statements_state() RETURNS text LANGUAGE sql AS 'SELECT public.runs()';
-         CREATE FUNCTION quorum.served_statements() RETURNS text[] LANGUAGE sql AS 'SELECT ARRAY[public.runs()]'",
+         CREATE FUNCTION quorum.served_statements() RETURNS text[] LANGUAGE sql AS 'SELECT ARRAY[public.runs()]';
+         CREATE FUNCTION quorum.take_learned(integer) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(public.runs())';
+         CREATE FUNCTION quorum.mark_unsent() RETURNS text LANGUAGE sql AS 'SELECT public.runs()';
+         CREATE FUNCTION quorum.merge_statements(jsonb) RETURNS int LANGUAGE sql AS 'SELECT length(public.runs())'",
     )
     .expect("objects of these names");
     for (path, body) in [

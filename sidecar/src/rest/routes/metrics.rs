@@ -1,9 +1,10 @@
-//! `GET /metrics`: gauges and counters in Prometheus' text format, read from the view and from what the supervisor counts.
+//! `GET /metrics`: gauges and counters in Prometheus' text format, read from the view and from what is counted beside it.
 
 use crate::clock;
 use crate::postgres::WeakCommits;
 use crate::rest::api::{Api, is_running, leads, read};
 use crate::rest::refusal::with_body;
+use crate::statements::{Counts, Tally};
 use pgquorum_agent::member::Role;
 use pgquorum_agent::types::Millis;
 use pgquorum_agent::view::View;
@@ -19,6 +20,7 @@ pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
         .map(move || {
             let mut out = text(&api.view(), clock::now(), api.readers());
             out.weak_commits(&api.handle().weak_commits.borrow());
+            out.statements(api.statements().tally());
             with_body(200, "text/plain; version=0.0.4", out.0)
         })
         .boxed()
@@ -54,6 +56,23 @@ impl Exposition {
         let help =
             "Commits that were allowed to return before the standbys had them, since the server started.";
         self.metric("counter", "weak_commits_total", help, values);
+    }
+
+    /// Read-only statements, of the databases with the extension that were visited lately.
+    fn statements(&mut self, tally: &Tally) {
+        let counts = tally.counts();
+        let each = |count: &dyn Fn(&Counts) -> u64| -> Vec<_> {
+            let label = |database| format!("{{database=\"{}\"}}", escaped(database));
+            counts.iter().map(|(database, counts)| (label(database), count(counts))).collect()
+        };
+        let served = each(&|counts| counts.served);
+        self.metric("gauge", "readonly_statements", "Read-only statements that are served.", served);
+        let help = "Statements that are known and not served any more.";
+        self.metric("gauge", "withdrawn_statements", help, each(&|counts| counts.withdrawn));
+        let help = "Statements that this node learned as a standby and told the leader.";
+        self.metric("counter", "carried_statements_total", help, [(String::new(), tally.carried())]);
+        let help = "Failures to count statements, or to tell the leader of them.";
+        self.metric("counter", "statement_failures_total", help, [(String::new(), tally.failures())]);
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) {

@@ -55,6 +55,7 @@ struct Served {
     database: Arc<Fake>,
     /// What it knows of statements.
     learner: Arc<statements::fake::Fake>,
+    statements: Arc<Statements>,
     peers: mpsc::Receiver<PeerConnection>,
     stop: oneshot::Sender<()>,
     done: JoinHandle<()>,
@@ -90,10 +91,11 @@ async fn serve_with(config: &RestConfig, view: View, driver: Driver) -> Served {
     let source = Arc::<Fake>::clone(&database);
     let learner = Arc::<statements::fake::Fake>::default();
     let statements = Arc::new(Statements::new(Arc::<statements::fake::Fake>::clone(&learner)));
+    let serving = Arc::clone(&statements);
     let done = tokio::spawn(async move {
-        bound.serve(handle, source, statements, peer, async move { stopped.await.unwrap_or_default() }).await;
+        bound.serve(handle, source, serving, peer, async move { stopped.await.unwrap_or_default() }).await;
     });
-    Served { address, view, traces, weak_commits, asked, database, learner, peers, stop, done }
+    Served { address, view, traces, weak_commits, asked, database, learner, statements, peers, stop, done }
 }
 
 impl Served {

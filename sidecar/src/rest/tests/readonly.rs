@@ -1,4 +1,4 @@
-//! Read-only statements: the list, its tag, waiting for another one, the records.
+//! Read-only statements: the list, its tag, waiting for another one, the records, counts.
 
 use super::*;
 use crate::feed::Kind;
@@ -169,4 +169,40 @@ async fn details_show_the_records() {
     assert_eq!(ask(&served, "?details=true", &weak.replace("w/", "W/")).await.status, 304);
     assert_eq!(ask(&served, "?details=true", &tag(&list)).await.status, 200, "the list alone is not enough");
     assert_eq!(ask(&served, "?details=false", &tag(&list)).await.status, 304);
+}
+
+#[tokio::test]
+async fn statements_are_counted_by_database() {
+    let (served, followed) = (serve(view(2), accept).await, view(2));
+    let lines = |body: &str, name: &str| -> Vec<String> {
+        body.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
+    };
+    let metrics = served.get("/metrics").await.body;
+    assert!(lines(&metrics, "pgquorum_readonly_statements{").is_empty());
+    assert_eq!(lines(&metrics, "pgquorum_carried_statements_total"), ["pgquorum_carried_statements_total 0"]);
+    served.learner.serve(A);
+    served.learner.learn(0..3);
+    let (_sender, seen) = watch::channel(Arc::new(followed));
+    let rounds = tokio::spawn(statements::rounds(Arc::clone(&served.statements), seen));
+    let counted = async {
+        loop {
+            let metrics = served.get("/metrics").await.body;
+            if lines(&metrics, "pgquorum_readonly_statements{").len() == 2 {
+                return metrics;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let metrics = tokio::time::timeout(DEADLINE, counted).await.expect("counts");
+    rounds.abort();
+    for line in [
+        "pgquorum_readonly_statements{database=\"postgres\"} 1",
+        "pgquorum_readonly_statements{database=\"shop\"} 1",
+        "pgquorum_withdrawn_statements{database=\"shop\"} 1",
+        "pgquorum_carried_statements_total 3",
+        "pgquorum_statement_failures_total 0",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} is missing in\n{metrics}");
+    }
+    assert_eq!(served.learner.told(), [0, 1, 2]);
 }
