@@ -23,7 +23,8 @@ use tokio::net::TcpStream;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than the server takes at most for a change of the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-const BODY_LIMIT: usize = 8 * 1024 * 1024;
+/// Ten thousand statements with their texts are some 15 MB.
+const BODY_LIMIT: usize = 32 * 1024 * 1024;
 /// How often a request follows "I am not the leader, ask there".
 const REDIRECTS: usize = 3;
 

@@ -19,6 +19,7 @@ mod node;
 mod output;
 mod place;
 mod probe;
+mod readonly;
 mod run;
 mod status;
 
@@ -69,6 +70,8 @@ enum Command {
     Channel(channel::ChannelArgs),
     /// Print the changes of a channel as they come.
     Follow(follow::FollowArgs),
+    /// Show which statements are known to write nothing, and may be sent to standbys.
+    Readonly(readonly::ReadonlyArgs),
     /// Show what happened in the cluster.
     Events(events::EventsArgs),
     /// Look for what is wrong on this node and say what to do.
@@ -107,6 +110,7 @@ async fn dispatch(command: Command, out: Out) -> Result<(), Failure> {
         Command::ForceLeader(args) => force_leader::run(args, out).await,
         Command::Channel(args) => channel::run(args, out).await,
         Command::Follow(args) => follow::run(args, out).await,
+        Command::Readonly(args) => readonly::run(args, out).await,
         Command::Events(args) => events::run(args, out).await,
         Command::Doctor(args) => doctor::run(args, out).await,
         Command::Local(args) => local::run(args, out).await,
