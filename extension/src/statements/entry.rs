@@ -10,7 +10,7 @@ use crate::pg::shared::Shared;
 
 pub const TEXT_BYTES: usize = 1024;
 pub const PATH_BYTES: usize = 256;
-pub const REASON_BYTES: usize = 128;
+pub const REASON_BYTES: usize = 192;
 /// So many objects that a verdict rests on are kept.
 pub const DEPENDS: usize = 16;
 

@@ -85,10 +85,7 @@ fn what_was_only_observed_is_served_when_asked_for() {
         "{standing_of_writes}"
     );
     let standing_of_locks = standing(&mut client, "SELECT learn_d.locks()");
-    assert!(
-        standing_of_locks.starts_with("false - function pg_catalog.pg_advisory_xact_lock"),
-        "{standing_of_locks}"
-    );
+    assert!(standing_of_locks.starts_with("false - function pg_advisory_xact_lock"), "{standing_of_locks}");
     run(&mut client, "ALTER SYSTEM RESET pgquorum.serve_observed_statements");
     run(&mut client, "SELECT pg_reload_conf()");
     await_until("it is not served", || !is_served(&mut client, "SELECT learn_d.vol()"));
