@@ -17,15 +17,17 @@ use tokio::time::MissedTickBehavior;
 
 const ROUND: Duration = Duration::from_secs(2);
 /// How often the server is asked which databases there are.
-const LIST: Duration = Duration::from_secs(30);
+const LIST: Duration = Duration::from_secs(4);
 /// How often statements are counted.
 const COUNT: Duration = Duration::from_secs(30);
 /// So many databases are visited in every round, as sessions for them are kept. Where more have the extension, those in
 /// which nothing was learned lately, and in any case those that answer with an error, are visited less and less often.
 const WARM_MAX: usize = 7;
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// A database without the extension is looked into so often, at least; with many of them, two a second.
-const BARE: Duration = Duration::from_secs(30);
+/// A database without the extension is looked into so often, where there may be something to carry or only to count; with
+/// many of them, two a second.
+const BARE_TELLING: Duration = Duration::from_secs(10);
+const BARE_COUNTING: Duration = Duration::from_secs(30);
 const BARE_EACH: Duration = Duration::from_millis(500);
 /// Databases whose counts are shown.
 const COUNTED_MAX: usize = 128;
@@ -131,7 +133,9 @@ impl Rounds {
     /// One round, at this moment.
     async fn go(&mut self, part: Part, now: Instant) {
         if part == Part::None {
+            // What it had learned and not saved goes with it.
             self.listed = None;
+            self.databases.clear();
             self.statements.tally.lock().clear();
             return;
         }
@@ -161,8 +165,9 @@ impl Rounds {
 
     async fn visit(&mut self, name: &str, part: Part, now: Instant) {
         let learning = self.databases.values().filter(|visited| visited.learns).count();
+        let bare = if matches!(part, Part::Tells(_)) { BARE_TELLING } else { BARE_COUNTING };
         let bare =
-            BARE.max(BARE_EACH.saturating_mul(u32::try_from(self.databases.len()).unwrap_or(u32::MAX)));
+            bare.max(BARE_EACH.saturating_mul(u32::try_from(self.databases.len()).unwrap_or(u32::MAX)));
         let Some(visited) = self.databases.get_mut(name) else { return };
         let tally = &self.statements.tally;
         let found = visited.look(&*self.statements.source, name, part, tally, now).await;
