@@ -19,6 +19,22 @@ pub struct Slice {
     pub took: Duration,
 }
 
+/// What is asked, and with which status it is answered.
+#[derive(Clone)]
+pub struct Question {
+    pub path: String,
+    /// Further lines of the head, each with its end.
+    pub fields: String,
+    pub status: u16,
+}
+
+impl Question {
+    /// The path as it is; the answer is 200.
+    pub fn of(path: &str) -> Question {
+        Question { path: path.to_owned(), fields: String::new(), status: 200 }
+    }
+}
+
 impl Pool {
     pub async fn open(to: SocketAddr, size: usize) -> Result<Pool, Error> {
         let mut connections = Vec::new();
@@ -35,11 +51,20 @@ impl Pool {
     /// # Errors
     /// A connection breaks, or an answer is not 200.
     pub async fn ask(&mut self, path: &str, how_long: Duration) -> Result<Slice, Error> {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.to);
+        self.ask_question(&Question::of(path), how_long).await
+    }
+
+    /// The same with fields, and any status.
+    ///
+    /// # Errors
+    /// As [`Pool::ask`].
+    pub async fn ask_question(&mut self, question: &Question, how_long: Duration) -> Result<Slice, Error> {
+        let Question { path, fields, status } = question;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n{fields}\r\n", self.to);
         let start = Instant::now();
         let mut tasks = JoinSet::new();
         for connection in self.connections.drain(..) {
-            tasks.spawn(ask_until(connection, request.clone(), start + how_long));
+            tasks.spawn(ask_until(connection, request.clone(), *status, start + how_long));
         }
         let mut latencies = Vec::new();
         while let Some(done) = tasks.join_next().await {
@@ -54,6 +79,7 @@ impl Pool {
 async fn ask_until(
     mut connection: TcpStream,
     request: String,
+    status: u16,
     end: Instant,
 ) -> Result<(TcpStream, Vec<f64>), Error> {
     let mut latencies = Vec::new();
@@ -61,7 +87,7 @@ async fn ask_until(
     let mut now = Instant::now();
     while now < end {
         connection.write_all(request.as_bytes()).await?;
-        answer(&mut connection, &mut buffer).await?;
+        answer(&mut connection, &mut buffer, status).await?;
         let then = Instant::now();
         latencies.push((then - now).as_secs_f64());
         now = then;
@@ -70,13 +96,13 @@ async fn ask_until(
 }
 
 /// Reads one whole answer.
-async fn answer(connection: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<(), Error> {
+async fn answer(connection: &mut TcpStream, buffer: &mut Vec<u8>, status: u16) -> Result<(), Error> {
     buffer.clear();
     loop {
         if connection.read_buf(buffer).await? == 0 {
             return Err(Error::other("the server closed the connection"));
         }
-        if let Some(whole) = length(buffer)?
+        if let Some(whole) = length(buffer, status)?
             && buffer.len() >= whole
         {
             return Ok(());
@@ -85,11 +111,15 @@ async fn answer(connection: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<(), 
 }
 
 /// How long the whole answer is, as soon as its head is there.
-fn length(answer: &[u8]) -> Result<Option<usize>, Error> {
+fn length(answer: &[u8], status: u16) -> Result<Option<usize>, Error> {
     let Some(head) = answer.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(None) };
     let text = std::str::from_utf8(&answer[..head]).map_err(Error::other)?;
-    if !text.starts_with("HTTP/1.1 200") {
-        return Err(Error::other(format!("not 200: {}", text.lines().next().unwrap_or_default())));
+    if !text.starts_with(&format!("HTTP/1.1 {status}")) {
+        return Err(Error::other(format!("not {status}: {}", text.lines().next().unwrap_or_default())));
+    }
+    // It has no body, whatever it says of the length that another answer would have.
+    if status == 304 {
+        return Ok(Some(head + 4));
     }
     let value = |line: &str| {
         let (name, value) = line.split_once(':')?;
@@ -107,8 +137,10 @@ mod tests {
     #[test]
     fn an_answer_is_whole_when_its_body_is_there() {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-        assert_eq!(length(answer).unwrap(), Some(answer.len()));
-        assert_eq!(length(&answer[..20]).unwrap(), None);
-        assert!(length(b"HTTP/1.1 417 X\r\ncontent-length: 0\r\n\r\n").is_err());
+        assert_eq!(length(answer, 200).unwrap(), Some(answer.len()));
+        assert_eq!(length(&answer[..20], 200).unwrap(), None);
+        assert!(length(b"HTTP/1.1 417 X\r\ncontent-length: 0\r\n\r\n", 200).is_err());
+        let same = b"HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\n\r\n";
+        assert_eq!(length(same, 304).unwrap(), Some(same.len()));
     }
 }

@@ -15,6 +15,7 @@ mod parameters;
 mod patroni;
 mod pgbench;
 mod statement_hash;
+mod statements;
 mod tps;
 mod usage;
 
@@ -36,7 +37,7 @@ impl Options {
 /// A group shares its servers; it prints a line for each of its benchmarks that is wanted and says whether all are good.
 type Group = fn(&Options) -> bool;
 
-const GROUPS: [(&[&str], Group); 11] = [
+const GROUPS: [(&[&str], Group); 14] = [
     (&failover::NAMES, failover::run),
     (&[black_hole::NAME], black_hole::run),
     (&tps::NAMES, tps::run),
@@ -48,6 +49,9 @@ const GROUPS: [(&[&str], Group); 11] = [
     (&[feed::latency::NAME], feed::latency::run),
     (&[feed::throughput::NAME], feed::throughput::run),
     (&[statement_hash::NAME], statement_hash::run),
+    (&statements::selects::NAMES, statements::selects::run),
+    (&[statements::distinct::NAME], statements::distinct::run),
+    (&[statements::requests::NAME], statements::requests::run),
 ];
 
 fn main() -> ExitCode {

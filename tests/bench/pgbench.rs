@@ -22,7 +22,14 @@ pub fn rate(dsn: &str, clients: u32, transactions: u32) -> f64 {
     let each = transactions.div_ceil(clients).to_string();
     let (clients, threads) = (clients.to_string(), clients.min(2).to_string());
     let args = ["-n", "-N", "-M", "prepared", "-c", &clients, "-j", &threads, "-t", &each];
-    let said = pgbench(dsn, &args);
+    tps(&pgbench(dsn, &args))
+}
+
+/// The rate in what pgbench printed.
+///
+/// # Panics
+/// There is none.
+pub fn tps(said: &str) -> f64 {
     let tps = said.lines().find_map(|l| l.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
     tps.unwrap_or_else(|| panic!("pgbench gave no rate: {said}"))
 }

@@ -50,7 +50,34 @@ pub fn request_within(
          content-length: {}\r\n\r\n",
         body.len()
     );
-    exchange(limit, to, &(head + body))
+    exchange(limit, to, &(head + body)).map(|answer| (answer.status, answer.body))
+}
+
+/// GET from `127.0.0.1:port` with further header fields, for those who need the answer's own fields.
+///
+/// # Errors
+/// No connection, or no proper answer in time.
+pub fn get_with(limit: Duration, port: u16, path: &str, fields: &[(&str, &str)]) -> Result<Answer, Error> {
+    let to = SocketAddr::from(([127, 0, 0, 1], port));
+    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    exchange(limit, to, &format!("GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n{fields}\r\n"))
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// JSON, or the text as a JSON string.
+    pub body: Value,
+    head: String,
+}
+
+impl Answer {
+    /// A header field, as it was sent.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
 }
 
 /// Sends this text as it is to `127.0.0.1:port`, and nothing more; returns the status of the answer and its body.
@@ -58,11 +85,12 @@ pub fn request_within(
 /// # Errors
 /// No connection, or no proper answer in time.
 pub fn request_raw(port: u16, text: &str) -> Result<(u16, Value), Error> {
-    exchange(ANSWER_TIMEOUT, SocketAddr::from(([127, 0, 0, 1], port)), text)
+    let answer = exchange(ANSWER_TIMEOUT, SocketAddr::from(([127, 0, 0, 1], port)), text)?;
+    Ok((answer.status, answer.body))
 }
 
 /// One connection: sends the text, reads until the other side closes.
-fn exchange(limit: Duration, to: SocketAddr, text: &str) -> Result<(u16, Value), Error> {
+fn exchange(limit: Duration, to: SocketAddr, text: &str) -> Result<Answer, Error> {
     let mut stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT.min(limit))?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
@@ -77,12 +105,13 @@ fn exchange(limit: Duration, to: SocketAddr, text: &str) -> Result<(u16, Value),
     parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| Error::other("not an HTTP answer"))
 }
 
-fn parse(answer: &str) -> Option<(u16, Value)> {
+fn parse(answer: &str) -> Option<Answer> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split_whitespace().nth(1)?.parse().ok()?;
     let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
     let body = if chunked { dechunk(body) } else { body.to_owned() };
-    Some((status, serde_json::from_str(&body).unwrap_or(Value::String(body))))
+    let body = serde_json::from_str(&body).unwrap_or(Value::String(body));
+    Some(Answer { status, body, head: head.to_owned() })
 }
 
 fn dechunk(mut rest: &str) -> String {
@@ -101,11 +130,13 @@ mod tests {
 
     #[test]
     fn answers_are_read_with_and_without_chunks() {
+        let read = |text| parse(text).map(|answer| (answer.status, answer.body)).unwrap();
         let plain = "HTTP/1.1 417\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
-        assert_eq!(parse(plain).unwrap(), (417, serde_json::json!({"a": 1})));
+        assert_eq!(read(plain), (417, serde_json::json!({"a": 1})));
+        assert_eq!(parse(plain).unwrap().field("Content-Length"), Some("7"));
         let chunked =
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n";
-        assert_eq!(parse(chunked).unwrap(), (200, serde_json::json!({"a": 1})));
+        assert_eq!(read(chunked), (200, serde_json::json!({"a": 1})));
         assert!(parse("nonsense").is_none());
     }
 }

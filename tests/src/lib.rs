@@ -4,12 +4,14 @@
 mod cluster;
 mod command;
 mod http;
+mod learner;
 mod lines;
 mod log_server;
 mod net_cluster;
 mod netns;
 mod plain;
 mod probe;
+mod psql;
 mod replayed;
 mod session;
 mod shaper;
@@ -18,13 +20,17 @@ mod user;
 
 pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
 pub use command::{Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_shown, run_program};
-pub use http::{request, request_raw, request_to, request_within};
+pub use http::{Answer, get_with, request, request_raw, request_to, request_within};
+pub use learner::{
+    Learned, LearningServer, await_known, await_served, hash_of, is_served, known, served, server_error,
+};
 pub use lines::LineStream;
 pub use log_server::{LogServer, expect_log, take_log};
 pub use net_cluster::{NetCluster, Prepare};
 pub use netns::{CLIENT, Network};
 pub use plain::{Plain, kill_tree, postgres_program};
 pub use probe::{Probe, ProbeOptions, Report, await_rows};
+pub use psql::{psql, psql_with};
 pub use replayed::{Replayed, Rows};
 pub use session::{await_answer, refused, run, text};
 pub use shaper::Shape;

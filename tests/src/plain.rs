@@ -144,6 +144,27 @@ impl Plain {
         *self = Plain::run(&self.dir.clone(), self.port);
     }
 
+    /// Stops the server in good order, as `pg_ctl stop -m fast` does, and starts it again.
+    ///
+    /// # Panics
+    /// It does not stop.
+    pub fn restart(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("the server runs");
+            await_until(PATIENCE, "the server stops", || match child.try_wait() {
+                Ok(Some(_)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+        }
+        *self = Plain::run(&self.dir.clone(), self.port);
+    }
+
+    /// What the server has logged since its data were made.
+    pub fn log(&self) -> String {
+        let log = std::fs::read(self.dir.with_extension("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// Kills the server and removes its data.
     pub fn remove(mut self) {
         self.kill();

@@ -1,0 +1,108 @@
+//! Ten times more statements than there is room for, all equally often: nearly each one has been thrown out before it comes
+//! again.
+
+use super::fleet::{self, Fleet, Kind, Plan};
+use crate::Options;
+use crate::line::{Line, Must, rounded};
+use crate::usage::status_bytes;
+use postgres::Client;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+pub const NAME: &str = "learner-distinct";
+
+const MUST: f64 = 0.97;
+/// What a session may take more after all statements than after the first fifth of them.
+const MUST_GROWTH_MB: f64 = 1.0;
+const KINDS: [Kind; 4] = [Kind::Plain, Kind::Learner, Kind::StatStatements, Kind::Control];
+const STATEMENTS: u32 = 100_000;
+const ROOM: i64 = 10_000;
+const SCALE: u32 = 10;
+const CLIENTS: u32 = 4;
+
+pub fn run(_: &Options) -> bool {
+    let fleet = Fleet::start(&KINDS, SCALE);
+    let script = tempfile::NamedTempFile::new().expect("a file for the script");
+    // In the simple mode a variable is text, also within a name.
+    let text = format!(
+        "\\set n random(1, {STATEMENTS})\n\\set aid random(1, {})\n\
+         SELECT abalance AS n:n FROM pgbench_accounts WHERE aid = :aid;\n",
+        100_000 * SCALE
+    );
+    std::fs::write(script.path(), text).expect("the script");
+    let file = script.path().display().to_string();
+    // So that all have been there before anything is counted.
+    let learner = fleet.of(Kind::Learner);
+    let mut session = learner.connect();
+    let growth_mb = one_session(&mut session) / f64::from(1 << 20);
+    let plan = Plan {
+        rounds: 120,
+        within: Duration::from_secs(240),
+        clients: CLIENTS,
+        transactions: 4000,
+        more: &["-M", "simple", "-f", &file],
+    };
+    let shared = shared_bytes(&mut session);
+    let measured = fleet::measure(NAME, &fleet, &plan);
+    let known = number(&mut session, "SELECT count(*) FROM quorum.readonly_statements");
+    let rows = number(&mut session, "SELECT count(*) FROM quorum.readonly_statement");
+    let table = number(&mut session, "SELECT pg_total_relation_size('quorum.readonly_statement')");
+    let fixed = shared_bytes(&mut session) == shared && growth_mb <= MUST_GROWTH_MB;
+    let bounded = known <= ROOM && rows <= ROOM;
+    let busy = known > ROOM / 2;
+    let mut more = Map::new();
+    fleet.systems.iter().zip(&measured.figures).for_each(|(system, f)| f.tell(system.kind, &mut more));
+    let place = fleet.systems.iter().position(|system| system.kind == Kind::Learner).expect("it takes part");
+    let ours = &measured.figures[place];
+    let ratio = ours.ratio.median();
+    let to_peer = measured.ratio(&fleet, Kind::Learner, Kind::StatStatements);
+    for (name, value) in [
+        ("to_pg_stat_statements", json!(rounded(to_peer))),
+        ("statements", json!(STATEMENTS)),
+        ("known", json!(known)),
+        ("table_rows", json!(rows)),
+        ("table_mb", json!(rounded(table as f64 / f64::from(1 << 20)))),
+        ("shared_mb", json!(rounded(shared as f64 / f64::from(1 << 20)))),
+        ("session_growth_mb", json!(rounded(growth_mb))),
+        ("must_session_growth_mb", json!(MUST_GROWTH_MB)),
+    ] {
+        more.insert(name.to_owned(), value);
+    }
+    let line = Line {
+        bench: NAME,
+        unit: "ratio",
+        samples: &ours.ratio,
+        ratio: rounded(ratio),
+        against: "TPS of PostgreSQL without any library; medians of rounds",
+        must: Must::AtLeast(MUST),
+        judged: ratio,
+        kept: fixed && bounded && busy,
+        more: Value::Object(more),
+    };
+    line.print()
+}
+
+/// Runs all statements in one session; by how many bytes its own memory grew after the first fifth.
+fn one_session(session: &mut Client) -> f64 {
+    let pid = number(session, "SELECT pg_backend_pid()::bigint") as i32;
+    let mut begin = 0;
+    for n in 0..STATEMENTS {
+        let statement = format!("SELECT abalance AS n{n} FROM pgbench_accounts WHERE aid = {}", n + 1);
+        session.batch_execute(&statement).unwrap_or_else(|e| panic!("{NAME}: {statement}: {e:?}"));
+        if n == STATEMENTS / 5 {
+            begin = status_bytes(pid, "RssAnon").expect("the session's memory");
+        }
+    }
+    status_bytes(pid, "RssAnon").expect("the session's memory").saturating_sub(begin) as f64
+}
+
+fn shared_bytes(session: &mut Client) -> i64 {
+    number(
+        session,
+        "SELECT coalesce(sum(allocated_size), 0)::bigint FROM pg_shmem_allocations WHERE name LIKE 'pgquorum%'",
+    )
+}
+
+fn number(session: &mut Client, sql: &str) -> i64 {
+    session.query_one(sql, &[]).unwrap_or_else(|e| panic!("{NAME}: {sql}: {e:?}")).get(0)
+}

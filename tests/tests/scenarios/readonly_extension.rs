@@ -1,0 +1,95 @@
+//! The extension comes and goes while clients run statements: they notice nothing, and it learns again.
+
+use pgquorum_tests::{LearningServer, PATIENCE, await_served, await_until, is_served, run, served};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+const ROUNDS: usize = 20;
+
+/// Ends the threads, also when a check has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+#[test]
+fn clients_do_not_notice_that_the_extension_comes_and_goes() {
+    let servers = LearningServer::start("");
+    let admin = &mut servers.connect();
+    run(
+        admin,
+        "CREATE TABLE t (id int); CREATE SEQUENCE s; CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN RETURN 1; END'",
+    );
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let stop_all = Stop(&stop);
+        let mut threads = Vec::new();
+        for number in 0..4 {
+            let (mut client, stop, done) = (servers.connect(), &stop, &done);
+            threads.push(scope.spawn(move || {
+                let prepared = client.prepare("SELECT f(), count(*) FROM t").expect("it is right");
+                let mut round = 0_u64;
+                while !stop.load(SeqCst) {
+                    round += 1;
+                    run(&mut client, "SELECT id FROM t");
+                    run(&mut client, &format!("SELECT 1 AS by_{number}_{round}"));
+                    run(&mut client, "SELECT nextval('s')");
+                    client.query(&prepared, &[]).expect("a row");
+                    done.fetch_add(1, SeqCst);
+                }
+            }));
+        }
+        for round in 0..ROUNDS {
+            let how =
+                if round % 2 == 0 { "DROP EXTENSION pgquorum" } else { "DROP EXTENSION pgquorum CASCADE" };
+            run(admin, how);
+            let before = done.load(SeqCst);
+            // Learned by the sessions while there is no table.
+            await_until(PATIENCE, "clients go on", || match done.load(SeqCst) {
+                now if now > before + 4 => Ok(()),
+                now => Err(now.to_string()),
+            });
+            run(admin, "CREATE EXTENSION pgquorum");
+            if round % 4 == 3 {
+                await_served(admin, "SELECT id FROM t");
+                await_served(admin, "SELECT f(), count(*) FROM t");
+                assert!(!is_served(admin, "SELECT nextval('s')"));
+            }
+        }
+        // A drop that is rolled back has not happened.
+        await_served(admin, "SELECT id FROM t");
+        run(admin, "BEGIN; DROP EXTENSION pgquorum; ROLLBACK");
+        assert!(is_served(admin, "SELECT id FROM t"));
+        drop(stop_all);
+        for thread in threads {
+            thread.join().expect("no client has seen an error");
+        }
+    });
+    // A database that goes while it is learned from.
+    run(admin, "CREATE DATABASE short");
+    let mut inside = servers.primary.connect_to("short").expect("a session");
+    run(&mut inside, "CREATE EXTENSION pgquorum");
+    run(&mut inside, "SELECT 1 AS inside");
+    drop(inside);
+    run(admin, "DROP DATABASE short WITH (FORCE)");
+    // One that comes from a template has what the template had learned, and no more.
+    run(admin, "CREATE DATABASE mould");
+    let mut mould = servers.primary.connect_to("mould").expect("a session");
+    run(&mut mould, "CREATE EXTENSION pgquorum; CREATE TABLE u (id int)");
+    run(&mut mould, "SELECT id FROM u");
+    await_served(&mut mould, "SELECT id FROM u");
+    drop(mould);
+    await_until(PATIENCE, "a copy of it", || {
+        admin.batch_execute("CREATE DATABASE cast_one TEMPLATE mould").map_err(|e| e.to_string())
+    });
+    let mut copy = servers.primary.connect_to("cast_one").expect("a session");
+    assert!(is_served(&mut copy, "SELECT id FROM u"), "{:?}", served(&mut copy));
+    run(&mut copy, "DROP TABLE u; CREATE SEQUENCE v; CREATE VIEW u AS SELECT nextval('v') AS id");
+    assert!(!is_served(&mut copy, "SELECT id FROM u"));
+    let mut mould = servers.primary.connect_to("mould").expect("a session");
+    assert!(is_served(&mut mould, "SELECT id FROM u"), "the other database's table is what it was");
+    let log = servers.primary.log();
+    assert!(!log.contains("PANIC") && !log.contains("was terminated by signal"), "{log}");
+}
