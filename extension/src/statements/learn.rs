@@ -157,11 +157,14 @@ pub fn utility_begins(text: &[u8], examined: &Examined) -> bool {
     let Some((handle, place)) = recognise(text, Some(examined.temporary)) else { return false };
     CURRENT.set(handle);
     join(place, examined);
+    // Planning calls functions that are declared IMMUTABLE, and those can lie.
+    watch::begin(place);
     true
 }
 
-/// It has run without an error. What ran inside it was not watched, so it counts for nothing but its use.
+/// It has run without an error. No plan of it was run, so it counts for nothing but its use.
 pub fn utility_ended() {
+    watch::end();
     count(CURRENT.get(), false);
 }
 
