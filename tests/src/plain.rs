@@ -207,5 +207,6 @@ fn append(file: &Path, text: &str) {
 fn run(command: &mut Command) {
     command.current_dir("/");
     let out = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{command:?}: {}: {said}", out.status);
 }

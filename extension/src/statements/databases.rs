@@ -119,6 +119,11 @@ pub fn without_saver() -> Vec<u32> {
     alone.map(|entry| entry.oid.load(SeqCst)).collect()
 }
 
+/// For a saver that has had its turn: does another database wait for one?
+pub fn another_waits(database: u32) -> bool {
+    without_saver().iter().any(|other| *other != database)
+}
+
 /// The database is gone.
 pub fn forget(database: u32) {
     if let Some(entry) = known(database) {

@@ -20,8 +20,10 @@ const INTERVAL_MS: u64 = 1000;
 const PAUSE_MS: i64 = 10;
 /// How often a server without a lease looks whether it has one.
 const FENCED_MS: u64 = 50;
-/// A saver that has had nothing to do for so long makes room for others.
-const IDLE_NS: u64 = 60_000 * clock::NS_PER_MS;
+/// A saver that has had nothing to do for so long makes room for others. DROP DATABASE waits 5 s for those who use it.
+pub const IDLE_NS: u64 = 3_000 * clock::NS_PER_MS;
+/// So long it may stay though other databases wait for a saver.
+const TURN_NS: u64 = 2_500 * clock::NS_PER_MS;
 const RETRY_MS_MIN: u64 = 250;
 const RETRY_MS_MAX: u64 = 30_000;
 /// A lock that is kept for so long is worth a line in the server's log.
@@ -33,6 +35,7 @@ const RECORDS_MAX: usize = 2000;
 struct Saver {
     database: u32,
     /// When there was something to do last.
+    since_ns: u64,
     busy_ns: u64,
     failures: u32,
     failing_since_ns: Option<u64>,
@@ -73,6 +76,7 @@ pub extern "C-unwind" fn pgquorum_statements_main(database: pg_sys::Datum) {
     databases::set_saver(database, worker::own_pid());
     let mut saver = Saver {
         database,
+        since_ns: clock::boottime_ns(),
         busy_ns: clock::boottime_ns(),
         failures: 0,
         failing_since_ns: None,
@@ -95,6 +99,10 @@ impl Saver {
             return Some(FENCED_MS);
         }
         let now_ns = clock::boottime_ns();
+        if now_ns >= self.since_ns + TURN_NS && databases::another_waits(self.database) {
+            // What is still to be done here is known, so that this database has another turn.
+            return None;
+        }
         let urgent = databases::take_wanted(self.database);
         let prepared = shared::globals().prepared.load(std::sync::atomic::Ordering::SeqCst);
         let sets_back = match databases::prepared(self.database) {

@@ -13,8 +13,10 @@ use crate::pg::worker::Running;
 const SAVERS_MAX: usize = 4;
 const AGAIN_NS: u64 = 1000 * clock::NS_PER_MS;
 const AGAIN_NS_MAX: u64 = 300_000 * clock::NS_PER_MS;
-/// A saver that has lived so long had not failed at once.
-const LIVED_NS: u64 = 10_000 * clock::NS_PER_MS;
+/// A saver that has lived so long had not failed at once: it has been idle at least.
+const LIVED_NS: u64 = super::save::IDLE_NS - 1_000 * clock::NS_PER_MS;
+/// So long it is remembered who was served when.
+const TURNS_NS: u64 = 600_000 * clock::NS_PER_MS;
 /// After so many failures in a row a database is taken to be gone until a session learns something in it.
 const FAILURES_MAX: u32 = 8;
 
@@ -28,6 +30,8 @@ pub struct Savers {
     running: BTreeMap<u32, Started>,
     /// How often savers ended at once, in a row, and from when on the next is started (`CLOCK_BOOTTIME`).
     failed: BTreeMap<u32, (u32, u64)>,
+    /// When the last one was started in a database.
+    turns: BTreeMap<u32, u64>,
     full: bool,
 }
 
@@ -45,7 +49,11 @@ impl Savers {
         }
         let mut next_ns: Option<u64> = None;
         let mut later = |at_ns: u64| next_ns = Some(next_ns.map_or(at_ns, |next_ns| next_ns.min(at_ns)));
-        for database in databases::without_saver() {
+        let mut waiting = databases::without_saver();
+        self.turns.retain(|_, started_ns| now_ns < *started_ns + TURNS_NS);
+        // Who has waited longest is next.
+        waiting.sort_by_key(|database| self.turns.get(database).copied());
+        for database in waiting {
             if self.running.contains_key(&database) {
                 continue;
             }
@@ -77,6 +85,7 @@ impl Savers {
     fn start(&mut self, database: u32, now_ns: u64) -> bool {
         match Running::start("pgquorum statements", "pgquorum_statements_main", database) {
             Some(worker) => {
+                self.turns.insert(database, now_ns);
                 self.running.insert(database, Started { worker, since_ns: now_ns });
                 self.full = false;
                 true

@@ -42,6 +42,7 @@ mod phantom_commits;
 mod readonly_bad_input;
 mod readonly_clients;
 mod readonly_collision;
+mod readonly_databases;
 mod readonly_ddl;
 mod readonly_extension;
 mod readonly_failover;

@@ -74,6 +74,14 @@ fn clients_do_not_notice_that_the_extension_comes_and_goes() {
     run(&mut inside, "SELECT 1 AS inside");
     drop(inside);
     run(admin, "DROP DATABASE short WITH (FORCE)");
+    // One that is not in use any more: the worker that saves goes before PostgreSQL has waited long enough.
+    run(admin, "CREATE DATABASE brief");
+    let mut inside = servers.primary.connect_to("brief").expect("a session");
+    run(&mut inside, "CREATE EXTENSION pgquorum");
+    run(&mut inside, "SELECT 1 AS inside");
+    await_served(&mut inside, "SELECT 1 AS inside");
+    drop(inside);
+    run(admin, "DROP DATABASE brief");
     // One that comes from a template has what the template had learned, and no more.
     run(admin, "CREATE DATABASE mould");
     let mut mould = servers.primary.connect_to("mould").expect("a session");
