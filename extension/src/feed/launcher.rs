@@ -12,7 +12,8 @@ use pgrx::prelude::*;
 use super::databases::{self, Found, News};
 use super::{shared, work};
 use crate::pg::worker::Running;
-use crate::pg::{clock, process, worker};
+use crate::pg::{clock, process, snapshot, worker};
+use crate::statements::ring;
 use crate::statements::savers::Savers;
 
 const WAIT_MS: u64 = 5000;
@@ -77,6 +78,8 @@ pub extern "C-unwind" fn pgquorum_launcher_main(_arg: pg_sys::Datum) {
     worker::connect(0);
     databases::forget_reports();
     shared::i_am_the_launcher();
+    // What standbys learn from now on counts.
+    ring::cover_from(snapshot::insert_lsn());
     let mut launcher = Launcher { visit_all_from_ns: Some(0), ..Launcher::default() };
     loop {
         worker::reload_if_asked();

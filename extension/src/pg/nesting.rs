@@ -17,6 +17,12 @@ static NESTING: AtomicU32 = AtomicU32::new(0);
 static NESTING_AT: [AtomicU32; LEVELS] = [const { AtomicU32::new(0) }; LEVELS];
 const LEVELS: usize = 128;
 
+/// How many statements are being planned, run or finished now, one inside the other.
+#[inline]
+pub fn depth() -> u32 {
+    NESTING.load(Relaxed)
+}
+
 /// A statement begins to be planned, run or finished; what [`leave`] is to be given when it ends without an error.
 #[inline]
 pub fn enter() -> u32 {

@@ -8,8 +8,8 @@ use pgrx::pg_sys::ObjectAccessType;
 use pgrx::prelude::*;
 
 use super::changed_objects::{self, Change};
-use super::names;
 use super::statement_hooks::is_on;
+use super::{names, nesting};
 use crate::statements::{contained, proof, watch, withdraw};
 
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
@@ -37,7 +37,11 @@ unsafe extern "C-unwind" fn at_object(
             next(access, class, object, part, argument);
         }
         match access {
-            ObjectAccessType::OAT_FUNCTION_EXECUTE if is_on() && proof::forbidden_at_run(object.to_u32()) => {
+            ObjectAccessType::OAT_FUNCTION_EXECUTE
+                if is_on()
+                    && proof::forbidden_at_run(object.to_u32())
+                    && !watch::only_gets_ready(nesting::depth()) =>
+            {
                 forbidden(object);
             }
             ObjectAccessType::OAT_POST_CREATE

@@ -117,6 +117,11 @@ pub fn has_changed_since(lsn: u64, statement: &Statement, now_lsn: u64) -> bool 
         })
 }
 
+/// This server is a primary from this WAL position on: it knows of all changes behind it.
+pub fn cover_from(lsn: u64) {
+    let _ = shared::globals().covers_from.compare_exchange(0, lsn.max(1), SeqCst, SeqCst);
+}
+
 /// Tells what a transaction has changed, which has just committed; where its element is.
 pub fn open(
     control: &mut Exclusive,

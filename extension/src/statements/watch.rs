@@ -12,6 +12,8 @@ use crate::pg::process;
 
 /// Something is watched. One process: no ordering is needed.
 static ACTIVE: AtomicBool = AtomicBool::new(false);
+/// What is watched is planned, and its plan is not run: EXPLAIN gets ready functions that it does not execute.
+static PLANS_ONLY: AtomicBool = AtomicBool::new(false);
 /// It tried to write where that is refused.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 /// A function was executed in this transaction for which no statement is served. PL/pgSQL keeps expressions ready for the
@@ -38,7 +40,20 @@ pub fn begin(place: Place) {
     let had_id = process::has_transaction_id();
     WATCHED.set(Watched { place, level: process::nesting_level(), had_id, has_written: false });
     REFUSED.store(false, Relaxed);
+    PLANS_ONLY.store(false, Relaxed);
     ACTIVE.store(true, Relaxed);
+}
+
+/// A utility statement of the client begins, which plans and runs no plan.
+pub fn begin_planning_only(place: Place) {
+    begin(place);
+    PLANS_ONLY.store(true, Relaxed);
+}
+
+/// Is a function that is got ready now, outside of all that is planned or run inside, one that is not executed?
+#[inline]
+pub fn only_gets_ready(nesting: u32) -> bool {
+    nesting <= 1 && is_active() && PLANS_ONLY.load(Relaxed)
 }
 
 #[inline]

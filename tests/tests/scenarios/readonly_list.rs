@@ -74,8 +74,10 @@ fn run_once(client: &mut Client, statement: &str) {
 
 /// Everything that a statement could change: rows of all tables, sequences, large objects, settings, roles, definitions.
 fn fingerprint(client: &mut Client) -> String {
-    let tables = "SELECT string_agg(format('SELECT %L || count(*) || coalesce(md5(string_agg(t::text, '','' ORDER BY t::text)), '''') FROM %s t',
-                  oid::regclass, oid::regclass), ' UNION ALL ') FROM pg_class
+    let tables = "SELECT string_agg(CASE relkind WHEN 'S' THEN format('SELECT %L || last_value || is_called::text FROM %s',
+                  oid::regclass, oid::regclass)
+                  ELSE format('SELECT %L || count(*) || coalesce(md5(string_agg(t::text, '','' ORDER BY t::text)), '''') FROM %s t',
+                  oid::regclass, oid::regclass) END, ' UNION ALL ') FROM pg_class
                   WHERE relkind IN ('r', 'S', 'm') AND relnamespace NOT IN (SELECT oid FROM pg_namespace
                   WHERE nspname ~ '^(pg_|information_schema|quorum)')";
     let each = text(client, tables);
