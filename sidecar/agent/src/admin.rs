@@ -6,7 +6,7 @@ use crate::entry::Entry;
 use crate::lead::{Lead, Phase};
 use crate::member::Member;
 use crate::node::Node;
-use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, is_reserved_parameter};
+use crate::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, is_reserved_parameter, wrong_value};
 use crate::request::{LeaderAddress, RejectionKind, Reply, Request};
 use crate::settings::Settings;
 use crate::standing::Outcast;
@@ -211,7 +211,7 @@ impl Node {
     }
 
     fn set_db_config(&mut self, id: u64, set: BTreeMap<String, Option<String>>) {
-        for name in set.keys() {
+        for (name, value) in &set {
             let valid = name.len() <= 63
                 && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
                 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');
@@ -227,6 +227,9 @@ impl Node {
                     "{name} is kept by the cluster itself, because its safety depends on it; it cannot be set here"
                 );
                 return self.reject_value(id, "reserved_parameter", text);
+            }
+            if let Some(expected) = value.as_deref().and_then(|value| wrong_value(name, value)) {
+                return self.reject_value(id, "invalid_parameter", format!("{name} takes {expected}"));
             }
         }
         if set.values().flatten().any(|v| v.len() > 4096 || v.contains(['\n', '\r', '\0'])) {

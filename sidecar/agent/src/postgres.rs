@@ -66,10 +66,43 @@ const RESERVED_PARAMETERS: &[&str] = &[
     "include_if_exists",
 ];
 
+/// What a value may be.
+#[derive(Clone, Copy)]
+enum Value {
+    Switch,
+    Number { min: u32, max: u32 },
+}
+
+/// Settings of the extension on which nothing depends but what it learns of statements: the administrator's to set, and
+/// better the same on all nodes. PostgreSQL does not know their values where the library is not loaded, so they are
+/// checked here.
+const STATEMENT_PARAMETERS: &[(&str, Value)] = &[
+    ("pgquorum.learn_statements", Value::Switch),
+    ("pgquorum.serve_observed_statements", Value::Switch),
+    ("pgquorum.statements_max", Value::Number { min: 0, max: 1_000_000 }),
+    ("pgquorum.statements_min_calls", Value::Number { min: 1, max: i32::MAX.unsigned_abs() }),
+];
+
+fn statement_parameter(name: &str) -> Option<Value> {
+    let found = STATEMENT_PARAMETERS.iter().find(|(one, _)| one.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| *value)
+}
+
+/// What a setting of the extension takes, if that is not this value.
+pub fn wrong_value(name: &str, value: &str) -> Option<String> {
+    match statement_parameter(name)? {
+        Value::Switch if ["on", "off", "true", "false"].contains(&value) => None,
+        Value::Switch => Some("on or off".to_owned()),
+        Value::Number { min, max } if value.parse().is_ok_and(|n: u32| (min..=max).contains(&n)) => None,
+        Value::Number { min, max } => Some(format!("a number from {min} to {max}")),
+    }
+}
+
 /// Whether only the cluster itself sets this parameter.
 pub fn is_reserved_parameter(name: &str) -> bool {
     let ours = name.get(..9).is_some_and(|prefix| prefix.eq_ignore_ascii_case("pgquorum."));
-    ours || RESERVED_PARAMETERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
+    ours && statement_parameter(name).is_none()
+        || RESERVED_PARAMETERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
 }
 
 /// `synchronous_standby_names`: any `k` of `standbys` must have a transaction before its commit returns.
@@ -312,5 +345,31 @@ impl PgObservation {
 
     pub fn is_primary(&self) -> bool {
         self.is_running() && !self.in_recovery
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_settings_of_statements_may_be_set_and_to_what_they_take() {
+        for (name, value, right) in [
+            ("pgquorum.learn_statements", "off", true),
+            ("pgquorum.learn_statements", "no way", false),
+            ("pgquorum.Serve_Observed_Statements", "true", true),
+            ("pgquorum.statements_max", "0", true),
+            ("pgquorum.statements_max", "1000001", false),
+            ("pgquorum.statements_max", "10kB", false),
+            ("pgquorum.statements_min_calls", "0", false),
+            ("pgquorum.statements_min_calls", "2147483647", true),
+            ("work_mem", "lots", true),
+        ] {
+            assert!(!is_reserved_parameter(name), "{name}");
+            assert_eq!(wrong_value(name, value).is_none(), right, "{name} = {value}");
+        }
+        for ours in ["pgquorum.fence", "pgquorum.statements", "PGQUORUM.lease_wait", "fsync"] {
+            assert!(is_reserved_parameter(ours), "{ours}");
+        }
     }
 }

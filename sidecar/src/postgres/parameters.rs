@@ -67,6 +67,13 @@ mod tests {
         for bad in ["", "a b", "a=b", "a\nport", ".a", "a.", "1a", "a'"] {
             assert!(!is_valid_name(bad), "{bad:?}");
         }
-        assert!(is_owned("Primary_ConnInfo") && !is_owned("work_mem"));
+        for ours in ["Primary_ConnInfo", "pgquorum.fence", "PGQUORUM.Fence_Grace", "pgquorum.new"] {
+            assert!(is_owned(ours), "{ours}");
+        }
+        for others in
+            ["work_mem", "pgquorum.statements_max", "pgquorum.Serve_Observed_Statements", "pgquorum"]
+        {
+            assert!(!is_owned(others), "{others}");
+        }
     }
 }

@@ -8,14 +8,18 @@ use std::time::Duration;
 fn parameters_reach_every_node_and_survive_a_failover() {
     let cluster = Cluster::start(3);
     let leader = cluster.leader();
-    let change = json!({"work_mem": "7MB", "max_connections": "123"});
+    let change =
+        json!({"work_mem": "7MB", "max_connections": "123", "pgquorum.serve_observed_statements": true});
     let (code, answer) = cluster.send(leader, "PATCH", "/db-config", Some(&change));
     assert_eq!(code, 200, "{answer}");
     assert_eq!(answer["parameters"]["work_mem"], json!("7MB"));
     for id in 1..=3 {
         await_until(Duration::from_secs(20), "the parameter is in force", || {
-            let now = cluster.try_ask(id, "SHOW work_mem")?;
-            if now == "7MB" { Ok(()) } else { Err(now) }
+            let now = cluster.try_ask(
+                id,
+                "SELECT current_setting('work_mem') || current_setting('pgquorum.serve_observed_statements')",
+            )?;
+            if now == "7MBon" { Ok(()) } else { Err(now) }
         });
     }
     await_until(Duration::from_secs(20), "the restart is asked for on every node", || {
@@ -42,7 +46,9 @@ fn what_the_cluster_needs_itself_cannot_be_changed() {
     let bad = [
         json!({"synchronous_standby_names": ""}),
         json!({"fsync": "off"}),
+        json!({"pgquorum.fence": "off"}),
         json!({"no_such_parameter": "1"}),
+        json!({"pgquorum.statements_max": "lots"}),
         json!({"work_mem": "lots"}),
         json!({"Work Mem": "1MB"}),
     ];
