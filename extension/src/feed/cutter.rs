@@ -46,14 +46,7 @@ pub extern "C-unwind" fn pgquorum_cutter_main(database: pg_sys::Datum) {
     let database = database.value() as u32;
     worker::attach_signals();
     worker::connect(database);
-    worker::set(c"search_path", c"pg_catalog, pg_temp");
-    // Compiling a statement takes longer than any of ours runs.
-    worker::set(c"jit", c"off");
-    worker::set(c"statement_timeout", c"0");
-    worker::set(c"lock_timeout", LOCK_TIMEOUT);
-    worker::set(c"idle_in_transaction_session_timeout", c"0");
-    worker::set(c"default_transaction_read_only", c"off");
-    worker::set(c"default_transaction_isolation", c"read committed");
+    worker::set_for_writing(LOCK_TIMEOUT);
     if !worker::be_the_only_one(Job::Cutter) {
         return;
     }

@@ -60,6 +60,22 @@ pub fn set(name: &std::ffi::CStr, value: &std::ffi::CStr) {
     }
 }
 
+/// Settings for a worker that writes, whatever the configuration, the database or the role say.
+pub fn set_for_writing(lock_timeout: &std::ffi::CStr) {
+    for (name, value) in [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        // Compiling a statement takes longer than any of ours runs.
+        (c"jit", c"off"),
+        (c"statement_timeout", c"0"),
+        (c"lock_timeout", lock_timeout),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+    ] {
+        set(name, value);
+    }
+}
+
 /// Why a transaction was rolled back.
 #[derive(Clone, Debug)]
 pub struct Failure {

@@ -42,7 +42,7 @@ fn wait_for_nobody(client: &mut Client, wait: bool) {
     await_answer(client, SOON, "SHOW synchronous_standby_names", if wait { "nobody" } else { "" });
 }
 
-const COMMITS_THAT_WAIT: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+const COMMITS_THAT_WAIT: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
 const CUTTER: &str = "SELECT pid::text FROM pg_stat_activity WHERE backend_type = 'pgquorum feed'";
 const CUTTER_IS_HELD_UP: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type = 'pgquorum feed'";
 const CUTTER_WAITS: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'pgquorum feed'";
@@ -50,7 +50,8 @@ const CUTTER_WAITS: &str = "SELECT count(*)::text FROM pg_stat_activity WHERE wa
 #[test]
 fn a_commit_that_waited_for_standbys_is_shown_on_a_server_that_does_nothing_else() {
     let (dir, [port]) = (server_directory("feed-stalls-commit"), free_ports());
-    let conf = "shared_preload_libraries = 'pgquorum'\nautovacuum = off\nmax_prepared_transactions = 5";
+    // Learned statements are written, too.
+    let conf = "shared_preload_libraries = 'pgquorum'\nautovacuum = off\nmax_prepared_transactions = 5\npgquorum.learn_statements = off";
     let server = Plain::init(&dir.join("data"), port, conf);
     let mut client = server.connect().expect("a session");
     set_up(&mut client, &["shop"]);

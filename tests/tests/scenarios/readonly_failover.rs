@@ -49,6 +49,9 @@ fn the_new_leader_serves_what_the_old_one_had_learned() {
         }
         let rows = known(&mut c, at_first);
         assert!(rows.len() == 1 && rows[0].how == "proven", "{rows:?}");
+        await_known(&mut c, at_leader, "planned more than once, it has a query id", |row| {
+            row.query_id.is_some()
+        });
     }
     cluster.kill(old, None);
     let new = cluster.await_leader(Some(old));
