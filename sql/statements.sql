@@ -131,10 +131,13 @@ BEGIN
         END IF;
         SELECT count(*) - most INTO surplus FROM quorum.readonly_statement AS r;
         IF surplus > 0 THEN
-            -- Some more, so that this is not done each time. What was seen writing is remembered longest.
+            -- Some more, so that this is not done each time. What was seen writing is remembered longest; then what is in
+            -- use: a row's counters are older than those in memory, and its statement is not saved anew for the row's sake.
             DELETE FROM quorum.readonly_statement AS r USING (
                 SELECT o.hash, o.search_path FROM quorum.readonly_statement AS o
-                ORDER BY o.barred, o.calls > 1, o.last_use LIMIT surplus + most / 20) AS o
+                LEFT JOIN quorum.statements_here() AS h
+                    ON h.hash = o.hash AND convert_from(h.search_path, 'UTF8') = o.search_path
+                ORDER BY o.barred, h.hash IS NOT NULL, o.calls > 1, o.last_use LIMIT surplus + most / 20) AS o
             WHERE r.hash = o.hash AND r.search_path = o.search_path;
             moved := moved + 1;
         END IF;

@@ -175,6 +175,10 @@ fn count(handle: Handle, clean: bool) {
         statement.calls += 1;
         statement.counts.calls += 1;
         statement.counts.clean += u32::from(clean);
+        // Counts come late, and those of one that had to give up its place are lost.
+        if statement.calls > 1 {
+            table::touch(statement.place);
+        }
         let most = (statement.calls / 16).clamp(1, CALLS_MAX);
         if u64::from(statement.counts.calls) >= most || now_us >= statement.flushed_us + FLUSH_US {
             flush(statement, now_us);

@@ -40,6 +40,7 @@ fn what_is_used_stays_when_the_table_is_full() {
         }
     }
     assert!(is_served(look, used), "it was used all the time");
+    await_known(look, used, "its calls are kept", |row| row.calls > i64::from(DISTINCT) / 2);
     let all = served(look);
     assert!(writes.iter().all(|hash| !all.contains(hash)), "{all:?}");
     assert_eq!(text(look, shared), before, "shared memory is what it was");
