@@ -24,6 +24,8 @@ pub struct Database {
     wanted: AtomicU32,
     /// Not 0: all rows are to be set back.
     sweep: AtomicU32,
+    /// Not 0: its last saver has found no extension there.
+    bare: AtomicU32,
     /// Prepared transactions that had changed something, plus one, as far as they were taken into account; 0: not yet.
     prepared: AtomicU64,
     /// `quorum.statements_counter.forgotten`, plus one, as this server has followed it; 0: not yet.
@@ -119,6 +121,19 @@ pub fn without_saver() -> Vec<u32> {
     alone.map(|entry| entry.oid.load(SeqCst)).collect()
 }
 
+/// For a saver that finds no extension in its database.
+pub fn set_bare(database: u32) {
+    if let Some(entry) = known(database) {
+        entry.bare.store(1, SeqCst);
+    }
+}
+
+/// For the launcher: has the last saver ended because there was no extension? That is no failure: should the extension be
+/// created, the next one is started at once.
+pub fn take_bare(database: u32) -> bool {
+    known(database).is_some_and(|entry| entry.bare.swap(0, SeqCst) != 0)
+}
+
 /// For a saver that has had its turn: does another database wait for one?
 pub fn another_waits(database: u32) -> bool {
     without_saver().iter().any(|other| *other != database)
@@ -127,7 +142,7 @@ pub fn another_waits(database: u32) -> bool {
 /// The database is gone.
 pub fn forget(database: u32) {
     if let Some(entry) = known(database) {
-        for field in [&entry.wanted, &entry.sweep] {
+        for field in [&entry.wanted, &entry.sweep, &entry.bare] {
             field.store(0, SeqCst);
         }
         entry.prepared.store(0, SeqCst);

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use super::records::{self, Record};
 use super::shared;
-use super::{databases, identity, settings, withdraw};
+use super::{databases, identity, settings, table, withdraw};
 use crate::error::Refusal;
 use crate::pg::shared::prepared_max;
 use crate::pg::worker::{Failure, Job};
@@ -59,14 +59,7 @@ pub extern "C-unwind" fn pgquorum_statements_main(database: pg_sys::Datum) {
     let database = database.value() as u32;
     worker::attach_signals();
     worker::connect(database);
-    worker::set(c"search_path", c"pg_catalog, pg_temp");
-    // Compiling a statement takes longer than any of ours runs.
-    worker::set(c"jit", c"off");
-    worker::set(c"statement_timeout", c"0");
-    worker::set(c"lock_timeout", LOCK_TIMEOUT);
-    worker::set(c"idle_in_transaction_session_timeout", c"0");
-    worker::set(c"default_transaction_read_only", c"off");
-    worker::set(c"default_transaction_isolation", c"read committed");
+    worker::set_for_writing(LOCK_TIMEOUT);
     // What is served must not be taken back by a failover.
     worker::set(c"synchronous_commit", c"on");
     if !worker::be_the_only_one(Job::Saver) {
@@ -125,7 +118,9 @@ impl Saver {
         worker::end_if_told();
         match attempt {
             Ok(Done::Gone) => {
-                records::saved(&taken, false);
+                // What is known is of an extension that was dropped.
+                table::forget(database, None);
+                databases::set_bare(database);
                 return None;
             }
             Ok(Done::SetBack) => {

@@ -69,7 +69,7 @@ impl Savers {
 
     fn ended(&mut self, database: u32, now_ns: u64) {
         let Some(started) = self.running.remove(&database) else { return };
-        if now_ns >= started.since_ns + LIVED_NS {
+        if databases::take_bare(database) || now_ns >= started.since_ns + LIVED_NS {
             self.failed.remove(&database);
             return;
         }
