@@ -35,7 +35,7 @@ COMMENT ON COLUMN quorum.readonly_statement.barred IS 'Not to be served until qu
 COMMENT ON COLUMN quorum.readonly_statement.clean_calls IS 'Executions since the last change in which it wrote nothing.';
 COMMENT ON COLUMN quorum.readonly_statement.withdrawn IS 'When it was withdrawn, if it was proven or observed before.';
 COMMENT ON COLUMN quorum.readonly_statement.proven_lsn IS 'Where the WAL was when it was proven last.';
-COMMENT ON COLUMN quorum.readonly_statement.check_hash IS 'Another hash of the text, by which two texts with the same hash are told apart.';
+COMMENT ON COLUMN quorum.readonly_statement.check_hash IS 'Of a text of which only the beginning is kept, another hash, by which two texts with the same hash are told apart.';
 COMMENT ON COLUMN quorum.readonly_statement.length IS 'Bytes of the whole normalised text.';
 COMMENT ON COLUMN quorum.readonly_statement.statement IS 'The beginning of the normalised text, at most 1 kB.';
 
@@ -72,7 +72,7 @@ BEGIN
              length bigint, query_id bigint, text text)
     ), joined AS (
         SELECT n.*, r.hash IS NOT NULL AS known, r.verdict AS old_verdict,
-               coalesce((r.check_hash, r.length) <> (n."check", n.length), false) AS collides,
+               coalesce((r.check_hash, r.length, r.statement) <> (n."check", n.length, n.statement), false) AS collides,
                r.barred OR n.barred AS any_barred, coalesce(r.clean_calls, 0) + n.clean AS all_clean,
                CASE WHEN r.barred OR r.verdict = 3 THEN 0 WHEN r.verdict = 1 THEN 2
                     WHEN r.clean_calls >= min_calls THEN 1 ELSE 0 END AS old_standing
@@ -125,7 +125,7 @@ BEGIN
             reason = 'two different statements have this hash'
         WHERE NOT r.barred AND r.hash IN (SELECT (n.value ->> 'hash')::bigint FROM jsonb_array_elements(learned) AS n)
           AND EXISTS (SELECT FROM quorum.readonly_statement AS o
-                      WHERE o.hash = r.hash AND (o.check_hash, o.length) <> (r.check_hash, r.length));
+                      WHERE o.hash = r.hash AND (o.check_hash, o.length, o.statement) <> (r.check_hash, r.length, r.statement));
         IF FOUND THEN
             moved := moved + 1;
         END IF;

@@ -6,11 +6,16 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::pg_sys;
 
 /// Is this database's encoding another one, which can be converted? `SQL_ASCII` stands for none.
+#[inline]
 pub fn differs() -> bool {
     // SAFETY: reads a global of this process.
-    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
-    let as_it_is = [pg_sys::pg_enc::PG_UTF8, pg_sys::pg_enc::PG_SQL_ASCII];
-    !as_it_is.iter().any(|known| *known as c_int == encoding)
+    let encoding = unsafe { GetDatabaseEncoding() };
+    encoding != pg_sys::pg_enc::PG_UTF8 as c_int && encoding != pg_sys::pg_enc::PG_SQL_ASCII as c_int
+}
+
+unsafe extern "C-unwind" {
+    /// mb/pg_wchar.h; it raises nothing, so the guard of pgrx's binding is left out.
+    fn GetDatabaseEncoding() -> c_int;
 }
 
 /// A text that is to be UTF-8 already, whatever it is made of: what is not, and zeroes, are replaced.

@@ -11,9 +11,10 @@ use std::ffi::{c_char, c_int, c_void};
 
 use pgrx::prelude::*;
 
+use super::guard::guarded;
 use super::{log_guard, nesting, process, statement, statement_hooks, syncrep};
 use crate::capture::{self, Savepoint};
-use crate::statements::{contained, watch, withdraw};
+use crate::statements::{watch, withdraw};
 use crate::{barrier, commit_wait, feed, fence};
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
@@ -75,23 +76,23 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
             syncrep::after_transaction();
             capture::after_end();
             feed::wait::after_transaction(true);
-            contained((), withdraw::after_commit);
-            contained((), || nesting::after_transaction(true));
+            guarded((), withdraw::after_commit);
+            guarded((), || nesting::after_transaction(true));
         }
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             syncrep::after_transaction();
             capture::after_prepare();
             feed::wait::after_transaction(true);
-            contained((), withdraw::after_prepare);
-            contained((), || nesting::after_transaction(true));
+            guarded((), withdraw::after_prepare);
+            guarded((), || nesting::after_transaction(true));
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT => {
             syncrep::after_transaction();
             capture::after_abort();
             fence::after_abort();
             feed::wait::after_transaction(false);
-            contained((), withdraw::after_abort);
-            contained((), || nesting::after_transaction(false));
+            guarded((), withdraw::after_abort);
+            guarded((), || nesting::after_transaction(false));
         }
         _ => {}
     }
@@ -112,7 +113,7 @@ unsafe extern "C-unwind" fn at_savepoint(
     };
     let level = process::nesting_level();
     capture::at_savepoint(what, level);
-    contained((), || nesting::at_savepoint(what, level));
+    guarded((), || nesting::at_savepoint(what, level));
 }
 
 #[allow(clippy::too_many_arguments)]

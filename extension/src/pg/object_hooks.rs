@@ -8,9 +8,10 @@ use pgrx::pg_sys::ObjectAccessType;
 use pgrx::prelude::*;
 
 use super::changed_objects::{self, Change};
+use super::guard::guarded;
 use super::statement_hooks::is_on;
 use super::{names, nesting};
-use crate::statements::{contained, proof, watch, withdraw};
+use crate::statements::{proof, watch, withdraw};
 
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
 
@@ -63,9 +64,9 @@ unsafe extern "C-unwind" fn at_object(
     }
 }
 
-#[pg_guard]
-extern "C-unwind" fn forbidden(function: pg_sys::Oid) {
-    contained((), || {
+#[cold]
+fn forbidden(function: pg_sys::Oid) {
+    guarded((), || {
         watch::saw_forbidden_function(|| {
             let why = proof::why_forbidden(function.to_u32()).unwrap_or("is not for standbys");
             format!("function {} was executed in it, which {why}", names::function(function.to_u32()))

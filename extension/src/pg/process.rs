@@ -3,17 +3,27 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::BackendType;
 
+unsafe extern "C-unwind" {
+    // access/xlog.h, access/xact.h. They raise nothing, so the guards of pgrx's bindings are left out: some statements and
+    // transactions are short.
+    fn RecoveryInProgress() -> bool;
+    fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+    fn GetCurrentTransactionNestLevel() -> i32;
+    fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+}
+
 /// Is the server in recovery (a standby, or starting)?
+#[inline]
 pub fn in_recovery() -> bool {
     // SAFETY: reads shared state; allowed in every process attached to shared memory.
-    unsafe { pg_sys::RecoveryInProgress() }
+    unsafe { RecoveryInProgress() }
 }
 
 /// Has the current transaction written, i.e. does it have an xid?
 #[inline]
 pub fn has_transaction_id() -> bool {
     // SAFETY: reads state of this process; returns the invalid id outside a transaction.
-    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+    unsafe { GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
 /// The number of the present command in its transaction.
@@ -25,7 +35,7 @@ pub fn command() -> u32 {
 /// The nesting level of the present savepoint; the transaction itself is 1.
 pub fn nesting_level() -> i32 {
     // SAFETY: reads state of this process.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+    unsafe { GetCurrentTransactionNestLevel() }
 }
 
 /// PostgreSQL counts from 2000-01-01, Unix from 1970.
@@ -45,7 +55,7 @@ pub fn now_us_unsigned() -> u64 {
 /// When the client's statement began, in microseconds since 1970. Costs no look at a clock.
 pub fn statement_us() -> u64 {
     // SAFETY: reads state of this process.
-    u64::try_from(unsafe { pg_sys::GetCurrentStatementStartTimestamp() } + UNIX_EPOCH_US).unwrap_or(0)
+    u64::try_from(unsafe { GetCurrentStatementStartTimestamp() } + UNIX_EPOCH_US).unwrap_or(0)
 }
 
 /// When the server was started, in microseconds since 1970.

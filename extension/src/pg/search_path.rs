@@ -1,12 +1,13 @@
 //! Where this session looks names up: the schemas of its effective search path, by their names.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pgrx::pg_sys;
 
 use super::encoding;
+use super::single::Single;
 
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 type Matcher = pg_sys::SearchPathMatcher;
@@ -16,41 +17,32 @@ type Matcher = pg_sys::OverrideSearchPath;
 /// A schema was renamed, or may have been. One process: no ordering is needed.
 static RENAMED: AtomicBool = AtomicBool::new(false);
 
-struct Current {
-    /// In the session's memory; null: none yet.
-    matcher: *mut Matcher,
-    hash: u64,
-    text: Vec<u8>,
-}
-
-thread_local! {
-    static CURRENT: RefCell<Current> =
-        const { RefCell::new(Current { matcher: std::ptr::null_mut(), hash: 0, text: Vec::new() }) };
-}
+/// What [`TEXT`] was read by, in the session's memory; null: nothing yet.
+static MATCHER: Single<Cell<*mut Matcher>> = Single::cell(std::ptr::null_mut());
+static HASH: Single<Cell<u64>> = Single::cell(0);
+static TEXT: Single<RefCell<Vec<u8>>> = Single::new(Vec::new());
 
 /// From a notice of changed schemas.
 pub fn forget() {
     RENAMED.store(true, Relaxed);
 }
 
-/// Hash of the text that [`text`] gives. In a transaction.
+/// Hash of the text that [`with_text`] gives. In a transaction; nothing with a destructor may be alive in its callers, since it
+/// raises errors past pgrx's guards.
 #[inline]
 pub fn hash() -> u64 {
-    CURRENT.with_borrow_mut(|current| {
-        // SAFETY: null or a path of this session; the function compares it with the present one.
-        let holds =
-            !current.matcher.is_null() && !RENAMED.load(Relaxed) && unsafe { matches(current.matcher) };
-        if !holds {
-            look_up(current);
-        }
-        current.hash
-    })
+    let matcher = MATCHER.get();
+    // SAFETY: null or a path of this session; the function compares it with the present one.
+    if matcher.is_null() || RENAMED.load(Relaxed) || unsafe { !matches(matcher) } {
+        look_up();
+    }
+    HASH.get()
 }
 
 /// The schemas as a list of identifiers in UTF-8, as [`hash`] has seen them. Temporary schemas are left out: what is in
 /// them has a meaning for this session only.
-pub fn text() -> Vec<u8> {
-    CURRENT.with_borrow(|current| current.text.clone())
+pub fn with_text<R>(use_it: impl FnOnce(&[u8]) -> R) -> R {
+    TEXT.with(|text| use_it(text))
 }
 
 /// The hash of such a text.
@@ -60,20 +52,19 @@ fn hash_of(text: &[u8]) -> u64 {
     })
 }
 
-#[cfg(any(feature = "pg17", feature = "pg18"))]
-unsafe fn matches(matcher: *mut Matcher) -> bool {
-    // SAFETY: as in `hash`.
-    unsafe { pg_sys::SearchPathMatchesCurrentEnvironment(matcher) }
-}
-
-#[cfg(not(any(feature = "pg17", feature = "pg18")))]
-unsafe fn matches(matcher: *mut Matcher) -> bool {
-    // SAFETY: as in `hash`.
-    unsafe { pg_sys::OverrideSearchPathMatchesCurrent(matcher) }
+unsafe extern "C-unwind" {
+    // catalog/namespace.h; pgrx's binding is guarded.
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    #[link_name = "SearchPathMatchesCurrentEnvironment"]
+    fn matches(path: *mut Matcher) -> bool;
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    #[link_name = "OverrideSearchPathMatchesCurrent"]
+    fn matches(path: *mut Matcher) -> bool;
 }
 
 #[cold]
-fn look_up(current: &mut Current) {
+fn look_up() {
+    let mut text = Vec::new();
     RENAMED.store(false, Relaxed);
     // SAFETY: the copy is this session's own and freed when it is replaced; its list holds schemas. Names are strings in
     // the present memory context or null.
@@ -82,12 +73,12 @@ fn look_up(current: &mut Current) {
         let matcher = pg_sys::GetSearchPathMatcher(pg_sys::TopMemoryContext);
         #[cfg(not(any(feature = "pg17", feature = "pg18")))]
         let matcher = pg_sys::GetOverrideSearchPath(pg_sys::TopMemoryContext);
-        let before = std::mem::replace(&mut current.matcher, matcher);
+        let before = MATCHER.get();
+        MATCHER.set(matcher);
         if !before.is_null() {
             pg_sys::list_free((*before).schemas);
             pg_sys::pfree(before.cast());
         }
-        current.text.clear();
         let list = (*matcher).schemas;
         let length = if list.is_null() { 0 } else { usize::try_from((*list).length).unwrap_or(0) };
         for at in 0..length {
@@ -96,12 +87,13 @@ fn look_up(current: &mut Current) {
             if name.is_null() || pg_sys::isAnyTempNamespace(schema) {
                 continue;
             }
-            if !current.text.is_empty() {
-                current.text.extend_from_slice(b", ");
+            if !text.is_empty() {
+                text.extend_from_slice(b", ");
             }
             let quoted = CStr::from_ptr(pg_sys::quote_identifier(name)).to_bytes();
-            current.text.extend_from_slice(encoding::to_utf8(quoted).as_bytes());
+            text.extend_from_slice(encoding::to_utf8(quoted).as_bytes());
         }
     }
-    current.hash = hash_of(&current.text);
+    HASH.set(hash_of(&text));
+    TEXT.with(|known| *known = text);
 }

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use pgrx::pg_sys::{CmdType, NodeTag};
 use pgrx::prelude::*;
 
+use super::guard::guarded;
 use super::nesting::{enter, is_clients, leave};
 use super::{jumble, notices, object_hooks};
 use crate::statements::proof::{self, Examined};
-use crate::statements::{contained, is_broken, learn, settings, table, watch};
+use crate::statements::{is_broken, learn, recognise, settings, table, watch};
 
 unsafe extern "C-unwind" {
     // optimizer/planner.h and executor/executor.h; pgrx's bindings are guarded.
@@ -126,35 +127,35 @@ unsafe extern "C-unwind" fn at_planning(
         let planned = next(query, text, options, params);
         leave(outer);
         if watched {
-            planning_ended();
+            watch::ended();
         }
         planned
     }
 }
 
-/// Nothing with a destructor may be alive in it or in what it calls while the tree is examined, which PostgreSQL's errors
-/// jump out of.
-#[pg_guard]
-unsafe extern "C-unwind" fn planning_begins(query: *mut pg_sys::Query, text: *const c_char) -> bool {
-    contained(false, || {
+/// Nothing with a destructor may be alive in it while the tree is examined, which PostgreSQL's errors jump out of.
+///
+/// # Safety
+///
+/// The arguments are the planner's.
+unsafe fn planning_begins(query: *mut pg_sys::Query, text: *const c_char) -> bool {
+    guarded(false, || {
         if !notices::extension_is_here() {
             return false;
         }
         // SAFETY: the planner's own arguments, which it has not changed yet.
         unsafe {
-            let examined = proof::examine(query);
             let text_of = part(text, (*query).stmt_location, (*query).stmt_len);
+            if !learn::is_worth_looking(text_of) {
+                return false;
+            }
+            let examined = proof::examine(query);
             flush_at_exit();
             learn::planning_begins(text_of, &examined, jumble::given_id(query), || {
                 jumble::query_id(query, text)
             })
         }
     })
-}
-
-#[pg_guard]
-extern "C-unwind" fn planning_ended() {
-    contained((), learn::planning_ended);
 }
 
 #[cfg(not(feature = "pg18"))]
@@ -233,9 +234,8 @@ unsafe fn before_run(desc: *mut pg_sys::QueryDesc) -> bool {
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn run_begins(desc: *mut pg_sys::QueryDesc) -> bool {
-    contained(false, || {
+unsafe fn run_begins(desc: *mut pg_sys::QueryDesc) -> bool {
+    guarded(false, || {
         // SAFETY: as in `before_run`.
         let text = unsafe {
             let plan = (*desc).plannedstmt;
@@ -248,14 +248,16 @@ unsafe extern "C-unwind" fn run_begins(desc: *mut pg_sys::QueryDesc) -> bool {
     })
 }
 
-#[pg_guard]
-extern "C-unwind" fn run_ended(first: bool) {
-    contained((), || learn::run_ended(first));
+fn run_ended(first: bool) {
+    let clean = watch::ended();
+    if first {
+        guarded((), || learn::count_run(clean));
+    }
 }
 
 /// A statement that runs inside the one that is watched, and does not only read.
-#[pg_guard]
-unsafe extern "C-unwind" fn inside(desc: *mut pg_sys::QueryDesc) {
+#[cold]
+unsafe fn inside(desc: *mut pg_sys::QueryDesc) {
     // SAFETY: as in `before_run`.
     let (operation, writes_in_with) = unsafe { ((*desc).operation, (*(*desc).plannedstmt).hasModifyingCTE) };
     let why = match operation {
@@ -266,7 +268,7 @@ unsafe extern "C-unwind" fn inside(desc: *mut pg_sys::QueryDesc) {
         CmdType::CMD_DELETE => "a statement inside it is a DELETE",
         _ => "a statement inside it writes",
     };
-    contained((), || watch::saw(why));
+    guarded((), || watch::saw(why));
 }
 
 /// What [`utility_begins`] leaves for [`utility_ended`].
@@ -325,9 +327,8 @@ fn is_harmless(tag: NodeTag) -> bool {
     )
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn begin_utility(pstmt: *mut pg_sys::PlannedStmt, text: *const c_char) -> bool {
-    contained(false, || {
+unsafe fn begin_utility(pstmt: *mut pg_sys::PlannedStmt, text: *const c_char) -> bool {
+    guarded(false, || {
         if !notices::extension_is_here() {
             return false;
         }
@@ -340,14 +341,13 @@ unsafe extern "C-unwind" fn begin_utility(pstmt: *mut pg_sys::PlannedStmt, text:
     })
 }
 
-#[pg_guard]
-extern "C-unwind" fn end_utility() {
-    contained((), learn::utility_ended);
+fn end_utility() {
+    guarded((), learn::utility_ended);
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn command_inside(node: *mut pg_sys::Node) {
-    contained((), || {
+#[cold]
+unsafe fn command_inside(node: *mut pg_sys::Node) {
+    guarded((), || {
         // SAFETY: the node is a valid statement; the name is a literal.
         let name = unsafe { CStr::from_ptr(pg_sys::GetCommandTagName(pg_sys::CreateCommandTag(node))) };
         watch::saw(&format!("a command inside it is {}", name.to_string_lossy()));
@@ -356,7 +356,8 @@ unsafe extern "C-unwind" fn command_inside(node: *mut pg_sys::Node) {
 
 #[inline]
 fn flush_at_exit() {
-    if !FLUSHES.swap(true, Relaxed) {
+    if !FLUSHES.load(Relaxed) {
+        FLUSHES.store(true, Relaxed);
         // SAFETY: once in this process, which has its place in shared memory.
         unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0)) }
     }
@@ -364,5 +365,5 @@ fn flush_at_exit() {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn at_exit(_code: c_int, _argument: pg_sys::Datum) {
-    contained((), learn::flush_all);
+    guarded((), recognise::flush_all);
 }

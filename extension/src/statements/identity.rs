@@ -5,33 +5,50 @@ use std::borrow::Cow;
 use pgquorum_statement::{Normalised, digest, names, normalise, words};
 
 use super::entry::TEXT_BYTES;
+use super::local;
 use crate::pg::encoding;
 
 /// A text, normalised.
 pub struct Identity {
     pub hash: u64,
+    /// 0 where all of it is kept.
     pub check: u64,
     /// Of the whole normalised text.
     pub length: u64,
-    bytes: [u8; TEXT_BYTES],
+    buffer: Vec<u8>,
     kept: usize,
 }
 
 impl Identity {
-    /// Of a text in the database's encoding; hashes are those of the text in UTF-8. In a transaction.
-    pub fn of(text: &[u8]) -> Self {
+    /// Of a text in the database's encoding; hashes are those of the text in UTF-8. In a transaction. `buffer` is room that
+    /// is given back by [`Identity::into_buffer`].
+    pub fn of(text: &[u8], mut buffer: Vec<u8>) -> Self {
+        buffer.resize(TEXT_BYTES, 0);
         let text = in_utf8(text);
-        let mut bytes = [0; TEXT_BYTES];
-        let Normalised { hash, check, length, kept } = digest(&text, &mut bytes);
+        let Normalised { hash, check, length, kept } = digest(&text, &mut buffer);
         let complete = length == kept as u64;
         // A word that was cut is none.
-        let end = if complete { Some(kept) } else { bytes[..kept].iter().rposition(|byte| *byte == b' ') };
-        Self { hash: overridden(hash), check, length, bytes, kept: end.unwrap_or(0) }
+        let end = if complete { Some(kept) } else { buffer[..kept].iter().rposition(|byte| *byte == b' ') };
+        Self { hash: overridden(hash), check, length, buffer, kept: end.unwrap_or(0) }
+    }
+
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+
+    /// Is all of it kept?
+    pub fn is_complete(&self) -> bool {
+        self.kept as u64 == self.length
+    }
+
+    /// For the session's own memory, which keeps no text: tells two with the same hash apart.
+    pub fn local_check(&self) -> u64 {
+        self.check ^ local::quick_hash(self.kept())
     }
 
     /// The beginning of the normalised text, or all of it.
     pub fn kept(&self) -> &[u8] {
-        &self.bytes[..self.kept]
+        &self.buffer[..self.kept]
     }
 }
 
@@ -56,7 +73,7 @@ pub struct Whole {
 impl Whole {
     /// `text` is what `identity` was made of.
     pub fn of(text: &[u8], identity: &Identity) -> Self {
-        if identity.kept as u64 == identity.length {
+        if identity.is_complete() {
             return Self::of_normalised(identity.kept());
         }
         let mut all = Vec::new();
@@ -65,13 +82,15 @@ impl Whole {
     }
 
     fn of_normalised(text: &[u8]) -> Self {
-        let first = text.split(|byte| *byte == b' ').next().unwrap_or(b"");
-        let is_query = match first {
-            b"select" | b"values" | b"table" | b"(" | b"show" | b"explain" | b"declare" => true,
-            b"with" => !words(text).any(|word| matches!(word, b"insert" | b"update" | b"delete" | b"merge")),
-            _ => false,
-        };
-        Self { words: names(text), is_query }
+        Self { words: names(text), is_query: is_query(text) }
+    }
+}
+
+fn is_query(text: &[u8]) -> bool {
+    match text.split(|byte| *byte == b' ').next().unwrap_or(b"") {
+        b"select" | b"values" | b"table" | b"(" | b"show" | b"explain" | b"declare" => true,
+        b"with" => !words(text).any(|word| matches!(word, b"insert" | b"update" | b"delete" | b"merge")),
+        _ => false,
     }
 }
 

@@ -3,20 +3,22 @@
 //! Nothing here raises an error of its own. In the usual case it finds the statement by its text, sees that its verdict is
 //! known, and counts.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 
-use super::entry::{Known, PATH_BYTES, flag};
-use super::identity::{self, Identity, Whole};
-use super::local::{Handle, Local, Statement};
-use super::proof::{Examined, Verdict};
+use super::entry::{Known, flag};
+use super::identity;
+use super::local::Handle;
+use super::proof::Examined;
+use super::recognise::{self, judged, reason, recognise};
 use super::ring::{self, Seen};
-use super::table::{self, Found, Judged, Key, Place};
-use super::{databases, shared, watch, withdraw};
+use super::table::{self, Place};
+use super::{databases, shared, watch};
 use crate::error::Refusal;
-use crate::pg::{clock, plans, process, search_path, worker};
+use crate::pg::single::Single;
+use crate::pg::{clock, plans, process, worker};
 
 /// Counts go to the table when there are so many, or sooner for statements that this session has run less often.
 const CALLS_MAX: u64 = 64;
@@ -24,11 +26,8 @@ const FLUSH_US: u64 = 1_000_000;
 /// A session has its plans made anew at most so often.
 const REPLAN_NS: u64 = 10_000 * clock::NS_PER_MS;
 
-thread_local! {
-    static LOCAL: RefCell<Local> = RefCell::new(Local::default());
-    /// What the client's statement is.
-    static CURRENT: Cell<Handle> = const { Cell::new(Handle::NONE) };
-}
+/// What the client's statement is.
+static CURRENT: Single<Cell<Handle>> = Single::cell(Handle::NONE);
 
 /// What this session had seen of changes when its transaction began. One process: no ordering is needed.
 static SEEN_GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -47,7 +46,8 @@ pub fn take_in() {
     }
 }
 
-fn seen() -> Seen {
+/// What this session had seen of changes before it analysed what runs now.
+pub fn seen() -> Seen {
     if process::in_recovery() {
         Seen::Replayed(SEEN_LSN.load(Relaxed))
     } else {
@@ -55,15 +55,21 @@ fn seen() -> Seen {
     }
 }
 
-/// A query of the client is about to be planned. `query_id`: 0: it is not known, and may be asked for. True: it is watched,
-/// and [`planning_ended`] is to be called.
+/// A query of the client is about to be planned: is it worth to look at its tree? Not if it comes for the first time while
+/// the table has no room: of many that come once, none is to take a place.
+pub fn is_worth_looking(text: &[u8]) -> bool {
+    recognise::admits(text)
+}
+
+/// It was looked at. `query_id`: 0: it is not known, and may be asked for. True: it is watched,
+/// and [`watch::ended`] is to be called.
 pub fn planning_begins(
     text: &[u8],
     examined: &Examined,
     query_id: u64,
     find_query_id: impl FnOnce() -> u64,
 ) -> bool {
-    let Some((_, place)) = recognise(text, Some(examined.temporary)) else { return false };
+    let Some((_, place)) = recognise(text, Some(examined)) else { return false };
     join(place, examined);
     if let Some(entry) = place.entry()
         && entry.query_id.load(Relaxed) == 0
@@ -79,33 +85,13 @@ pub fn planning_begins(
     true
 }
 
-/// It was planned without an error.
-pub fn planning_ended() {
-    watch::end();
-}
-
 /// Joins what a planning came to.
 fn join(place: Place, examined: &Examined) {
-    // What this transaction has changed nobody else sees yet, or ever.
-    if withdraw::has_changed_something() {
-        return;
-    }
-    let Some(entry) = place.entry() else { return };
-    let judged = Judged {
-        known: match examined.verdict {
-            Verdict::ReadOnly => Known::Proven,
-            Verdict::Unproven(_) => Known::Unproven,
-            Verdict::Refused(_) => Known::Refused,
-        },
-        depends: examined.depends.oids(),
-        on_all: examined.depends.is_everything(),
-        seen: seen(),
-    };
+    let (Some(entry), Some(judged)) = (place.entry(), judged(examined)) else { return };
     if table::knows(entry, &judged) {
         return;
     }
-    let reason = examined.verdict.reason().map(|reason| reason.text()).unwrap_or_default();
-    if !table::judge(place, &judged, &reason) {
+    if !table::judge(place, &judged, &reason(examined)) {
         // The next planning will have seen the change.
         REPLAN.store(true, Relaxed);
     }
@@ -114,14 +100,15 @@ fn join(place: Place, examined: &Examined) {
     if withdraws { databases::hurry(database) } else { databases::want(database) }
 }
 
-/// A query of the client is about to run. True: it is watched, and [`run_ended`] is to be called.
+/// A query of the client is about to run. True: it is watched, and [`watch::ended`] and then [`count_run`] are to be
+/// called.
 pub fn run_begins(text: &[u8]) -> bool {
     let Some((handle, place)) = recognise(text, None) else { return false };
     CURRENT.set(handle);
     if let Some(entry) = place.entry() {
         let era = entry.era.load(Relaxed);
         let unknown = is_unknown(entry);
-        LOCAL.with_borrow_mut(|local| {
+        recognise::with(|local| {
             let Some(statement) = local.get_mut(handle) else { return };
             if statement.counts.era != era {
                 statement.counts.clean = 0;
@@ -144,17 +131,14 @@ fn is_unknown(entry: &super::entry::Entry) -> bool {
             || entry.has(flag::IN_RECOVERY) && entry.known_on(process::in_recovery()) == Known::Nothing)
 }
 
-/// It has run without an error. `first`: it was not continued.
-pub fn run_ended(first: bool) {
-    let clean = watch::end();
-    if first {
-        count(CURRENT.get(), clean);
-    }
+/// It has run without an error. `clean`: it could have written, and has not.
+pub fn count_run(clean: bool) {
+    count(CURRENT.get(), clean);
 }
 
 /// A utility statement of the client is about to run that may be served. True: [`utility_ended`] is to be called.
 pub fn utility_begins(text: &[u8], examined: &Examined) -> bool {
-    let Some((handle, place)) = recognise(text, Some(examined.temporary)) else { return false };
+    let Some((handle, place)) = recognise(text, Some(examined)) else { return false };
     CURRENT.set(handle);
     join(place, examined);
     // Planning calls functions that are declared IMMUTABLE, and those can lie.
@@ -164,16 +148,16 @@ pub fn utility_begins(text: &[u8], examined: &Examined) -> bool {
 
 /// It has run without an error. No plan of it was run, so it counts for nothing but its use.
 pub fn utility_ended() {
-    watch::end();
+    watch::ended();
     count(CURRENT.get(), false);
 }
 
 fn count(handle: Handle, clean: bool) {
     let now_us = process::statement_us();
-    LOCAL.with_borrow_mut(|local| {
+    recognise::with(|local| {
         let Some(statement) = local.get_mut(handle) else { return };
         statement.calls += 1;
-        statement.counts.calls += 1;
+        statement.counts.calls += u32::from(!std::mem::take(&mut statement.first_is_counted));
         statement.counts.clean += u32::from(clean);
         // Counts come late, and those of one that had to give up its place are lost.
         if statement.calls > 1 {
@@ -181,116 +165,10 @@ fn count(handle: Handle, clean: bool) {
         }
         let most = (statement.calls / 16).clamp(1, CALLS_MAX);
         if u64::from(statement.counts.calls) >= most || now_us >= statement.flushed_us + FLUSH_US {
-            flush(statement, now_us);
+            recognise::flush(statement, now_us);
             databases::want(worker::own_database());
         }
     });
-}
-
-fn flush(statement: &mut Statement, now_us: u64) {
-    if statement.counts.calls > 0 {
-        table::count(statement.place, statement.counts, now_us);
-        statement.counts.calls = 0;
-        statement.counts.clean = 0;
-        statement.flushed_us = now_us;
-    }
-}
-
-/// Gives to the table what this session has counted; when it ends.
-pub fn flush_all() {
-    let now_us = process::statement_us();
-    LOCAL.with(|local| {
-        // Borrowed only if an error broke out while it was, which cannot be in use any more.
-        if let Ok(mut local) = local.try_borrow_mut() {
-            local.all_mut().for_each(|statement| flush(statement, now_us));
-        }
-    });
-}
-
-/// Finds a statement by its text; when it is planned, it is given a place. `planned`: it is, with a plan that uses temporary
-/// objects or not. `None`: it is not learned, or what runs here is not what others mean by the text.
-#[inline]
-fn recognise(text: &[u8], planned: Option<bool>) -> Option<(Handle, Place)> {
-    let path = search_path::hash();
-    LOCAL.with_borrow_mut(|local| {
-        if let Some(handle) = local.by_text(text, path)
-            && let Some(found) = remembered(local, handle, planned)
-        {
-            return found;
-        }
-        look_up(local, text, path, planned)
-    })
-}
-
-/// `None`: what is remembered does not hold any more.
-#[inline]
-fn remembered(local: &Local, handle: Handle, planned: Option<bool>) -> Option<Option<(Handle, Place)>> {
-    let statement = local.get(handle)?;
-    if statement.is_left_alone != planned.unwrap_or(statement.is_left_alone) {
-        return None;
-    }
-    if statement.is_left_alone {
-        return Some(None);
-    }
-    statement.place.entry().is_some().then_some(Some((handle, statement.place)))
-}
-
-#[cold]
-fn look_up(local: &mut Local, text: &[u8], path: u64, planned: Option<bool>) -> Option<(Handle, Place)> {
-    let identity = Identity::of(text);
-    if let Some(handle) = local.by_key(identity.hash, identity.check, identity.length, path)
-        && let Some(found) = remembered(local, handle, planned)
-    {
-        local.remember_text(text, path, handle);
-        return found;
-    }
-    let place = if planned == Some(true) { None } else { find(text, &identity, path, planned.is_some()) };
-    let Identity { hash, check, length, .. } = identity;
-    let mut statement = Statement::new(hash, check, length, path, place.unwrap_or(Place::NONE));
-    statement.is_left_alone = place.is_none();
-    let (handle, before) = local.put(statement);
-    if let Some(mut before) = before {
-        flush(&mut before, process::statement_us());
-    }
-    local.remember_text(text, path, handle);
-    place.map(|place| (handle, place))
-}
-
-/// Finds a statement in shared memory, or gives it a place there.
-fn find(text: &[u8], identity: &Identity, path: u64, is_planned: bool) -> Option<Place> {
-    let path_text = search_path::text();
-    if path_text.len() > PATH_BYTES {
-        return None;
-    }
-    let database = worker::own_database();
-    let key = Key {
-        database,
-        hash: identity.hash,
-        check: identity.check,
-        length: identity.length,
-        path,
-        path_text: &path_text,
-        kept: identity.kept(),
-    };
-    match table::find(&key) {
-        Found::Entry(place) => Some(place),
-        // It runs by a plan of which nothing is known, and so not whether others mean the same.
-        Found::Absent if !is_planned => {
-            REPLAN.store(true, Relaxed);
-            None
-        }
-        Found::Absent | Found::Collides => {
-            let whole = Whole::of(text, identity);
-            if !whole.is_query {
-                return None;
-            }
-            let place = table::insert(&key, whole.words, process::statement_us());
-            if place.is_none() {
-                databases::hurry(database);
-            }
-            place
-        }
-    }
 }
 
 /// A statement was seen writing: it is withdrawn at once.
@@ -316,6 +194,11 @@ pub fn wrote(place: Place, why: &str) {
         String::new()
     };
     Refusal::new(ERRCODE_SUCCESSFUL_COMPLETION, message).detail(detail).hint(hint).log();
+}
+
+/// The plans that this session keeps are to be made anew, when that is possible.
+pub fn plan_anew() {
+    REPLAN.store(true, Relaxed);
 }
 
 /// A transaction is over, good or bad. Must not raise anything.

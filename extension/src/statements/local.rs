@@ -3,6 +3,7 @@
 //! Two levels: a text that was seen before leads to its statement without being normalised, and a normalised text to its
 //! place without the table's lock. Both are small and forget the older one of two that meet.
 
+use super::identity::Identity;
 use super::table::{Counts, Place};
 
 /// Statements that are remembered.
@@ -11,6 +12,17 @@ const STATEMENTS: usize = 512;
 const TEXTS: usize = 256;
 /// Longer texts are normalised each time.
 const TEXT_BYTES_MAX: usize = 4096;
+
+/// Why a statement is left alone until it is planned again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alone {
+    /// It is not.
+    No,
+    /// Its plan uses temporary objects, so that here the text means something of this session only.
+    Temporary,
+    /// Nothing is known of its plan.
+    Unknown,
+}
 
 /// A statement in this session's hands.
 #[derive(Clone, Copy, Debug)]
@@ -29,9 +41,9 @@ pub struct Statement {
     pub calls: u64,
     /// When the counts were given to the table.
     pub flushed_us: u64,
-    /// It is left alone until it is planned again: its plan uses temporary objects, so that the text means something of this
-    /// session only, or nothing is known of the plan.
-    pub is_left_alone: bool,
+    pub alone: Alone,
+    /// Its first call was counted when it got its place.
+    pub first_is_counted: bool,
     /// The era for which this session has had its plans made anew; `None`: none.
     pub replanned: Option<u32>,
 }
@@ -48,7 +60,8 @@ impl Statement {
             counts: Counts::default(),
             calls: 0,
             flushed_us: 0,
-            is_left_alone: false,
+            alone: Alone::No,
+            first_is_counted: false,
             replanned: None,
         }
     }
@@ -70,7 +83,6 @@ impl Handle {
     pub const NONE: Self = Self { index: u32::MAX, serial: 0 };
 }
 
-#[derive(Default)]
 struct Text {
     /// Of the text that was seen here last. It is kept when it comes again.
     hash: u64,
@@ -79,16 +91,34 @@ struct Text {
     statement: Handle,
 }
 
-#[derive(Default)]
+impl Text {
+    const NONE: Self = Self { hash: 0, path: 0, bytes: Vec::new(), statement: Handle::NONE };
+}
+
 pub struct Local {
     statements: Vec<Statement>,
     texts: Vec<Text>,
     /// What came last: most often it is planned and then executed.
     last: Text,
     serials: u32,
+    /// Room for a normalised text.
+    pub buffer: Vec<u8>,
+    /// That of the last text, if it is needed again.
+    identity: Option<Identity>,
 }
 
 impl Local {
+    pub const fn new() -> Self {
+        Self {
+            statements: Vec::new(),
+            texts: Vec::new(),
+            last: Text::NONE,
+            serials: 0,
+            buffer: Vec::new(),
+            identity: None,
+        }
+    }
+
     /// The statement of a text, without looking into it more than to compare it.
     #[inline]
     pub fn by_text(&mut self, text: &[u8], path: u64) -> Option<Handle> {
@@ -111,7 +141,7 @@ impl Local {
             return;
         }
         if self.texts.is_empty() {
-            self.texts.resize_with(TEXTS, Text::default);
+            self.texts.resize_with(TEXTS, || Text::NONE);
         }
         set(&mut self.last, text, path, statement);
         let hash = quick_hash(text);
@@ -119,8 +149,24 @@ impl Local {
         if place.hash == hash {
             set(place, text, path, statement);
         } else {
-            *place = Text { hash, ..Text::default() };
+            *place = Text { hash, ..Text::NONE };
         }
+    }
+
+    /// The text is the last one; what it comes to is asked for again.
+    pub fn remember_identity(&mut self, text: &[u8], path: u64, identity: Identity) {
+        set(&mut self.last, text, path, Handle::NONE);
+        self.identity = Some(identity);
+    }
+
+    /// What the text comes to, if it was the last one and that was remembered.
+    pub fn take_identity(&mut self, text: &[u8], path: u64) -> Option<Identity> {
+        let identity = self.identity.take()?;
+        if self.last.path == path && self.last.bytes == text {
+            return Some(identity);
+        }
+        self.buffer = identity.into_buffer();
+        None
     }
 
     /// The statement of a normalised text.
@@ -196,8 +242,8 @@ fn set(place: &mut Text, text: &[u8], path: u64, statement: Handle) {
     place.statement = statement;
 }
 
-/// Only to find the text that it is then compared with.
-fn quick_hash(text: &[u8]) -> u64 {
+/// Only to find a text with which it is then compared, or within a session.
+pub fn quick_hash(text: &[u8]) -> u64 {
     const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut hash = (text.len() as u64).wrapping_mul(MULTIPLIER);
     let (words, rest) = text.as_chunks::<8>();
@@ -221,7 +267,7 @@ mod unit {
 
     #[test]
     fn texts_lead_to_statements() {
-        let mut local = Local::default();
+        let mut local = Local::new();
         assert_eq!(local.by_text(b"select 1", 5), None);
         let (handle, before) = local.put(statement(7));
         assert!(before.is_none());
@@ -241,7 +287,7 @@ mod unit {
 
     #[test]
     fn what_is_forgotten_is_not_found_by_an_old_handle() {
-        let mut local = Local::default();
+        let mut local = Local::new();
         let (handle, _) = local.put(statement(7));
         local.remember_text(b"select 1", 5, handle);
         let mut gone = 0;
@@ -257,7 +303,7 @@ mod unit {
 
     #[test]
     fn a_statement_is_remembered_once() {
-        let mut local = Local::default();
+        let mut local = Local::new();
         let (first, _) = local.put(statement(7));
         let (second, before) = local.put(statement(7));
         assert_eq!(before.map(|before| before.hash), Some(7));

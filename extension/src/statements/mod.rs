@@ -7,7 +7,7 @@
 //! * `proof` – what is known of a statement from its analysed and rewritten tree, before it runs: `examine`; `functions` –
 //!   data: the built-in functions that must not be judged by their volatility, with a reason each; `explain` – the same
 //!   answer for people, in SQL. What is met in a tree is found by `pg::query_walk` and `pg::catalog`;
-//! * `identity` – text to hash; `local` – what a session remembers; `entry`, `table`, `shared` – what the server remembers;
+//! * `identity` – text to hash; `local`, `recognise` – what a session remembers; `entry`, `table`, `shared` – what the server remembers;
 //! * `learn` – what is learned while statements are planned and run; `watch` – what the one that runs now does;
 //! * `changed`, `withdraw` – what a transaction changes of functions, tables and so on, and what that withdraws; `ring` –
 //!   what was changed lately, so that no verdict about yesterday is stored today;
@@ -27,6 +27,7 @@ pub mod identity;
 pub mod learn;
 pub mod local;
 pub mod proof;
+pub mod recognise;
 pub mod records;
 pub mod ring;
 pub mod rows;
@@ -40,11 +41,9 @@ pub mod watch;
 pub mod withdraw;
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel};
 
 use crate::error::Refusal;
 
@@ -65,30 +64,9 @@ pub fn is_broken() -> bool {
     BROKEN.load(Relaxed)
 }
 
-/// Runs a part of the learner. A mistake in it ends learning in this session, and not the client's statement. What
-/// PostgreSQL raises (the statement was cancelled, a catalogue is broken) passes: the statement would meet it as well.
-///
-/// Only within a function that turns panics into errors.
-pub fn contained<R>(otherwise: R, run: impl FnOnce() -> R) -> R {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result,
-        Err(payload) if is_postgres_error(&*payload) => resume_unwind(payload),
-        Err(payload) => {
-            give_up(&*payload);
-            otherwise
-        }
-    }
-}
-
-fn is_postgres_error(payload: &(dyn Any + Send)) -> bool {
-    let caught = payload.downcast_ref::<CaughtError>();
-    caught.is_some_and(|caught| !matches!(caught, CaughtError::RustPanic { .. }))
-        || payload.is::<ErrorReportWithLevel>()
-        || payload.is::<ErrorReport>()
-}
-
+/// A mistake was met: nothing more is learned in this session, and the server's log says so, once.
 #[cold]
-fn give_up(payload: &(dyn Any + Send)) {
+pub fn give_up(payload: &(dyn Any + Send)) {
     if BROKEN.swap(true, Relaxed) {
         return;
     }

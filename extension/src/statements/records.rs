@@ -11,7 +11,7 @@ use crate::pg::encoding;
 /// Counters are saved at most so often.
 const COUNTERS_US: u64 = 10_000_000;
 /// Statements that have run once are saved in so many at a time: most of them never come again.
-const YOUNG_MAX: usize = 256;
+const YOUNG_MAX: usize = 128;
 
 /// One statement.
 #[derive(Clone, Debug, Default)]

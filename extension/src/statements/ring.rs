@@ -94,7 +94,11 @@ impl Element {
 /// May something that the statement rests on have changed since? In a lock of either mode.
 pub fn has_changed(seen: Seen, statement: &Statement) -> bool {
     let Seen::Generation(seen) = seen else { return false };
-    seen < shared::globals().lost_generation.load(Relaxed)
+    let globals = shared::globals();
+    if globals.open.load(Relaxed) == 0 && seen >= globals.generation.load(Relaxed) {
+        return false;
+    }
+    seen < globals.lost_generation.load(Relaxed)
         || RING.get().iter().any(|element| {
             (element.is_open() || element.generation.load(Relaxed) > seen) && element.concerns(statement)
         })
@@ -157,6 +161,9 @@ pub fn open(
     }
     element.database.store(database, Relaxed);
     element.lsn.store(lsn, Relaxed);
+    if !element.is_open() {
+        globals.open.fetch_add(1, Relaxed);
+    }
     element.open_by.store(own_pid, Relaxed);
     element.generation.store(globals.generation.fetch_add(1, SeqCst) + 1, Relaxed);
     Some(index)
@@ -168,4 +175,5 @@ pub fn close(index: usize, own_pid: i32) {
     let Some(element) = RING.get().get(index).filter(|e| e.open_by.load(Relaxed) == own_pid) else { return };
     element.generation.store(shared::globals().generation.fetch_add(1, SeqCst) + 1, Relaxed);
     element.open_by.store(0, Relaxed);
+    shared::globals().open.fetch_sub(1, Relaxed);
 }

@@ -1,6 +1,6 @@
 //! The lock of the learner's shared memory, and what needs none.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, PgLwLockExclusiveGuard, PgLwLockShareGuard, pg_shmem_init};
@@ -29,6 +29,8 @@ pub struct Control {
 pub struct Globals {
     /// Counts the changes that were told to the ring.
     pub generation: AtomicU64,
+    /// Elements of the ring that are open.
+    pub open: AtomicU64,
     /// Below this generation, changes have fallen out of the ring.
     pub lost_generation: AtomicU64,
     /// And up to this WAL position.
@@ -37,6 +39,10 @@ pub struct Globals {
     pub covers_from: AtomicU64,
     /// Counts what was learned here that takes away from what is served.
     pub negatives: AtomicU64,
+    /// Not 0: new statements take the places of others.
+    pub full: AtomicU64,
+    /// Statements that came to the door since it was shut last.
+    pub came: AtomicU64,
     /// Counts prepared transactions that have changed something.
     pub prepared: AtomicU64,
 }
@@ -56,6 +62,10 @@ const GIVEN_WORDS: usize = 1 << 14;
 static GIVEN: SharedSlice<AtomicU64> =
     SharedSlice::new(c"pgquorum served statements", || if settings::most() > 0 { GIVEN_WORDS } else { 0 });
 
+/// Which new statements have come before, when there is no room for all: 16 bits for each place.
+static DOOR: SharedSlice<AtomicU64> =
+    SharedSlice::new(c"pgquorum statement door", || settings::most().div_ceil(4));
+
 pub type Shared = PgLwLockShareGuard<'static, Control>;
 pub type Exclusive = PgLwLockExclusiveGuard<'static, Control>;
 
@@ -65,6 +75,7 @@ pub fn init() {
     pg_shmem_init!(CONTROL);
     pg_shmem_init!(GLOBALS);
     GIVEN.register();
+    DOOR.register();
 }
 
 /// Keeps places where they are. Nothing that may raise an error is to be done meanwhile.
@@ -79,6 +90,22 @@ pub fn exclusive() -> Exclusive {
 
 pub fn globals() -> &'static Globals {
     GLOBALS.get()
+}
+
+/// Has a statement with this hash come before, lately? It has now.
+pub fn came_before(hash: u64) -> bool {
+    let door = DOOR.get();
+    let Some(word) = door.get((hash >> 32) as usize % door.len().max(1)) else { return true };
+    let bit = 1 << (hash >> 26 & 63);
+    if word.fetch_or(bit, Relaxed) & bit != 0 {
+        return true;
+    }
+    // One in sixteen bits is set by then. What comes just now may be forgotten with the rest.
+    if globals().came.fetch_add(1, Relaxed) >= settings::most() as u64 {
+        globals().came.store(0, Relaxed);
+        door.iter().for_each(|word| word.store(0, Relaxed));
+    }
+    false
 }
 
 /// These hashes are about to be given out as served. To be called before what takes away from them is looked at, so that

@@ -3,7 +3,7 @@
 //! A session that knows a statement's place adds to its counters and sees at a glance that its verdict is known, under no
 //! lock or under the shared one. The exclusive lock is for new statements and for news about known ones.
 
-use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
 
 use super::entry::{Entry, Known, Texts, flag};
 use super::ring;
@@ -32,6 +32,11 @@ pub fn init() {
 #[inline]
 pub fn is_there() -> bool {
     !ENTRIES.get().is_empty()
+}
+
+/// Had statements to give up their places, so that a new one takes another one's?
+pub fn is_full() -> bool {
+    shared::globals().full.load(Relaxed) != 0
 }
 
 /// What names a statement: the database, the hash, and where its names are looked up; and by what texts with the same
@@ -78,17 +83,26 @@ pub enum Found {
     Collides,
 }
 
-/// Looks a statement up.
+/// Looks a statement up, under no lock: what is found is there, but one that is being put there may be missed.
 pub fn find(key: &Key) -> Found {
-    let _kept = shared::share();
     look(key)
 }
 
-/// Looks a statement up, or gives it a place. `None`: another one has its hash. Then that one is not served any more.
-pub fn insert(key: &Key, words: u64, now_us: u64) -> Option<Place> {
+/// What is known of a statement when it gets its place.
+pub struct New<'a> {
+    /// The filter of its names.
+    pub words: u64,
+    pub now_us: u64,
+    /// Its planning, and why it is not proven.
+    pub judged: Option<(Judged<'a>, &'a str)>,
+}
+
+/// Looks a statement up, or gives it a place, where it is taken to have been called once. `None`: another one has its hash.
+/// Then that one is not served any more.
+pub fn insert(key: &Key, new: &New) -> Option<Inserted> {
     let mut control = shared::exclusive();
     match look(key) {
-        Found::Entry(place) => return Some(place),
+        Found::Entry(place) => return Some(Inserted { place, is_new: false }),
         Found::Collides => {
             collide(key);
             return None;
@@ -104,11 +118,11 @@ pub fn insert(key: &Key, words: u64, now_us: u64) -> Option<Place> {
         (&entry.length, key.length),
         (&entry.path, key.path),
         (&entry.query_id, 0),
-        (&entry.words, words),
+        (&entry.words, new.words),
         (&entry.lsn, 0),
-        (&entry.calls, 0),
+        (&entry.calls, 1),
         (&entry.clean, 0),
-        (&entry.used_us, now_us),
+        (&entry.used_us, new.now_us),
         (&entry.saved_us, 0),
     ] {
         field.store(value, Relaxed);
@@ -130,7 +144,17 @@ pub fn insert(key: &Key, words: u64, now_us: u64) -> Option<Place> {
     let bucket = bucket(key.database, key.hash)?;
     entry.next.store(bucket.swap(index as u32 + 1, Relaxed), Relaxed);
     entry.tag.store(control.tags, Release);
-    Some(Place { index: index as u32, tag: control.tags })
+    let place = Place { index: index as u32, tag: control.tags };
+    if let Some((judged, reason)) = &new.judged {
+        join(entry, texts, judged, reason);
+    }
+    Some(Inserted { place, is_new: true })
+}
+
+/// Where a statement is now, and whether it was not there before.
+pub struct Inserted {
+    pub place: Place,
+    pub is_new: bool,
 }
 
 fn bucket(database: u32, hash: u64) -> Option<&'static AtomicU32> {
@@ -157,14 +181,22 @@ fn chain(database: u32, hash: u64) -> impl Iterator<Item = (usize, &'static Entr
 fn look(key: &Key) -> Found {
     for (index, entry) in chain(key.database, key.hash) {
         let Some(texts) = TEXTS.get().get(index) else { break };
+        let tag = entry.tag.load(Acquire);
         let same = entry.check.load(Relaxed) == key.check
             && entry.length.load(Relaxed) == key.length
             && texts.text.is(key.kept);
+        let same_path = entry.path.load(Relaxed) == key.path && texts.path.is(key.path_text);
+        let is_hashs = entry.hash.load(Relaxed) == key.hash;
+        fence(Acquire);
+        // What was read belongs together only if nothing else was put there meanwhile.
+        if tag == 0 || !is_hashs || entry.tag.load(Relaxed) != tag {
+            continue;
+        }
         if !same {
             return Found::Collides;
         }
-        if entry.path.load(Relaxed) == key.path && texts.path.is(key.path_text) {
-            return Found::Entry(Place { index: index as u32, tag: entry.tag.load(Relaxed) });
+        if same_path {
+            return Found::Entry(Place { index: index as u32, tag });
         }
     }
     Found::Absent
@@ -195,6 +227,7 @@ fn take_place(control: &mut Control) -> Option<usize> {
         control.used += 1;
         return Some(control.used as usize - 1);
     }
+    shared::globals().full.store(1, Relaxed);
     // Round after round all fall, so that one is found.
     let rounds = USAGE_MAX as usize + 2;
     for step in 0..rounds * all.len() {
@@ -258,6 +291,7 @@ pub fn forget(database: u32, hash: Option<u64>) {
             remove(index, entry);
             entry.next.store(control.free, Relaxed);
             control.free = index as u32 + 1;
+            shared::globals().full.store(0, Relaxed);
         }
     }
     shared::globals().negatives.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
@@ -322,6 +356,11 @@ pub fn knows(entry: &Entry, judged: &Judged) -> bool {
 pub fn judge(place: Place, judged: &Judged, reason: &str) -> bool {
     let _alone = shared::exclusive();
     let (Some(entry), Some(texts)) = (place.entry(), place.texts()) else { return true };
+    join(entry, texts, judged, reason)
+}
+
+/// The same, in the exclusive lock.
+fn join(entry: &Entry, texts: &Texts, judged: &Judged, reason: &str) -> bool {
     let in_recovery = judged.seen.is_in_recovery();
     let statement = ring::Statement {
         database: entry.database.load(Relaxed),

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::learn;
 use super::table::Place;
+use crate::pg::guard::guarded;
 use crate::pg::process;
+use crate::pg::single::Single;
 
 /// Something is watched. One process: no ordering is needed.
 static ACTIVE: AtomicBool = AtomicBool::new(false);
@@ -30,10 +32,8 @@ struct Watched {
     has_written: bool,
 }
 
-thread_local! {
-    static WATCHED: Cell<Watched> =
-        const { Cell::new(Watched { place: Place::NONE, level: 0, had_id: false, has_written: false }) };
-}
+static WATCHED: Single<Cell<Watched>> =
+    Single::cell(Watched { place: Place::NONE, level: 0, had_id: false, has_written: false });
 
 /// A statement of the client begins to be planned or run.
 pub fn begin(place: Place) {
@@ -62,14 +62,18 @@ pub fn is_active() -> bool {
 }
 
 /// It has ended without an error. True: it could have written, and has not.
-pub fn end() -> bool {
+#[inline]
+pub fn ended() -> bool {
     ACTIVE.store(false, Relaxed);
     let watched = WATCHED.get();
-    if !watched.had_id && !watched.has_written && process::has_transaction_id() {
-        learn::wrote(watched.place, GOT_ID);
+    if watched.had_id || watched.has_written {
         return false;
     }
-    !watched.had_id && !watched.has_written && !TAINTED.load(Relaxed)
+    if process::has_transaction_id() {
+        guarded((), || learn::wrote(watched.place, GOT_ID));
+        return false;
+    }
+    !TAINTED.load(Relaxed)
 }
 
 const GOT_ID: &str = "it was given a transaction id";

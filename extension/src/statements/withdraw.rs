@@ -12,6 +12,7 @@ use super::shared;
 use super::{databases, learn, ring, table};
 use crate::error::Refusal;
 use crate::pg::changed_objects::{self, Change};
+use crate::pg::single::Single;
 use crate::pg::{notices, statement_rows, wal, worker};
 
 /// Objects of one transaction that are told apart before they are looked at.
@@ -22,13 +23,11 @@ static HAS_CHANGES: AtomicBool = AtomicBool::new(false);
 /// What it has changed could not be taken out of the table with it.
 static SWEEP: AtomicBool = AtomicBool::new(false);
 
-thread_local! {
-    static CHANGES: RefCell<Vec<Change>> = const { RefCell::new(Vec::new()) };
-    /// What the transaction that is being committed has changed.
-    static COMMITTING: RefCell<Option<Changed>> = const { RefCell::new(None) };
-    /// This process's element of the ring that is not closed yet.
-    static OPEN: Cell<Option<usize>> = const { Cell::new(None) };
-}
+static CHANGES: Single<RefCell<Vec<Change>>> = Single::new(Vec::new());
+/// What the transaction that is being committed has changed.
+static COMMITTING: Single<RefCell<Option<Changed>>> = Single::new(None);
+/// This process's element of the ring that is not closed yet.
+static OPEN: Single<Cell<Option<usize>>> = Single::cell(None);
 
 /// Has this transaction changed something that statements may rest on?
 #[inline]
@@ -39,7 +38,7 @@ pub fn has_changed_something() -> bool {
 /// An object was made, changed or is about to be dropped.
 pub fn note(change: Change) {
     HAS_CHANGES.store(true, Relaxed);
-    CHANGES.with_borrow_mut(|changes| {
+    CHANGES.with(|changes| {
         if changes.last() != Some(&change) && changes.len() <= CHANGES_MAX {
             changes.push(change);
         }
@@ -52,7 +51,7 @@ pub fn before_commit(prepares: bool) {
     if !has_changed_something() {
         return;
     }
-    let mut changes = CHANGES.take();
+    let mut changes = CHANGES.with(std::mem::take);
     if !notices::extension_is_here() {
         HAS_CHANGES.store(false, Relaxed);
         return;
@@ -86,12 +85,15 @@ pub fn before_commit(prepares: bool) {
             .log();
         }
     }
-    COMMITTING.set(Some(changed));
+    COMMITTING.with(|committing| *committing = Some(changed));
 }
 
 /// It has committed. Must not raise anything.
 pub fn after_commit() {
-    let Some(changed) = COMMITTING.take() else { return clear() };
+    if !has_changed_something() {
+        return;
+    }
+    let Some(changed) = COMMITTING.with(Option::take) else { return clear() };
     let database = worker::own_database();
     if table::is_there() {
         let mut alone = shared::exclusive();
@@ -107,7 +109,10 @@ pub fn after_commit() {
 
 /// It was prepared: what it has changed is changed when somebody commits it.
 pub fn after_prepare() {
-    if COMMITTING.take().is_some() {
+    if !has_changed_something() {
+        return;
+    }
+    if COMMITTING.with(Option::take).is_some() {
         shared::globals().prepared.fetch_add(1, SeqCst);
     }
     clear();
@@ -115,21 +120,25 @@ pub fn after_prepare() {
 
 /// It was rolled back. Must not raise anything.
 pub fn after_abort() {
-    COMMITTING.set(None);
+    if !has_changed_something() {
+        return;
+    }
+    COMMITTING.with(|committing| *committing = None);
     clear();
 }
 
 fn clear() {
     SWEEP.store(false, Relaxed);
     if HAS_CHANGES.swap(false, Relaxed) {
-        CHANGES.take();
+        CHANGES.with(|changes| *changes = Vec::new());
     }
 }
 
 /// All sessions have been sent the notices of what was changed. Must not raise anything.
 #[inline]
 pub fn after_notices() {
-    if let Some(index) = OPEN.take() {
+    if let Some(index) = OPEN.get() {
+        OPEN.set(None);
         ring::close(index, worker::own_pid());
         // This session knows what it has changed itself.
         learn::take_in();

@@ -4,12 +4,13 @@ use pgrx::prelude::*;
 
 #[pg_schema]
 mod tests {
+    use crate::pg::guard::guarded;
     use crate::pg::worker;
     use crate::statements::changed::Changed;
     use crate::statements::entry::Known;
     use crate::statements::ring::{self, Seen, Statement};
-    use crate::statements::table::{self, Counts, Found, Judged, Key, Place};
-    use crate::statements::{contained, shared};
+    use crate::statements::shared;
+    use crate::statements::table::{self, Counts, Found, Judged, Key, New, Place};
     use pgrx::prelude::*;
 
     /// A number that is no database's.
@@ -27,6 +28,10 @@ mod tests {
             path_text: path,
             kept,
         }
+    }
+
+    fn insert(key: &Key) -> Option<Place> {
+        table::insert(key, &New { words: 0, now_us: 1, judged: None }).map(|inserted| inserted.place)
     }
 
     fn judged(known: Known, depends: &[u32]) -> Judged<'_> {
@@ -52,14 +57,14 @@ mod tests {
         let database = database(1);
         let one = key(database, 5, b"public", b"select $");
         assert!(matches!(table::find(&one), Found::Absent));
-        let place = table::insert(&one, 0, 1).expect("there is room");
+        let place = insert(&one).expect("there is room");
         assert!(matches!(table::find(&one), Found::Entry(found) if found == place));
-        assert_eq!(table::insert(&one, 0, 1), Some(place), "it is there once");
-        let other_path = table::insert(&key(database, 5, b"", b"select $"), 0, 1).expect("there is room");
+        assert_eq!(insert(&one), Some(place), "it is there once");
+        let other_path = insert(&key(database, 5, b"", b"select $")).expect("there is room");
         assert_ne!(place, other_path);
         assert!(table::count(place, Counts { calls: 3, clean: 2, era: 0 }, 10));
         assert!(matches!(table::find(&key(database, 5, b"public", b"select x")), Found::Collides));
-        assert_eq!(table::insert(&key(database, 5, b"public", b"select x"), 0, 1), None);
+        assert_eq!(insert(&key(database, 5, b"public", b"select x")), None);
         for place in [place, other_path] {
             assert!(place.entry().is_some_and(|entry| entry.is_negative()));
         }
@@ -72,7 +77,7 @@ mod tests {
     #[pg_test]
     fn verdicts_get_worse_until_something_changes() {
         let database = database(2);
-        let place = table::insert(&key(database, 7, b"", b"select f ( )"), 0, 1).expect("there is room");
+        let place = insert(&key(database, 7, b"", b"select f ( )")).expect("there is room");
         assert!(table::judge(place, &judged(Known::Proven, &[20_000]), ""));
         assert_eq!(known(place), Some(Known::Proven));
         assert!(table::judge(place, &judged(Known::Unproven, &[20_001]), "no"));
@@ -103,7 +108,7 @@ mod tests {
     #[pg_test]
     fn many_dependencies_are_everything() {
         let database = database(3);
-        let place = table::insert(&key(database, 7, b"", b"select 1"), 0, 1).expect("there is room");
+        let place = insert(&key(database, 7, b"", b"select 1")).expect("there is room");
         let oids: Vec<u32> = (20_000..20_010).collect();
         assert!(table::judge(place, &judged(Known::Proven, &oids), ""));
         let entry = place.entry().expect("it is there");
@@ -149,10 +154,10 @@ mod tests {
     fn places_are_found_for_new_statements() {
         let database = database(5);
         let most = crate::statements::settings::most();
-        let often = table::insert(&key(database, 1, b"", b"often"), 0, 1).expect("there is room");
+        let often = insert(&key(database, 1, b"", b"often")).expect("there is room");
         for number in 0..3 * most as u64 {
             let text = number.to_string();
-            let place = table::insert(&key(database, 1000 + number, b"", text.as_bytes()), 0, 1);
+            let place = insert(&key(database, 1000 + number, b"", text.as_bytes()));
             assert!(place.is_some(), "{number}");
             if number % 50 == 0 {
                 assert!(table::count(often, Counts { calls: 64, clean: 0, era: 0 }, 1), "{number}");
@@ -166,14 +171,14 @@ mod tests {
 
     #[pg_test]
     fn a_mistake_in_the_learner_ends_it_and_nothing_else() {
-        assert_eq!(contained(1, || panic!("on purpose")), 1);
+        assert_eq!(guarded(1, || panic!("on purpose")), 1);
         assert!(crate::statements::is_broken());
         assert_eq!(Spi::get_one::<i32>("SELECT 7"), Ok(Some(7)));
     }
 
     #[pg_test(error = "division by zero")]
     fn errors_of_postgresql_pass() {
-        contained((), || {
+        guarded((), || {
             let _ = Spi::get_one::<i32>("SELECT 1 / 0");
         });
     }

@@ -44,8 +44,8 @@ pub fn normalise(text: &[u8], out: &mut Vec<u8>) {
 pub struct Normalised {
     /// As [`hash`] gives it.
     pub hash: u64,
-    /// XXH64 of the normalised text with another seed: two texts with the same `hash` have different ones. It stays inside
-    /// one installation, where texts are compared that are too long to be kept.
+    /// Of a text that is too long to be kept as a whole, its XXH64 with another seed: two such texts with the same `hash` have
+    /// different ones. It stays inside one installation. 0 where the whole text is kept: it can be compared itself.
     pub check: u64,
     /// Length of the normalised text in bytes.
     pub length: u64,

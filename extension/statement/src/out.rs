@@ -111,36 +111,57 @@ impl Sink for Hash {
 /// Seed of the second hash; any number but 0.
 const CHECK_SEED: u64 = 0x7067_7175_6f72_756d;
 
-/// Both hashes, and the beginning of the text.
+/// Both hashes, and the beginning of the text. A text that is kept as a whole is hashed at once in the end.
 pub struct Both<'a> {
-    hash: XxHash64,
-    check: XxHash64,
+    /// Of a text that is too long for that.
+    hashes: Option<(XxHash64, XxHash64)>,
     kept: &'a mut [u8],
     used: usize,
 }
 
 impl<'a> Both<'a> {
     pub fn new(kept: &'a mut [u8]) -> Self {
-        Both { hash: XxHash64::with_seed(0), check: XxHash64::with_seed(CHECK_SEED), kept, used: 0 }
+        Both { hashes: None, kept, used: 0 }
     }
 
     pub fn finish(self) -> Normalised {
-        Normalised {
-            hash: self.hash.finish(),
-            check: self.check.finish(),
-            length: self.hash.total_len(),
-            kept: self.used,
+        match self.hashes {
+            None => Normalised {
+                hash: XxHash64::oneshot(0, &self.kept[..self.used]),
+                check: 0,
+                length: self.used as u64,
+                kept: self.used,
+            },
+            Some((hash, check)) => Normalised {
+                hash: hash.finish(),
+                check: check.finish(),
+                length: hash.total_len(),
+                kept: self.used,
+            },
         }
     }
 }
 
+/// Both hashes of a text that begins so.
+#[cold]
+fn begun(text: &[u8]) -> (XxHash64, XxHash64) {
+    let mut both = (XxHash64::with_seed(0), XxHash64::with_seed(CHECK_SEED));
+    both.0.write(text);
+    both.1.write(text);
+    both
+}
+
 impl Sink for Both<'_> {
     fn take(&mut self, piece: &[u8]) {
-        self.hash.write(piece);
-        self.check.write(piece);
-        let room = &mut self.kept[self.used..];
-        let fits = room.len().min(piece.len());
-        room[..fits].copy_from_slice(&piece[..fits]);
+        let room = self.kept.len() - self.used;
+        if piece.len() > room || self.hashes.is_some() {
+            let kept = &self.kept[..self.used];
+            let (hash, check) = self.hashes.get_or_insert_with(|| begun(kept));
+            hash.write(piece);
+            check.write(piece);
+        }
+        let fits = room.min(piece.len());
+        self.kept[self.used..self.used + fits].copy_from_slice(&piece[..fits]);
         self.used += fits;
     }
 }
