@@ -16,7 +16,7 @@ const QUORUM_STILL_TIMEOUTS: u64 = 10;
 /// The patience with an epoch that does not open doubles so often at most.
 const OPENING_DOUBLINGS: u32 = 6;
 
-/// How far k standbys were, and when that last changed or there was nothing to confirm.
+/// How far k standbys were, and when that last changed, or there was nothing to confirm, or nobody to confirm it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct QuorumProgress {
     at: Lsn,
@@ -89,6 +89,8 @@ impl Node {
     fn note_quorum_progress(&mut self) {
         let now = self.now;
         let fresh = now < self.local.observed_at + 2 * self.cluster.settings.node_timeout.ms();
+        // A standby that was long repaired gets its time from the moment in which it is well.
+        let nobody = !self.others_are_enough();
         let Some(lead) = &mut self.lead else { return };
         let (k, acknowledging) = (lead.in_force.k, &lead.in_force.standbys);
         let standbys = self.local.obs.standbys.iter().filter(|s| acknowledging.contains(&s.node));
@@ -96,10 +98,18 @@ impl Node {
         flushed.sort_unstable_by(|a, b| b.cmp(a));
         let at = flushed.get(k.wrapping_sub(1)).copied().unwrap_or_default();
         let progress = &mut lead.quorum_progress;
-        let nothing_to_do = k == 0 || at >= self.local.obs.flush_lsn || !fresh;
+        let nothing_to_do = k == 0 || at >= self.local.obs.flush_lsn || !fresh || nobody;
         if nothing_to_do || at > progress.at || progress.since == 0 {
             *progress = QuorumProgress { at: at.max(progress.at), since: now };
         }
+    }
+
+    /// Are so many others well, by their own word, that one of them could lead? While the epoch is being opened with this
+    /// one's acknowledgement, later without: there, what is acknowledged may be only here.
+    fn others_are_enough(&self) -> bool {
+        let Some(lead) = &self.lead else { return false };
+        let without_this_one = usize::from(!matches!(lead.phase, Phase::Opening(..)));
+        self.well_successors().len() >= lead.in_force.k + without_this_one
     }
 
     /// Nothing new is confirmed, and yet there are enough other nodes, all well by their own word, to lead and to
@@ -111,7 +121,7 @@ impl Node {
         // Whoever leads after this one has the same patience, so that leadership does not go round.
         let long = self.now >= lead.phase_since + AGAIN_TIMEOUTS * timeout;
         let long_open = matches!(lead.phase, Phase::Open(_)) && long;
-        still && long_open && self.well_successors().len() > lead.in_force.k
+        still && long_open && self.others_are_enough()
     }
 
     /// The epoch's first row reaches too few, and nothing is promised or written yet: another node may try, if the
@@ -124,6 +134,6 @@ impl Node {
         let patience = (QUORUM_STILL_TIMEOUTS * self.cluster.settings.node_timeout.ms()) << doublings;
         let still = self.now >= lead.quorum_progress.since.max(lead.phase_since) + patience;
         let opening = matches!(lead.phase, Phase::Opening(..));
-        opening && still && self.well_successors().len() >= lead.in_force.k
+        opening && still && self.others_are_enough()
     }
 }

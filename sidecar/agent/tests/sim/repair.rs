@@ -18,7 +18,7 @@ impl World {
     /// Connects, stops the server, writes into its data, starts it: only then it has the WAL that makes it whole.
     pub fn rewind(&mut self, node: NodeId, upstream: NodeId, op: &mut RunningOp) -> Stage {
         let there = self.source(node, upstream);
-        let (soon, delay) = (self.rng.random_range(5..100), self.rng.random_range(50..800));
+        let (soon, delay) = (self.rng.random_range(5..100), self.rng.random_range(self.rewind_ms.clone()));
         let fails = self.rewinds_fail;
         let source = self.machines.get(&upstream).map_or_else(Server::absent, |m| m.server.clone());
         let kept = source.wal.len().saturating_sub(self.rng.random_range(0..4));

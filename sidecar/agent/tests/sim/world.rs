@@ -19,6 +19,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
+use std::ops::Range;
 
 /// Milliseconds of true time, which no node knows.
 pub type Time = u64;
@@ -138,6 +139,8 @@ pub struct World {
     pub wal_recycled: bool,
     /// A server that does not come up by itself ends when it gets an upstream.
     pub fed_servers_end: bool,
+    /// How long a rewind writes.
+    pub rewind_ms: Range<Time>,
     /// How long a copy takes at most.
     pub copy_ms: Time,
     pub client_ms: Time,
@@ -182,6 +185,7 @@ impl World {
             rewinds_fail: false,
             wal_recycled: false,
             fed_servers_end: false,
+            rewind_ms: 50..800,
             copy_ms: 1500,
             client_ms: 15,
             replies: Vec::new(),

@@ -183,6 +183,30 @@ fn an_epoch_whose_wal_reaches_nobody_is_left_to_another_node() {
     }
 }
 
+/// Every node is needed, and one is long being rewound. When it is back, the epoch opens: the leader does not go just then,
+/// though its epoch has been waiting for long. Two of three hours of faults on real servers failed by that.
+#[test]
+fn a_standby_that_is_long_repaired_finds_the_leader_that_waits_for_it() {
+    for seed in 0..20 {
+        let (mut w, old) = at_work(Setup::new(seed, 3).with_k(2));
+        let epoch = w.check.newest_epoch();
+        for peer in others(&w, old) {
+            w.net.wal_blocks.extend([(old, peer), (peer, old)]);
+        }
+        w.run(200);
+        w.kill_node(old);
+        w.net.wal_blocks.clear();
+        let appointed = |w: &World| w.check.appointments.last_key_value().is_some_and(|(&e, _)| e > epoch);
+        let end = w.now + 4000;
+        assert!(w.run_until(end, appointed), "seed {seed}: {}", w.describe());
+        w.rewind_ms = 12_000..15_000;
+        w.start(old);
+        next_primary(&mut w, epoch, 20_000);
+        assert_eq!(offers(&w), 0, "seed {seed}: leadership moved");
+        heals(w);
+    }
+}
+
 /// Nobody's WAL reaches anybody: each try takes longer than the one before.
 #[test]
 fn leadership_does_not_go_round_where_no_epoch_can_open() {
