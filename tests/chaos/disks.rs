@@ -50,12 +50,16 @@ pub fn prepare(cluster: &NetCluster, place: u64) {
     std::fs::write(&file, changed).expect("node.toml");
 }
 
-/// Takes a node's disks away with all that is on them. Nothing of the node may run.
+/// Takes a node's disks away with all that is on them. Nothing of the node may run. What it has logged stays, beside the
+/// folders of the nodes.
 pub fn remove(cluster: &NetCluster, place: u64) {
+    let dir = cluster.node_dir(place);
+    let free = (1..).map(|n| dir.with_extension(format!("former{n}.log"))).find(|log| !log.exists());
+    let _ = std::fs::rename(dir.join("sidecar.log"), free.expect("a name that is not taken"));
     for disk in [data_disk(cluster, place), wal_disk(cluster, place)] {
         let _ = Command::new("umount").arg("-l").arg(&disk).output();
     }
-    let _ = std::fs::remove_dir_all(cluster.node_dir(place));
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 /// Copies what is on the disks to the folder that stays, because the disks go with this process.
