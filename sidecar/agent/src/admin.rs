@@ -1,6 +1,9 @@
 //! Requests of administrators: checked, proposed, and answered when their effect is there.
 
 mod members;
+mod users;
+
+pub use users::UserPending;
 
 use crate::entry::Entry;
 use crate::lead::{Lead, Phase};
@@ -90,6 +93,8 @@ impl Node {
         }
         // Who is lost for good may be what an epoch waits for to open, so that can be said before.
         let says_lost = matches!(request, Request::NodeDown { .. } | Request::RemoveNode { .. });
+        // Whoever may log in has to do with none of the others.
+        let apart = matches!(request, Request::User(_));
         let open = self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Open(_)));
         if !(open || says_lost && self.lead.as_ref().is_some_and(Lead::is_on_its_way)) {
             return self.reject_no_leader(id);
@@ -98,9 +103,9 @@ impl Node {
             // What waits for a lost node would keep it from ever being said that it is lost.
             self.overtake();
         }
-        let busy =
-            !says_lost && (self.checking.is_some() || self.waiting.is_some()) || self.pending.is_some();
-        if !busy && !says_lost && !self.at_rest() {
+        let busy = !apart
+            && (!says_lost && (self.checking.is_some() || self.waiting.is_some()) || self.pending.is_some());
+        if !busy && !says_lost && !apart && !self.at_rest() {
             // What the leader does by itself takes moments; nobody should have to ask twice because of it.
             self.waiting = Some(Waiting { id, request, until: self.now + PATIENCE_MS });
             return;
@@ -122,6 +127,7 @@ impl Node {
             }
             Request::RemoveNode { node } => self.remove_node(id, node),
             Request::NodeDown { node, reason } => self.node_down(id, node, reason),
+            Request::User(change) => self.change_user(id, change),
         }
     }
 
@@ -320,6 +326,7 @@ impl Node {
     /// Answers the pending request when its effect is there, or cannot come any more.
     pub(crate) fn drive_pending(&mut self) {
         self.drive_waiting();
+        self.drive_user_changes();
         let Some(pending) = &self.pending else { return };
         let id = pending.id;
         if let Some(reply) = self.reached(&pending.goal) {

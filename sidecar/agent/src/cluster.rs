@@ -8,6 +8,7 @@ use crate::quorum::Durability;
 use crate::rules::{Rule, holds};
 use crate::settings::Settings;
 use crate::types::{Epoch, Lsn, NodeId, Position, Timeline};
+use crate::users::Users;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,7 +18,7 @@ const LOG_KEPT: usize = 256;
 /// How many reports of lost transactions are known again when they are sent twice.
 const LOST_KNOWN: usize = 64;
 
-/// A committed entry with its place, as `GET /info` lists it.
+/// A committed entry with its place, as `GET /info` lists it: without what is secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogRecord {
     pub index: u64,
@@ -51,6 +52,9 @@ pub struct Cluster {
     /// Reports of lost transactions that the log holds, the newest last.
     #[serde(default)]
     pub lost_reports: VecDeque<String>,
+    /// Who may log in at the REST interface.
+    #[serde(default)]
+    pub users: Users,
 }
 
 impl Cluster {
@@ -73,6 +77,7 @@ impl Cluster {
             applied_term: 0,
             log: VecDeque::new(),
             lost_reports: VecDeque::new(),
+            users: Users::default(),
         }
     }
 
@@ -94,6 +99,7 @@ impl Cluster {
             applied_term: 0,
             log: VecDeque::new(),
             lost_reports: VecDeque::new(),
+            users: Users::default(),
         }
     }
 
@@ -144,6 +150,11 @@ impl Cluster {
             while self.lost_reports.len() > LOST_KNOWN {
                 self.lost_reports.pop_front();
             }
+        }
+        if let Entry::User(change) = entry
+            && self.users.apply(index, change).is_err()
+        {
+            return self.passed(index, term);
         }
         match entry {
             Entry::AddNode { member } => {
@@ -196,9 +207,9 @@ impl Cluster {
                 self.timelines.insert(appointment.timeline, appointment.epoch);
                 self.appointment = Some(appointment.clone());
             }
-            Entry::Opened { .. } | Entry::LostTransactions(_) | Entry::Note { .. } => {}
+            Entry::Opened { .. } | Entry::LostTransactions(_) | Entry::User(_) | Entry::Note { .. } => {}
         }
-        self.log.push_back(LogRecord { index, term, payload: entry.clone() });
+        self.log.push_back(LogRecord { index, term, payload: entry.without_secrets() });
         while self.log.len() > LOG_KEPT {
             self.log.pop_front();
         }
@@ -318,6 +329,10 @@ pub fn describe(entry: &Entry) -> Option<(String, Option<NodeId>, String)> {
             event("opened", Some(*node), format!("node {node} accepts writes in epoch {epoch}"))
         }
         Entry::LostTransactions(report) => event("lost-transactions", Some(report.node), report.sentence()),
+        Entry::User(change) => {
+            let (kind, message) = change.describe();
+            event(kind, None, message)
+        }
         Entry::Note { kind, node, message } => event(kind, *node, message.clone()),
     }
 }

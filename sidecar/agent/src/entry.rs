@@ -5,6 +5,7 @@ use crate::member::Member;
 use crate::quorum::Durability;
 use crate::settings::Settings;
 use crate::types::{Epoch, Lsn, NodeId, Timeline};
+use crate::users::UserChange;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -75,6 +76,8 @@ pub enum Entry {
     },
     /// A node came back and gave up transactions that only it had.
     LostTransactions(LostReport),
+    /// Who may log in at the REST interface.
+    User(UserChange),
     /// Something people should know of.
     Note {
         kind: String,
@@ -86,6 +89,14 @@ pub enum Entry {
 impl Entry {
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("an entry is plain data")
+    }
+
+    /// The entry as people and the database may see it.
+    pub fn without_secrets(&self) -> Entry {
+        match self {
+            Entry::User(change) => Entry::User(change.without_secrets()),
+            other => other.clone(),
+        }
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Entry, serde_json::Error> {

@@ -32,6 +32,7 @@ pub mod settings;
 pub mod standing;
 mod status;
 pub mod types;
+pub mod users;
 pub mod view;
 pub mod write_path;
 

@@ -131,6 +131,7 @@ pub struct Node {
     pub(crate) pending: Option<crate::admin::Pending>,
     pub(crate) checking: Option<crate::admin::Checking>,
     pub(crate) waiting: Option<crate::admin::Waiting>,
+    pub(crate) user_changes: Vec<crate::admin::UserPending>,
     pub(crate) links: BTreeMap<NodeId, Link>,
     pub(crate) statuses: BTreeMap<NodeId, (NodeStatus, Millis)>,
     /// The newest word of a leader.
@@ -177,6 +178,7 @@ impl Node {
             pending: None,
             checking: None,
             waiting: None,
+            user_changes: Vec::new(),
             links: BTreeMap::new(),
             statuses: BTreeMap::new(),
             beat: None,

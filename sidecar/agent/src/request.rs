@@ -3,6 +3,7 @@
 use crate::member::{Member, Role};
 use crate::settings::{Settings, SettingsPatch};
 use crate::types::NodeId;
+use crate::users::{User, UserChange};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -40,17 +41,33 @@ pub enum Request {
         node: NodeId,
         reason: String,
     },
+    User(UserChange),
 }
 
 /// What a request brought.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Reply {
-    Settings { settings: Settings },
-    DbConfig { parameters: BTreeMap<String, String>, restart_required: Vec<String> },
-    Leader { node: NodeId },
-    Node { member: Member },
-    Removed { node: NodeId },
+    Settings {
+        settings: Settings,
+    },
+    DbConfig {
+        parameters: BTreeMap<String, String>,
+        restart_required: Vec<String>,
+    },
+    Leader {
+        node: NodeId,
+    },
+    Node {
+        member: Member,
+    },
+    Removed {
+        node: NodeId,
+    },
+    /// The user as it is now; `None`: there is none of this name.
+    User {
+        user: Option<User>,
+    },
 }
 
 /// Why a request was refused, for programs. Each kind has one HTTP status; see `docs/rest.md`.
@@ -63,6 +80,10 @@ pub enum RejectionKind {
     Gone,
     /// No such node (410).
     UnknownNode,
+    /// No such user (404).
+    UnknownUser,
+    /// There is a user of this name already (409).
+    Exists,
     /// This node is not a member yet (412).
     NotMember,
     /// The node's state does not allow it: has not caught up, is behind, is down, is the leader (412).

@@ -109,6 +109,8 @@ impl From<Rejection> for Refusal {
         let status = match rejection.kind {
             RejectionKind::InvalidValue => 400,
             RejectionKind::Gone | RejectionKind::UnknownNode => 410,
+            RejectionKind::UnknownUser => 404,
+            RejectionKind::Exists => 409,
             RejectionKind::NotMember | RejectionKind::Precondition => 412,
             RejectionKind::NotLeader => 417,
             RejectionKind::ChangeInFlight => 420,

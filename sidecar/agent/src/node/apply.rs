@@ -43,6 +43,7 @@ impl Node {
     }
 
     pub(super) fn apply(&mut self, committed: Vec<crate::consensus::Committed>) {
+        let mut changes = Vec::new();
         let cluster = Arc::make_mut(&mut self.cluster);
         for item in committed {
             if item.data.is_empty() {
@@ -51,7 +52,16 @@ impl Node {
             }
             match Entry::decode(&item.data) {
                 Ok(entry) => {
+                    let changed_at = cluster.users.changed_at();
                     cluster.apply(item.index, item.term, &entry);
+                    if let Entry::User(change) = entry {
+                        let made = cluster.users.changed_at() != changed_at;
+                        if made {
+                            self.out.traces.push(("committed", change.describe().1));
+                        }
+                        changes.push((change, made));
+                        continue;
+                    }
                     if let Some((kind, node, message)) = describe(&entry) {
                         let name = if kind == "appointed" { "appointed" } else { "committed" };
                         self.out.traces.push((name, message));
@@ -72,6 +82,9 @@ impl Node {
                     ));
                 }
             }
+        }
+        for (change, made) in changes {
+            self.user_changed(&change, made);
         }
     }
 

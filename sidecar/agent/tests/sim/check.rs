@@ -7,6 +7,7 @@ use pgquorum_agent::message::Wire;
 use pgquorum_agent::postgres::SyncSet;
 use pgquorum_agent::quorum::Durability;
 use pgquorum_agent::types::{Epoch, NodeId, Timeline};
+use pgquorum_agent::users::Users;
 use raft::eraftpb::MessageType;
 use std::collections::BTreeMap;
 
@@ -41,6 +42,8 @@ pub struct Check {
     pub appointments: BTreeMap<Epoch, Appointment>,
     /// Which process writes on which timeline.
     writers: BTreeMap<Timeline, (NodeId, u64)>,
+    /// The users after each entry that changed them.
+    users: BTreeMap<u64, Users>,
     /// The newest committed durability that any node has applied.
     durability: (u64, Durability),
 }
@@ -248,6 +251,13 @@ impl World {
             {
                 problem = Some(format!("two appointments in epoch {}", a.epoch));
             }
+        }
+        // (h) So are users: who is in or out on one node is so on every other that has come as far.
+        let users = &cluster.users;
+        let differ = self.check.users.entry(users.changed_at()).or_insert_with(|| users.clone()) != users;
+        let newest = self.check.users.range(..=cluster.applied_index).next_back().map(|(&at, _)| at);
+        if differ || newest != Some(users.changed_at()) {
+            problem = Some(format!("node {node} knows other users than the nodes before it, {users:?}"));
         }
         m.checked = cluster.applied_index;
         let newer = cluster.applied_index > self.check.durability.0;

@@ -195,6 +195,7 @@ fn accept(request: &Request) -> Result<Reply, Rejection> {
             Reply::Node { member: member(*node, Role::Node) }
         }
         Request::RemoveNode { node } => Reply::Removed { node: *node },
+        Request::User(_) => Reply::User { user: None },
     })
 }
 

@@ -9,6 +9,7 @@ mod regressions;
 mod rejoin;
 mod sizes;
 mod stuck;
+mod users;
 
 use crate::seeds::finish;
 use crate::world::{Setup, World};
