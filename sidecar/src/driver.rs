@@ -156,17 +156,18 @@ impl Driver {
             tracing::info!(kind, "{message}");
             self.traces.add(kind, message);
         }
+        self.connect_members();
+        self.postgres.set_patience(self.node.cluster().settings.node_timeout.ms());
+        let view = self.node.view();
+        self.watchdog.follow(duty(&view));
+        self.view.send_replace(Arc::new(view));
+        // Whoever asked for a change and looks for it then finds it.
         for (id, reply) in output.replies {
             if let Some(answer) = self.asked.remove(&id) {
                 // Whoever asked may have gone away.
                 let _ = answer.send(reply);
             }
         }
-        self.connect_members();
-        self.postgres.set_patience(self.node.cluster().settings.node_timeout.ms());
-        let view = self.node.view();
-        self.watchdog.follow(duty(&view));
-        self.view.send_replace(Arc::new(view));
         Ok(exit)
     }
 

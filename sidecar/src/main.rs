@@ -6,6 +6,7 @@ mod config;
 mod driver;
 mod feed;
 mod handle;
+mod login;
 mod peer;
 mod postgres;
 mod rest;

@@ -4,6 +4,7 @@ use crate::config::{ConfigError, NodeConfig, Secrets};
 use crate::driver::{Driver, DriverError, Sources};
 use crate::feed;
 use crate::handle::{Handle, Traces};
+use crate::login::cluster_key;
 use crate::peer::{Identity, PeerTls, Peers};
 use crate::postgres::{Postgres, PostgresConfig, PostgresError};
 use crate::rest::{self, RestConfig, RestError, TlsFiles};
@@ -63,7 +64,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
         return Err(RunError::Superseded(Outcast::Superseded.explain(config.node)));
     }
     let tls = PeerTls::load(&config).map_err(RunError::Tls)?;
-    let bound = rest::bind(&rest_config(&config)?).await?;
+    let bound = rest::bind(&rest_config(&config, &secrets)?).await?;
     let postgres_config = postgres_config(&config, &secrets);
     let pool = feed::Pool::new(postgres_config.clone());
     let channels = Arc::new(feed::Server::new(Arc::clone(&pool)));
@@ -123,7 +124,7 @@ fn start_logging(config: &NodeConfig) -> WorkerGuard {
     guard
 }
 
-fn rest_config(config: &NodeConfig) -> Result<RestConfig, RunError> {
+fn rest_config(config: &NodeConfig, secrets: &Secrets) -> Result<RestConfig, RunError> {
     let token = match &config.token_file {
         Some(path) => Some(read_token(path)?),
         None => None,
@@ -134,7 +135,8 @@ fn rest_config(config: &NodeConfig) -> Result<RestConfig, RunError> {
         }
         _ => None,
     };
-    Ok(RestConfig { listen: config.api_listen(), token, tls })
+    let cluster_key = Some(cluster_key(&secrets.cluster_secret));
+    Ok(RestConfig { listen: config.api_listen(), token, cluster_key, tls })
 }
 
 fn read_token(path: &Path) -> Result<String, RunError> {

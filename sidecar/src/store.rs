@@ -116,6 +116,7 @@ impl Store {
         }
         let db = Database::create(path)
             .map_err(|e| StoreError::Write { path: path.to_owned(), message: e.to_string() })?;
+        keep_private(path);
         let store = Store { path: path.to_owned(), db };
         let first = Persist {
             hard_state: Some(state.hard_state.clone()),
@@ -156,6 +157,7 @@ impl Store {
         if !path.exists() {
             return Err(StoreError::Lost { path: path.to_owned(), node: expected });
         }
+        keep_private(path);
         let damaged =
             |message: String| StoreError::Damaged { path: path.to_owned(), node: expected, message };
         // A torn file may make the reader panic instead of failing; both mean the same.
@@ -270,12 +272,36 @@ fn write(meta: &mut Meta<'_>, entries: &mut Entries<'_>, change: &Persist) -> Re
     Ok(())
 }
 
+/// The hashes of users' passwords are nobody's business but the owner's. Where that cannot be had the node runs all the
+/// same: its directory keeps others out, as a rule.
+fn keep_private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
+        tracing::warn!(file = %path.display(), %error, "cannot be made unreadable to others");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry { index, term, data: vec![1, 2, 3], ..Entry::default() }
+    }
+
+    #[test]
+    fn others_cannot_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.redb");
+        let identity = Identity { cluster_id: "c".to_owned(), node: 1 };
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        Store::create(&path, &identity, &Restored::default()).unwrap();
+        assert_eq!(mode(), 0o600);
+        // As an older version left it.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        Store::open(&path, 1).map(drop).unwrap();
+        assert_eq!(mode(), 0o600);
     }
 
     #[test]

@@ -53,6 +53,55 @@ pub fn request_within(
     exchange(limit, to, &(head + body)).map(|answer| (answer.status, answer.body))
 }
 
+/// What a user shows to be let in: the header `Authorization`.
+#[derive(Clone, Debug)]
+pub struct Login(String);
+
+impl Login {
+    pub fn basic(name: &str, password: &str) -> Login {
+        Login(format!("Basic {}", base64(format!("{name}:{password}").as_bytes())))
+    }
+
+    pub fn bearer(token: &str) -> Login {
+        Login(format!("Bearer {token}"))
+    }
+}
+
+/// The request of a user, to `127.0.0.1:port`.
+///
+/// # Errors
+/// No connection, or no proper answer in time.
+pub fn request_as(
+    login: &Login,
+    port: u16,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<(u16, Value), Error> {
+    let (to, body) = (SocketAddr::from(([127, 0, 0, 1], port)), body.unwrap_or_default());
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         authorization: {}\r\ncontent-length: {}\r\n\r\n",
+        login.0,
+        body.len()
+    );
+    exchange(ANSWER_TIMEOUT, to, &(head + body)).map(|answer| (answer.status, answer.body))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = |three: &[u8]| {
+        let bits = (0..3).fold(0, |bits, i| bits << 8 | u32::from(three.get(i).copied().unwrap_or(0)));
+        (0..4)
+            .map(move |i| match i <= three.len() {
+                true => char::from(DIGITS[(bits >> (18 - 6 * i) & 63) as usize]),
+                false => '=',
+            })
+            .collect::<String>()
+    };
+    bytes.chunks(3).map(digits).collect()
+}
+
 /// GET from `127.0.0.1:port` with further header fields, for those who need the answer's own fields.
 ///
 /// # Errors
@@ -127,6 +176,13 @@ fn dechunk(mut rest: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logins_are_written_as_in_rfc_7617() {
+        assert_eq!(Login::basic("Aladdin", "open sesame").0, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert_eq!(base64(b"foobar"), "Zm9vYmFy");
+        assert_eq!(base64(b"fooba"), "Zm9vYmE=");
+    }
 
     #[test]
     fn answers_are_read_with_and_without_chunks() {

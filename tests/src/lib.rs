@@ -20,7 +20,7 @@ mod user;
 
 pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
 pub use command::{Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_shown, run_program};
-pub use http::{Answer, get_with, request, request_raw, request_to, request_within};
+pub use http::{Answer, Login, get_with, request, request_as, request_raw, request_to, request_within};
 pub use learner::{
     Learned, LearningServer, await_known, await_served, hash_of, is_served, known, served, server_error,
 };

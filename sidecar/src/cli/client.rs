@@ -2,10 +2,14 @@
 //! that changes something is never sent twice when its outcome is unknown.
 
 mod stream;
+mod target;
 
 pub use stream::{Lines, Opened};
+pub use target::Target;
 
 use super::failure::{Context, Failure};
+use crate::config::Secrets;
+use crate::login::cluster_key;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -15,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -27,56 +31,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_LIMIT: usize = 32 * 1024 * 1024;
 /// How often a request follows "I am not the leader, ask there".
 const REDIRECTS: usize = 3;
-
-const DEFAULT_URL: &str = "http://127.0.0.1:8008";
-
-/// Which nodes to ask.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct Target {
-    /// Sidecar to ask, e.g. http://10.0.0.1:8008; several, separated by commas, are tried in turn [default:
-    /// http://127.0.0.1:8008, or the node that --config describes].
-    #[arg(long, env = "PGQUORUM_URL", value_delimiter = ',', global = true)]
-    pub url: Vec<String>,
-    /// This node's node.toml: gives address, token and certificate authority.
-    #[arg(long, value_name = "FILE", global = true)]
-    pub config: Option<PathBuf>,
-    /// File with the token that the cluster asks for.
-    #[arg(long, value_name = "FILE", global = true)]
-    pub token_file: Option<PathBuf>,
-    /// PEM file of the authority that signed the nodes' certificates; needed for https.
-    #[arg(long, value_name = "FILE", global = true)]
-    pub tls_ca: Option<PathBuf>,
-}
-
-impl Target {
-    pub fn at(url: &str, token_file: Option<PathBuf>, tls_ca: Option<PathBuf>) -> Target {
-        Target { url: vec![url.to_owned()], config: None, token_file, tls_ca }
-    }
-
-    /// The client for this target.
-    ///
-    /// # Errors
-    /// A file cannot be read, or an address is not a URL.
-    pub fn client(&self) -> Result<Client, Failure> {
-        let config = self.config.as_deref().map(crate::config::NodeConfig::load).transpose()?;
-        let mut urls = self.url.clone();
-        if urls.is_empty() {
-            urls.push(match &config {
-                Some(c) => {
-                    let scheme = if c.tls_cert.is_some() { "https" } else { "http" };
-                    format!("{scheme}://{}", c.api_listen())
-                }
-                None => DEFAULT_URL.to_owned(),
-            });
-        }
-        let from_config = |pick: fn(&crate::config::NodeConfig) -> &Option<PathBuf>| {
-            config.as_ref().and_then(|c| pick(c).clone())
-        };
-        let token_file = self.token_file.clone().or_else(|| from_config(|c| &c.token_file));
-        let tls_ca = self.tls_ca.clone().or_else(|| from_config(|c| &c.tls_ca));
-        Client::new(&urls, token_file.as_deref(), tls_ca.as_deref())
-    }
-}
 
 /// The address of a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,35 +89,29 @@ enum NoAnswer {
 #[derive(Clone)]
 pub struct Client {
     bases: Vec<Base>,
-    token: Option<String>,
+    /// The header `Authorization`.
+    authorization: Option<String>,
     tls: Option<tokio_rustls::TlsConnector>,
     answer_timeout: Duration,
 }
 
 impl Client {
-    fn new(urls: &[String], token_file: Option<&Path>, tls_ca: Option<&Path>) -> Result<Client, Failure> {
+    fn new(urls: &[String], authorization: Option<String>, tls_ca: Option<&Path>) -> Result<Client, Failure> {
         let bases = urls.iter().map(|u| Base::parse(u)).collect::<Result<Vec<_>, _>>()?;
-        let token = match token_file {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .or_fail(format!("cannot read the token {}", path.display()))?;
-                Some(text.trim().to_owned())
-            }
-            None => None,
-        };
         let tls = tls_ca.map(connector).transpose()?;
         if tls.is_none() && bases.iter().any(|b| b.https) {
             return Err(Failure::usage(
                 "https needs --tls-ca, the file of the authority that signed the certificates",
             ));
         }
-        Ok(Client { bases, token, tls, answer_timeout: ANSWER_TIMEOUT })
+        Ok(Client { bases, authorization, tls, answer_timeout: ANSWER_TIMEOUT })
     }
 
-    /// A client of one sidecar on this machine.
-    pub fn local(port: u16, answer_timeout: Duration) -> Client {
+    /// A client of one sidecar on this machine, whose secrets can be read here.
+    pub fn local(port: u16, secrets: Option<&Secrets>, answer_timeout: Duration) -> Client {
         let base = Base { https: false, host: "127.0.0.1".to_owned(), port };
-        Client { bases: vec![base], token: None, tls: None, answer_timeout }
+        let authorization = secrets.map(|secrets| format!("Bearer {}", cluster_key(&secrets.cluster_secret)));
+        Client { bases: vec![base], authorization, tls: None, answer_timeout }
     }
 
     /// The same client for this sidecar alone.
@@ -259,8 +207,8 @@ impl Client {
             .header(header::HOST, base.to_string().split("://").nth(1).unwrap_or_default())
             .header(header::ACCEPT, accept)
             .header(header::CONNECTION, if accept == "application/json" { "close" } else { "keep-alive" });
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let bytes = match body {
             Some(value) => {
@@ -320,6 +268,10 @@ fn connector(ca: &Path) -> Result<tokio_rustls::TlsConnector, Failure> {
     Ok(tokio_rustls::TlsConnector::from(Arc::new(config)))
 }
 
+/// How a command is let in.
+const LOGIN_HINT: &str = "This command takes --login NAME, --token-file FILE, or --config with the node.toml of a node \
+                          of this machine, run as the user who owns it";
+
 /// The leader that an error body names: `{"leader": {"api": "10.0.0.1:8008"}}`.
 fn leader_of(body: &Value, https: bool) -> Option<Base> {
     let api = body.get("leader")?.get("api")?.as_str()?;
@@ -334,7 +286,10 @@ fn refusal(base: &Base, status: u16, body: &Value) -> Failure {
         Some(message) => message.to_owned(),
         None => format!("{base} answered with status {status}"),
     };
-    let hint = body.get("hint").and_then(Value::as_str).map(|h| format!(". {h}")).unwrap_or_default();
+    let hint = match status {
+        401 => format!(". {LOGIN_HINT}"),
+        _ => body.get("hint").and_then(Value::as_str).map(|h| format!(". {h}")).unwrap_or_default(),
+    };
     Failure::from_status(status, code, message + &hint)
 }
 

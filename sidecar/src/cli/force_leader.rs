@@ -5,7 +5,7 @@ use super::engine;
 use super::failure::{Context, Failure};
 use super::output::Out;
 use super::place::refuse_root;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, Secrets};
 use pgquorum_agent::cluster::Cluster;
 use pgquorum_agent::force::{Forced, force, whole_log};
 use pgquorum_agent::logstore::Restored;
@@ -76,10 +76,11 @@ pub async fn run(args: ForceLeaderArgs, out: Out) -> Result<(), Failure> {
 async fn ask_all(config: &NodeConfig, cluster: &Cluster) -> Vec<Answer> {
     let mut asked = JoinSet::new();
     let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+    let secrets = Secrets::load(&config.secrets_file()).ok();
     for member in cluster.members.values().filter(|m| m.id != config.node) {
         let (node, address) = (member.id, member.api_address());
-        let target =
-            Target::at(&format!("{scheme}://{address}"), config.token_file.clone(), config.tls_ca.clone());
+        let (token, ca) = (config.token_file.clone(), config.tls_ca.clone());
+        let target = Target::at(&format!("{scheme}://{address}"), token, ca, secrets.as_ref());
         asked.spawn(async move {
             // Whatever listens there is taken for the node: in doubt it lives.
             timeout(CONNECT, tokio::net::TcpStream::connect(address)).await.ok()?.ok()?;

@@ -57,7 +57,8 @@ pub struct JoinArgs {
 pub async fn run(args: JoinArgs, out: Out) -> Result<(), Failure> {
     refuse_root("join")?;
     let secrets = Secrets::load(&args.secrets)?;
-    let client = Target::at(&args.leader, args.token_file.clone(), args.tls_ca.clone()).client()?;
+    let client =
+        Target::at(&args.leader, args.token_file.clone(), args.tls_ca.clone(), Some(&secrets)).client()?;
     let info = client.get("/info").await?;
     let cluster_id = info["cluster-id"].as_str().filter(|id| !id.is_empty()).map(str::to_owned);
     let cluster_id = cluster_id.ok_or_else(|| {

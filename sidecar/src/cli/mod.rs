@@ -21,6 +21,7 @@ mod place;
 mod probe;
 mod readonly;
 mod run;
+mod secret_input;
 mod status;
 
 use clap::{Parser, Subcommand};

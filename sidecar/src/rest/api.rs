@@ -1,4 +1,4 @@
-//! What every route has at hand: the driver's handle, the token, the way to the leader.
+//! What every route has at hand: the driver's handle, the logins, the way to the leader.
 
 use super::forward::Forward;
 use super::leader_seen::LeaderSeen;
@@ -7,6 +7,7 @@ use super::sse;
 use crate::clock;
 use crate::feed::{Feed, Source};
 use crate::handle::Handle;
+use crate::login::Logins;
 use crate::statements::Statements;
 use pgquorum_agent::request::{Reply, Request};
 use pgquorum_agent::standing::Outcast;
@@ -36,7 +37,7 @@ pub(super) struct Api {
 
 struct Inner {
     handle: Handle,
-    token: Option<Arc<str>>,
+    logins: Arc<Logins>,
     forward: Arc<Forward>,
     feed: Feed,
     streams: Arc<Semaphore>,
@@ -49,7 +50,7 @@ struct Inner {
 impl Api {
     pub(super) fn new(
         handle: Handle,
-        token: Option<Arc<str>>,
+        logins: Logins,
         forward: Arc<Forward>,
         source: Arc<dyn Source>,
         statements: Arc<Statements>,
@@ -59,7 +60,8 @@ impl Api {
         let (streams, readers, waiters) = (places(STREAMS_MAX), places(READERS_MAX), places(WAITERS_MAX));
         let leadership = LeaderSeen::new(handle.view.clone(), Arc::clone(&forward));
         let feed = Feed::new(source, Arc::new(leadership));
-        let inner = Inner { handle, token, forward, feed, streams, readers, statements, waiters, stopping };
+        let logins = Arc::new(logins);
+        let inner = Inner { handle, logins, forward, feed, streams, readers, statements, waiters, stopping };
         Api { inner: Arc::new(inner) }
     }
 
@@ -67,8 +69,8 @@ impl Api {
         &self.inner.handle
     }
 
-    pub(super) fn token(&self) -> Option<&str> {
-        self.inner.token.as_deref()
+    pub(super) fn logins(&self) -> &Arc<Logins> {
+        &self.inner.logins
     }
 
     pub(super) fn forward(&self) -> &Forward {

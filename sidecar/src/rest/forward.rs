@@ -36,13 +36,14 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 pub(super) type Failure = Box<dyn Error + Send + Sync>;
 
 pub(super) struct Forward {
-    token: Option<Arc<str>>,
+    /// What lets this node in at the others.
+    key: Option<Arc<str>>,
     tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Forward {
-    pub(super) fn new(token: Option<Arc<str>>, tls: Option<Arc<rustls::ClientConfig>>) -> Forward {
-        Forward { token, tls }
+    pub(super) fn new(key: Option<Arc<str>>, tls: Option<Arc<rustls::ClientConfig>>) -> Forward {
+        Forward { key, tls }
     }
 
     pub(super) fn scheme(&self) -> &'static str {
@@ -152,8 +153,8 @@ impl Forward {
             .header(header::HOST, leader.to_string())
             .header(header::CONNECTION, "close")
             .header(HOP_HEADER, from);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(key) = &self.key {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
         }
         Ok(request.body(Empty::new())?)
     }

@@ -1,68 +1,151 @@
-//! Who may call: the bearer token, and protection from web pages that talk to a local cluster behind a user's back.
+//! Who may call: stands before every route, and asks the table what a request needs. Also protects from web pages that talk
+//! to a local cluster behind a user's back, and ends the answers of those whose login ends.
 
 use super::api::Api;
-use super::refusal::Refusal;
-use super::{Access, Route};
-use subtle::ConstantTimeEq;
-use warp::Filter;
-use warp::filters::BoxedFilter;
-use warp::http::{HeaderMap, Method, header};
-use warp::path::FullPath;
+use super::guarded::{Guarded, GuardedResponse};
+use super::interface::Why;
+use super::table::{Need, Rule, rule};
+use super::unrouted;
+use crate::login::{Caller, Denied, Logins, list};
+use hyper::body::Body;
+use pgquorum_agent::users::Users;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::watch;
+use warp::http::{HeaderMap, Method, Request, header};
 use warp::reply::Response;
 
-/// Answers requests that must not go on; all others pass by.
-pub(super) fn refuse(api: &Api) -> BoxedFilter<(Response,)> {
-    let api = api.clone();
-    warp::method()
-        .and(warp::path::full())
-        .and(warp::header::headers_cloned())
-        .and_then(move |method: Method, path: FullPath, headers: HeaderMap| {
-            let refused = check(api.token(), &method, path.as_str(), &headers);
-            async move { refused.err().map(Refusal::into_response).ok_or_else(warp::reject::not_found) }
-        })
-        .boxed()
+#[derive(Clone)]
+pub(super) struct Guard {
+    api: Api,
+    logins: Arc<Logins>,
+    /// Moves when users are changed.
+    changes: watch::Receiver<u64>,
 }
 
-fn check(token: Option<&str>, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
-    if let Some(token) = token {
-        // A path that is in no table is not open either.
-        let open = Route::find(path).is_some_and(|route| route.access == Access::Open);
-        if !open && !carries(token, headers) {
-            return Err(Refusal::new(
-                401,
-                "token_required",
-                "send the cluster's token as `Authorization: Bearer …`; it is in the file that token-file in \
-                 node.toml names",
-            )
-            .with_header("www-authenticate", "Bearer realm=\"pgquorum\""));
+impl Guard {
+    pub(super) fn new(api: Api) -> Guard {
+        let logins = Arc::clone(api.logins());
+        let (moved, changes) = watch::channel(0);
+        let mut views = api.handle().view.clone();
+        tokio::spawn(async move {
+            // Views come many times a second, and those who wait for users would all look at each of them.
+            while views.changed().await.is_ok() && !moved.is_closed() {
+                let at = views.borrow_and_update().cluster.users.changed_at();
+                moved.send_if_modified(|seen| std::mem::replace(seen, at) != at);
+            }
+        });
+        Guard { api, logins, changes }
+    }
+
+    /// The answer of the routes to a request, or a refusal.
+    pub(super) async fn answer<I, F: Future<Output = Response>>(
+        &self,
+        request: Request<I>,
+        from: SocketAddr,
+        route: impl FnOnce(Request<I>) -> F,
+    ) -> GuardedResponse {
+        let Rule { need, interface, served } = rule(request.method(), request.uri().path());
+        match self.admit(need, request.method(), request.headers(), from).await {
+            Ok(caller) => {
+                let response = if served {
+                    route(request).await
+                } else {
+                    unrouted(request.method(), request.uri().path())
+                };
+                self.watched(response, caller, need)
+            }
+            Err(why) => {
+                let own_page = request.headers().get("sec-fetch-mode").is_some_and(|mode| mode != "navigate");
+                interface.refuse(&why, !own_page).map(Guarded::new)
+            }
         }
     }
-    let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    if changes && headers.contains_key(header::ORIGIN) && !same_origin(headers, token.is_some()) {
-        return Err(Refusal::new(
-            403,
-            "foreign_origin",
-            "a web page of another origin may not change the cluster; use the command line, or a page of this node",
-        ));
+
+    async fn admit(
+        &self,
+        need: Need,
+        method: &Method,
+        headers: &HeaderMap,
+        from: SocketAddr,
+    ) -> Result<Option<Caller>, Why> {
+        let view = self.api.view();
+        let users = &view.cluster.users;
+        let caller = match need {
+            Need::Open => None,
+            Need::Login | Need::Roles(_) => {
+                let caller = self.logins.admit(users, headers, from.ip()).await;
+                let caller = caller.map_err(|denied| why(denied, !users.is_empty()))?;
+                // A password takes its time; the user may have been removed meanwhile.
+                permitted(&caller, need, &self.api.view().cluster.users)?;
+                Some(caller)
+            }
+        };
+        let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let required = self.logins.required(users);
+        if changes && headers.contains_key(header::ORIGIN) && !same_origin(headers, required) {
+            return Err(Why::ForeignOrigin);
+        }
+        Ok(caller)
     }
-    Ok(())
+
+    /// An answer that does not end by itself ends when its caller would not be let in any more.
+    fn watched(&self, response: Response, caller: Option<Caller>, need: Need) -> GuardedResponse {
+        let endless = response.body().size_hint().exact().is_none();
+        let Some(caller) = caller.filter(|caller| endless && !matches!(caller, Caller::Key)) else {
+            return response.map(Guarded::new);
+        };
+        let (api, logins, mut changes) = (self.api.clone(), Arc::clone(&self.logins), self.changes.clone());
+        let over = async move {
+            loop {
+                let view = api.view();
+                let users = &view.cluster.users;
+                let welcome = match &caller {
+                    Caller::Key => true,
+                    Caller::Anybody => !logins.required(users),
+                    Caller::User { .. } => caller.user(users).is_some_and(|user| need.allows(&user.roles)),
+                };
+                drop(view);
+                if !welcome {
+                    return;
+                }
+                if changes.changed().await.is_err() {
+                    // Nobody changes users any more; the server stops, and ends its streams by itself.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        response.map(|body| Guarded::until(body, over))
+    }
 }
 
-fn carries(token: &str, headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return false };
-    let Some((scheme, given)) = value.as_bytes().split_at_checked(7) else { return false };
-    scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(given.trim_ascii().ct_eq(token.as_bytes()))
+fn permitted(caller: &Caller, need: Need, users: &Users) -> Result<(), Why> {
+    let Caller::User { name, .. } = caller else { return Ok(()) };
+    match caller.user(users) {
+        Some(user) if need.allows(&user.roles) => Ok(()),
+        Some(_) => Err(Why::Forbidden { user: name.clone(), roles: list(&need.roles()) }),
+        None => Err(Why::WrongLogin { users: true }),
+    }
+}
+
+fn why(denied: Denied, users: bool) -> Why {
+    match denied {
+        Denied::Missing => Why::NoLogin { users },
+        Denied::Wrong => Why::WrongLogin { users },
+        Denied::TooOften { seconds } => Why::TooOften { seconds },
+        Denied::Busy => Why::Busy,
+    }
 }
 
 /// Whether the page that sent this request came from this very server.
 ///
-/// Without a token a name of somebody else's that resolves to this machine must not count either, so the page's host
-/// must then be an address or `localhost`.
-fn same_origin(headers: &HeaderMap, has_token: bool) -> bool {
+/// Where nobody has to log in, a name of somebody else's that resolves to this machine must not count either, so the
+/// page's host must then be an address or `localhost`.
+fn same_origin(headers: &HeaderMap, login: bool) -> bool {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let (Some(origin), Some(host)) = (text(header::ORIGIN), text(header::HOST)) else { return false };
     let same = origin.split_once("://").is_some_and(|(_, page)| page.eq_ignore_ascii_case(host));
-    same && (has_token || is_address_or_localhost(host))
+    same && (login || is_address_or_localhost(host))
 }
 
 fn is_address_or_localhost(host: &str) -> bool {

@@ -2,13 +2,17 @@
 
 use super::api::Api;
 use super::forward::Forward;
+use super::guard::Guard;
+use super::guarded::Guarded;
 use super::refusal::Refusal;
 use super::tls::{PEER_PROTOCOL, Tls};
 use crate::feed::Source;
 use crate::handle::Handle;
+use crate::login::Logins;
 use crate::peer::MAGIC;
 use crate::statements::Statements;
 use futures_util::FutureExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,6 +31,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use warp::filters::BoxedFilter;
+use warp::http::Request;
 use warp::reply::Response;
 
 /// How long a new connection may take to show what it is, its TLS handshake included.
@@ -48,8 +53,11 @@ const CONNECTIONS_MAX: usize = 1024;
 #[derive(Clone)]
 pub struct RestConfig {
     pub listen: SocketAddr,
-    /// What requests must carry as `Authorization: Bearer …`; `None` leaves every route open.
+    /// What may do everything, as `Authorization: Bearer …`. `None` on loopback: as long as there are no users, everybody
+    /// may.
     pub token: Option<String>,
+    /// The key that follows from the cluster's secret ([`crate::login::cluster_key`]); counts as much.
+    pub cluster_key: Option<String>,
     pub tls: Option<TlsFiles>,
 }
 
@@ -96,6 +104,7 @@ pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     token: Option<Arc<str>>,
+    cluster_key: Option<Arc<str>>,
     tls: Option<Tls>,
 }
 
@@ -115,7 +124,8 @@ pub async fn bind(config: &RestConfig) -> Result<Bound, RestError> {
     };
     let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    Ok(Bound { listener, address, token: token.map(Arc::from), tls })
+    let cluster_key = config.cluster_key.as_deref().map(Arc::from);
+    Ok(Bound { listener, address, token: token.map(Arc::from), cluster_key, tls })
 }
 
 impl Bound {
@@ -137,12 +147,18 @@ impl Bound {
         shutdown: impl Future<Output = ()>,
     ) {
         let address = self.address();
-        let Bound { listener, token, tls, .. } = self;
+        let Bound { listener, token, cluster_key, tls, .. } = self;
         let (stop, stopping) = watch::channel(false);
-        let forward = Forward::new(token.clone(), tls.as_ref().map(|tls| Arc::clone(&tls.client)));
-        let api = Api::new(handle, token, Arc::new(forward), source, statements, stopping.clone());
+        let required = token.is_some() || !address.ip().is_loopback();
+        let keys = [token.clone(), cluster_key.clone()].into_iter().flatten().collect();
+        let logins = Logins::new(keys, required);
+        // The key is as good as a secret of the cluster: it is sent only where there is nothing else.
+        let key = token.or(cluster_key);
+        let forward = Forward::new(key, tls.as_ref().map(|tls| Arc::clone(&tls.client)));
+        let api = Api::new(handle, logins, Arc::new(forward), source, statements, stopping.clone());
         let server = Arc::new(Server {
             filter: super::filter(&api),
+            guard: Guard::new(api),
             peers_are_checked: tls.as_ref().is_some_and(|tls| tls.peers_are_checked),
             tls: tls.map(|tls| TlsAcceptor::from(tls.server)),
             peers,
@@ -185,6 +201,7 @@ impl Bound {
 
 /// What every connection needs.
 struct Server {
+    guard: Guard,
     filter: BoxedFilter<(Response,)>,
     tls: Option<TlsAcceptor>,
     peers_are_checked: bool,
@@ -213,7 +230,7 @@ impl Server {
                     tracing::warn!(%remote, "a peer's connection was dropped: too many of them wait");
                 }
             }
-            Ok(Ok(Hello::Http(io))) => self.http(io).await,
+            Ok(Ok(Hello::Http(io))) => self.http(io, remote).await,
             Ok(Err(error)) => tracing::debug!(%remote, %error, "a connection ended before it said anything"),
             Err(_) => tracing::debug!(%remote, "a connection said nothing in time"),
         }
@@ -236,16 +253,22 @@ impl Server {
         Ok(if peer { Hello::Peer(io) } else { Hello::Http(io) })
     }
 
-    async fn http(&self, mut io: Box<dyn PeerIo>) {
+    async fn http(&self, mut io: Box<dyn PeerIo>, remote: SocketAddr) {
         let Ok(_permit) = self.connections.try_acquire() else {
             // The client may be gone; then nobody misses the answer.
             let _ = tokio::time::timeout(HELLO_DEADLINE, io.write_all(too_many().as_bytes())).await;
             return;
         };
         let filter = TowerToHyperService::new(warp::service(self.filter.clone()));
-        let service = service_fn(move |request| {
-            let answer = AssertUnwindSafe(filter.call(request)).catch_unwind();
-            async move { Ok::<Response, Infallible>(answer.await.map_or_else(|_| panicked(), never_fails)) }
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (guard, filter) = (self.guard.clone(), filter.clone());
+            let answer = async move {
+                guard
+                    .answer(request, remote, |request| async move { never_fails(filter.call(request).await) })
+                    .await
+            };
+            let answer = AssertUnwindSafe(answer).catch_unwind();
+            async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|_| panicked().map(Guarded::new))) }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(64 * 1024);

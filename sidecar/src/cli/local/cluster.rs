@@ -197,7 +197,9 @@ impl LocalNode {
     }
 
     pub fn client(&self) -> Client {
-        Client::local(self.config.api_port, ANSWER_TIMEOUT)
+        // Where there are users nobody else is let in.
+        let secrets = Secrets::load(&self.config.secrets_file()).ok();
+        Client::local(self.config.api_port, secrets.as_ref(), ANSWER_TIMEOUT)
     }
 
     /// The end of the sidecar's log, for messages.

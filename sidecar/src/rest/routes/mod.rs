@@ -23,3 +23,5 @@ pub(super) mod rpc;
 pub(super) mod schemas;
 pub(super) mod sql;
 pub(super) mod stream;
+pub(super) mod user_tokens;
+pub(super) mod users;

@@ -13,6 +13,7 @@ mod reads;
 mod streams;
 mod table;
 mod transport;
+mod users;
 
 use super::{PeerConnection, RestConfig, bind};
 use crate::clock;
@@ -62,7 +63,7 @@ struct Served {
 }
 
 fn open_config() -> RestConfig {
-    RestConfig { listen: SocketAddr::new(LOCAL, 0), token: None, tls: None }
+    RestConfig { listen: SocketAddr::new(LOCAL, 0), token: None, cluster_key: None, tls: None }
 }
 
 async fn serve(view: View, driver: Driver) -> Served {
@@ -195,7 +196,7 @@ fn accept(request: &Request) -> Result<Reply, Rejection> {
             Reply::Node { member: member(*node, Role::Node) }
         }
         Request::RemoveNode { node } => Reply::Removed { node: *node },
-        Request::User(_) => Reply::User { user: None },
+        Request::User(change) => Reply::User { user: users::after(change) },
     })
 }
 

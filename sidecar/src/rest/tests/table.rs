@@ -1,18 +1,24 @@
 //! The route table against the filters and against the description.
 
-use super::super::ROUTES;
+use super::super::table::ROUTES;
 use super::*;
 use warp::http::Method;
 
 /// A path that the route matches.
-fn example(path: &str) -> String {
+pub(super) fn example(path: &str) -> String {
     let path = path.replace("{node}", "2").replace("{channel}", "shop");
-    path.replace("{table}", "orders").replace("{follower}", "cache")
+    path.replace("{table}", "orders")
+        .replace("{follower}", "cache")
+        .replace("{user}", "bob")
+        .replace("{token}", "t1")
 }
 
 #[tokio::test]
 async fn every_route_of_the_table_answers_and_nothing_else_does() {
-    let served = serve(view(1), accept).await;
+    let config = RestConfig { cluster_key: Some("key-of-tests".to_owned()), ..open_config() };
+    // With a user bob, because there is a path for him.
+    let served = serve_with(&config, users::view_with_users(1), accept).await;
+    let key = ["authorization: Bearer key-of-tests"];
     let methods = [
         Method::GET,
         Method::HEAD,
@@ -25,8 +31,8 @@ async fn every_route_of_the_table_answers_and_nothing_else_does() {
     for route in ROUTES {
         // A stream does not end, so it has tests of its own.
         for method in methods.iter().filter(|m| **m != Method::GET || !route.path.ends_with("/stream")) {
-            let answer = served.send(&format!("{method} {}", example(route.path)), &[], "").await;
-            let known = route.methods.contains(method);
+            let answer = served.send(&format!("{method} {}", example(route.path)), &key, "").await;
+            let known = route.methods().any(|known| known == method);
             assert_eq!(
                 answer.status != 405 && answer.status != 404,
                 known,
@@ -35,19 +41,29 @@ async fn every_route_of_the_table_answers_and_nothing_else_does() {
             );
             if !known {
                 assert_eq!(answer.status, 405);
-                let allow =
-                    route.methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ").to_lowercase();
+                let allow = route.methods().map(Method::as_str).collect::<Vec<_>>().join(", ").to_lowercase();
                 assert!(answer.head.contains(&format!("allow: {allow}")), "{answer:?}");
             }
         }
     }
-    for path in ["/nothing", "/map/1", "/node/", "/node/1/2", "/node-down", "/sql", "/MAP", "//map"] {
-        let answer = served.get(path).await;
+    for path in [
+        "/nothing",
+        "/map/1",
+        "/node/",
+        "/node/1/2",
+        "/map//",
+        "/%6Dap",
+        "/node-down",
+        "/sql",
+        "/MAP",
+        "//map",
+    ] {
+        let answer = served.send(&format!("GET {path}"), &key, "").await;
         let expected = if path == "/node/" { 200 } else { 404 };
         assert_eq!(answer.status, expected, "{path}");
     }
-    assert_eq!(served.get("/nothing").await.code(), "no_such_route");
-    assert_eq!(served.send("POST /", &[], "{}").await.code(), "method_not_allowed");
+    assert_eq!(served.send("GET /nothing", &key, "").await.code(), "no_such_route");
+    assert_eq!(served.send("POST /", &key, "{}").await.code(), "method_not_allowed");
 }
 
 #[test]
@@ -64,11 +80,11 @@ fn the_description_has_every_route_and_no_other() {
         }
     }
     // HEAD goes with GET everywhere, OPTIONS with every health check; the description says so once.
-    let served = |method: &&Method| **method != Method::HEAD && **method != Method::OPTIONS;
+    let served = |method: &&'static Method| **method != Method::HEAD && **method != Method::OPTIONS;
     let mut listed: Vec<String> = ROUTES
         .iter()
         .flat_map(|route| {
-            route.methods.iter().filter(served).map(move |method| format!("{method} {}", route.path))
+            route.methods().filter(served).map(move |method| format!("{method} {}", route.path))
         })
         .collect();
     described.sort();

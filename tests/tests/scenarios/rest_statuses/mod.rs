@@ -5,6 +5,7 @@ mod at_work;
 mod channels;
 mod outside;
 mod troubled;
+mod users;
 
 use pgquorum_tests::{Cluster, StalledDisk, request};
 use serde_json::Value;
@@ -115,8 +116,10 @@ fn every_route_answers_with_every_status_of_its_description() {
     let described = described(&seen);
     at_work::healthy(&mut seen);
     channels::healthy(&mut seen);
+    users::healthy(&mut seen);
     at_work::wrong(&mut seen);
     channels::wrong(&mut seen);
+    users::wrong(&mut seen);
     outside::stranger(&mut seen);
     at_work::done(&mut seen);
     troubled::in_flight_then_without_leader(&mut seen);

@@ -1,6 +1,6 @@
 //! What a node answers that has no part in a cluster, not yet or not any more.
 
-use super::{Seen, channels};
+use super::{Seen, channels, users};
 use pgquorum_tests::{
     Cluster, PATIENCE, await_until, free_ports, pgquorum_program, request, server_command, server_directory,
 };
@@ -47,6 +47,8 @@ pub(super) fn stranger(seen: &mut Seen) {
     seen.want_changes(412, api_port);
     channels::want_reads(seen, 412, api_port);
     channels::want_changes(seen, 412, api_port);
+    users::want_reads(seen, 412, api_port);
+    users::want_changes(seen, 412, api_port);
     for path in ["/read-only", "/readiness"] {
         seen.want(503, api_port, "GET", path, "", "");
     }
@@ -73,5 +75,7 @@ pub(super) fn removed(seen: &mut Seen) {
     seen.want_changes(410, port);
     channels::want_reads(seen, 412, port);
     channels::want_changes(seen, 410, port);
+    users::want_reads(seen, 412, port);
+    users::want_changes(seen, 410, port);
     seen.want(410, at_leader, "DELETE", "/node/{node}", "", "");
 }

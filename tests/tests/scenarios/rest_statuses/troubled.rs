@@ -1,6 +1,6 @@
 //! What is answered while others are silent, and by a sidecar whose disk stands still.
 
-use super::{CHECKS, Seen, channels};
+use super::{CHECKS, Seen, channels, users};
 use pgquorum_tests::{PATIENCE, StalledDisk, await_until, request};
 use serde_json::json;
 
@@ -36,6 +36,7 @@ fn in_flight(seen: &mut Seen, port: u16) {
     }
     seen.want_changes(530, port);
     channels::want_changes(seen, 530, port);
+    users::want_changes(seen, 530, port);
     for path in ["/read-only", "/readiness"] {
         seen.want(503, port, "GET", path, "", "");
     }
@@ -83,6 +84,8 @@ pub(super) fn stalled(seen: &mut Seen) {
     seen.want_changes(531, port);
     channels::want_reads(seen, 531, port);
     channels::want_changes(seen, 531, port);
+    users::want_reads(seen, 531, port);
+    users::want_changes(seen, 531, port);
     for path in CHECKS {
         seen.want(503, port, "GET", path, "", "");
     }

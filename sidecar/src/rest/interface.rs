@@ -1,0 +1,155 @@
+//! The interfaces that share this port, and how each of them says that somebody is not let in.
+
+use super::refusal::{Refusal, json};
+use serde_json::{Value, json};
+use warp::http::{HeaderValue, header};
+use warp::reply::Response;
+
+/// Whose clients a path is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interface {
+    /// The cluster's own: `{"code", "message"}`.
+    Cluster,
+    /// `/rest/v5/…`: ApiError.
+    Delta,
+    /// `POST /` with an operation: `{"error"}`.
+    Operations,
+    /// `/_api/…` and `/_db/…`: an envelope with `errorNum`.
+    Replication,
+    /// `/itResources…`, `/cluster/request`: `{"statusCode", "title", "message"}`.
+    Registry,
+}
+
+/// Why a request does not get as far as its route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Nothing was shown. As long as there are no users only a token can be shown.
+    NoLogin { users: bool },
+    /// What was shown is wrong.
+    WrongLogin { users: bool },
+    /// The user may not do this; these roles may.
+    Forbidden { user: String, roles: String },
+    /// It was wrong too often.
+    TooOften { seconds: u64 },
+    /// Too many passwords are being verified.
+    Busy,
+    /// A web page of another origin.
+    ForeignOrigin,
+}
+
+const TOKEN: &str = "send the cluster's token as `Authorization: Bearer …`; it is in the file that token-file in \
+                     node.toml names";
+const LOGIN: &str = "log in: name and password as HTTP Basic, or a token as `Authorization: Bearer …`. An administrator \
+                     makes users with `pgquorum user add`";
+const WRONG: &str =
+    "this login is not valid: the name, the password or the token is wrong, or the user was removed";
+const BUSY: &str =
+    "too many passwords are being verified at the moment; try again. A login by token is not held up";
+const ORIGIN: &str =
+    "a web page of another origin may not change the cluster; use the command line, or a page of this node";
+
+impl Why {
+    fn status(&self) -> u16 {
+        match self {
+            Why::NoLogin { .. } | Why::WrongLogin { .. } => 401,
+            Why::Forbidden { .. } | Why::ForeignOrigin => 403,
+            Why::TooOften { .. } => 429,
+            Why::Busy => 503,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Why::NoLogin { users: false } | Why::WrongLogin { users: false } => "token_required",
+            Why::NoLogin { users: true } => "login_required",
+            Why::WrongLogin { users: true } => "login_failed",
+            Why::Forbidden { .. } => "forbidden",
+            Why::TooOften { .. } => "too_many_failures",
+            Why::Busy => "busy",
+            Why::ForeignOrigin => "foreign_origin",
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Why::NoLogin { users: false } | Why::WrongLogin { users: false } => TOKEN.to_owned(),
+            Why::NoLogin { users: true } => LOGIN.to_owned(),
+            Why::WrongLogin { users: true } => WRONG.to_owned(),
+            Why::Forbidden { user, roles } => {
+                format!("user {user} may not do this; it needs one of the roles {roles}")
+            }
+            Why::TooOften { seconds } => {
+                format!("too many logins failed; the next one is looked at in {seconds} s")
+            }
+            Why::Busy => BUSY.to_owned(),
+            Why::ForeignOrigin => ORIGIN.to_owned(),
+        }
+    }
+}
+
+impl Interface {
+    /// The answer in this interface's words. `basic`: the client is told that it may log in by name and password; a web
+    /// page that asks by itself is not, or the browser would put its own dialogue over it.
+    pub(super) fn refuse(self, why: &Why, basic: bool) -> Response {
+        let status = why.status();
+        let mut response = match self {
+            Interface::Cluster => Refusal::new(status, why.code(), why.message()).into_response(),
+            Interface::Delta => {
+                json(status, &json!({"error": title(status), "errorDescription": why.message()}))
+            }
+            Interface::Operations => json(status, &operations(why)),
+            // What a user has no right to looks there like what nobody knows.
+            Interface::Replication => {
+                let status = if status == 403 { 401 } else { status };
+                let number = if status == 401 { 11 } else { status };
+                json(
+                    status,
+                    &json!({"error": true, "code": status, "errorNum": number, "errorMessage": why.message()}),
+                )
+            }
+            Interface::Registry => {
+                json(status, &json!({"statusCode": status, "title": title(status), "message": why.message()}))
+            }
+        };
+        let headers = response.headers_mut();
+        if status == 401 {
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pgquorum\""));
+            let users = !matches!(why, Why::NoLogin { users: false } | Why::WrongLogin { users: false });
+            if users && basic {
+                let value = HeaderValue::from_static("Basic realm=\"pgquorum\", charset=\"UTF-8\"");
+                headers.append(header::WWW_AUTHENTICATE, value);
+            }
+        }
+        let seconds = match why {
+            Why::TooOften { seconds } => *seconds,
+            Why::Busy => 1,
+            _ => 0,
+        };
+        if seconds > 0 {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+fn title(status: u16) -> &'static str {
+    match status {
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        429 => "Too Many Requests",
+        _ => "Service Unavailable",
+    }
+}
+
+fn operations(why: &Why) -> Value {
+    match why {
+        Why::NoLogin { .. } => json!({"error": "Must login"}),
+        Why::WrongLogin { .. } => json!({"error": "Login failed"}),
+        Why::Forbidden { .. } => json!({
+            "error": "This operation is not authorized due to role restrictions and/or invalid database items",
+            "unauthorized_access": ["This operation is restricted to 'super_user' roles"],
+            "invalid_schema_items": [],
+        }),
+        Why::TooOften { .. } | Why::Busy | Why::ForeignOrigin => json!({"error": why.message()}),
+    }
+}

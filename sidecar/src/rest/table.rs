@@ -1,0 +1,212 @@
+//! Every route that there is, what it answers to, and which role each of its requests needs: the one place that says so.
+
+use super::interface::Interface;
+use pgquorum_agent::users::UserRole;
+use warp::http::Method;
+
+/// Who may send a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Everybody: what load balancers and orchestrators ask, and pages without data.
+    Open,
+    /// Any user. Nothing is there; it is told only to those who have a login.
+    Login,
+    /// Users with one of these roles. `admin` and `super_user` may everything and are not listed.
+    Roles(&'static [UserRole]),
+}
+
+/// Look at the cluster and read channels.
+const READER: Need = Need::Roles(&[UserRole::Reader, UserRole::Follower]);
+/// Be a follower of channels: register, say how far it is, copy tables.
+const FOLLOWER: Need = Need::Roles(&[UserRole::Follower]);
+/// Change the cluster, its channels and its users.
+const ADMIN: Need = Need::Roles(&[]);
+const IMPORT: Need = Need::Roles(&[UserRole::ApiImport]);
+const COUNTERS: Need = Need::Roles(&[UserRole::ApiImport, UserRole::ApiConfig]);
+const REPLICATION: Need = Need::Roles(&[UserRole::ReplicationSync]);
+const REGISTRY: Need = Need::Roles(&[UserRole::Cluster]);
+
+impl Need {
+    /// Whether a user with these roles may.
+    pub(super) fn allows<'a>(self, roles: impl IntoIterator<Item = &'a UserRole>) -> bool {
+        match self {
+            Need::Open | Need::Login => true,
+            Need::Roles(needed) => roles.into_iter().any(|role| role.is_mighty() || needed.contains(role)),
+        }
+    }
+
+    /// The roles that may, for messages.
+    pub(super) fn roles(self) -> Vec<UserRole> {
+        match self {
+            Need::Open | Need::Login => UserRole::ALL.to_vec(),
+            Need::Roles(needed) => {
+                [UserRole::Admin, UserRole::SuperUser].into_iter().chain(needed.iter().copied()).collect()
+            }
+        }
+    }
+}
+
+/// A method, and who may use it.
+type Verb = (Method, Need);
+
+/// One path and what it answers to. A segment `{…}` stands for any one segment.
+pub(super) struct Route {
+    pub(super) path: &'static str,
+    pub(super) verbs: &'static [Verb],
+    /// Whose words refusals are in.
+    pub(super) interface: Interface,
+}
+
+const fn route(path: &'static str, verbs: &'static [Verb]) -> Route {
+    Route { path, verbs, interface: Interface::Cluster }
+}
+
+const READ: &[Verb] = &[(Method::GET, READER), (Method::HEAD, READER)];
+const OPEN: &[Verb] = &[(Method::GET, Need::Open), (Method::HEAD, Need::Open)];
+const PROBE: &[Verb] =
+    &[(Method::GET, Need::Open), (Method::HEAD, Need::Open), (Method::OPTIONS, Need::Open)];
+const COPY: &[Verb] = &[(Method::GET, FOLLOWER), (Method::HEAD, FOLLOWER)];
+const READ_AND_POST: &[Verb] = &[(Method::GET, READER), (Method::HEAD, READER), (Method::POST, ADMIN)];
+
+pub(super) const ROUTES: &[Route] = &[
+    route("/is-leader", PROBE),
+    route("/", PROBE),
+    route("/primary", PROBE),
+    route("/master", PROBE),
+    route("/read-write", PROBE),
+    route("/leader-check", PROBE),
+    route("/replica", PROBE),
+    route("/read-only", PROBE),
+    route("/synchronous", PROBE),
+    route("/sync", PROBE),
+    route("/quorum", PROBE),
+    route("/asynchronous", PROBE),
+    route("/async", PROBE),
+    route("/health", PROBE),
+    route("/liveness", PROBE),
+    route("/readiness", PROBE),
+    route("/map", READ),
+    route("/info", READ),
+    route("/config", READ_AND_POST),
+    route(
+        "/db-config",
+        &[(Method::GET, READER), (Method::HEAD, READER), (Method::PATCH, ADMIN), (Method::POST, ADMIN)],
+    ),
+    route("/leader", READ_AND_POST),
+    route("/node", READ_AND_POST),
+    route(
+        "/node/{node}",
+        &[(Method::GET, READER), (Method::HEAD, READER), (Method::PATCH, ADMIN), (Method::DELETE, ADMIN)],
+    ),
+    route("/node-down/{node}", &[(Method::POST, ADMIN)]),
+    route("/sql/readonly", READ),
+    route("/channels", READ_AND_POST),
+    route("/channels/{channel}", &[(Method::GET, READER), (Method::HEAD, READER), (Method::DELETE, ADMIN)]),
+    route("/channels/{channel}/changes", READ),
+    route("/channels/{channel}/stream", READ),
+    route("/channels/{channel}/schemas", READ),
+    route("/channels/{channel}/dump", COPY),
+    route("/channels/{channel}/tables", READ_AND_POST),
+    route("/channels/{channel}/tables/{table}", &[(Method::DELETE, ADMIN)]),
+    route("/channels/{channel}/prune", &[(Method::POST, ADMIN)]),
+    route("/channels/{channel}/purge", &[(Method::POST, ADMIN)]),
+    route(
+        "/channels/{channel}/followers",
+        &[(Method::GET, READER), (Method::HEAD, READER), (Method::POST, FOLLOWER)],
+    ),
+    route("/channels/{channel}/followers/{follower}", &[(Method::PUT, FOLLOWER), (Method::DELETE, FOLLOWER)]),
+    route("/users", &[(Method::GET, ADMIN), (Method::HEAD, ADMIN), (Method::POST, ADMIN)]),
+    route(
+        "/users/{user}",
+        &[(Method::GET, ADMIN), (Method::HEAD, ADMIN), (Method::PATCH, ADMIN), (Method::DELETE, ADMIN)],
+    ),
+    route("/users/{user}/tokens", &[(Method::POST, ADMIN)]),
+    route("/users/{user}/tokens/{token}", &[(Method::DELETE, ADMIN)]),
+    route("/events", READ),
+    route("/rpc", READ),
+    route("/metrics", READ),
+    route("/openapi.yaml", OPEN),
+    route("/dashboard", OPEN),
+];
+
+/// Paths that belong to other interfaces, whatever comes after them: who is not let in there is told so in that
+/// interface's words. What is served there is a route above; the rest is unknown to those who are let in.
+struct Area {
+    path: &'static str,
+    need: Need,
+    interface: Interface,
+}
+
+const fn area(path: &'static str, need: Need, interface: Interface) -> Area {
+    Area { path, need, interface }
+}
+
+/// The first that fits counts.
+const AREAS: &[Area] = &[
+    area("/rest/v5/cluster/reset/config", COUNTERS, Interface::Delta),
+    area("/fact-finder/rest/v5/cluster/reset/config", COUNTERS, Interface::Delta),
+    area("/rest/v5", IMPORT, Interface::Delta),
+    area("/fact-finder", IMPORT, Interface::Delta),
+    area("/_api", REPLICATION, Interface::Replication),
+    area("/_db", REPLICATION, Interface::Replication),
+    area("/itResources", REGISTRY, Interface::Registry),
+    area("/cluster", REGISTRY, Interface::Registry),
+];
+
+impl Route {
+    /// The route of this path, whatever the method. A slash at the end makes no difference.
+    pub(super) fn find(path: &str) -> Option<&'static Route> {
+        ROUTES.iter().find(|route| route.matches(path))
+    }
+
+    pub(super) fn methods(&self) -> impl Iterator<Item = &'static Method> {
+        self.verbs.iter().map(|(method, _)| method)
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let pattern = self.path.strip_suffix('/').unwrap_or(self.path);
+        let (mut segments, mut patterns) = (path.split('/'), pattern.split('/'));
+        loop {
+            match (segments.next(), patterns.next()) {
+                (None, None) => return true,
+                (Some(segment), Some(pattern)) if pattern.starts_with('{') && !segment.is_empty() => {}
+                (Some(segment), Some(pattern)) if segment == pattern => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+/// What a request needs.
+pub(super) struct Rule {
+    pub(super) need: Need,
+    /// In whose words it is refused.
+    pub(super) interface: Interface,
+    /// There is a route for it. Nothing else gets as far as the routes.
+    pub(super) served: bool,
+}
+
+/// The rule for a request; there is one for everything.
+pub(super) fn rule(method: &Method, path: &str) -> Rule {
+    let unserved = |need, interface| Rule { need, interface, served: false };
+    if let Some(route) = Route::find(path) {
+        if let Some((_, need)) = route.verbs.iter().find(|(known, _)| known == method) {
+            return Rule { need: *need, interface: route.interface, served: true };
+        }
+        // The operations interface shares a health check's path.
+        if route.path == "/" && *method == Method::POST {
+            return unserved(ADMIN, Interface::Operations);
+        }
+        // A method that the path does not know. Who may look at an open path may know that, too.
+        let open = route.verbs.iter().any(|(_, need)| *need == Need::Open);
+        return unserved(if open { Need::Open } else { Need::Login }, route.interface);
+    }
+    let below = |area: &&Area| {
+        path.strip_prefix(area.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    match AREAS.iter().find(below) {
+        Some(area) => unserved(area.need, area.interface),
+        None => unserved(Need::Login, Interface::Cluster),
+    }
+}
