@@ -49,6 +49,20 @@ pub fn run_program<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(program: &Path, a
     outcome(Command::new(program), args)
 }
 
+/// The same with something to read on standard input.
+///
+/// # Panics
+/// The program cannot be started.
+pub fn pgquorum_reading<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(input: &str, args: I) -> Outcome {
+    use std::io::Write;
+    let mut command = Command::new(pgquorum_program());
+    command.arg("--json").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot run the program: {e}"));
+    // A program that ends without reading is no fault of this one.
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+    finished(&child.wait_with_output().expect("its output"))
+}
+
 /// The same as the user that the servers run as, for commands that refuse root.
 ///
 /// # Panics
@@ -62,6 +76,10 @@ fn outcome<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(mut command: Command, arg
     let out = command.output().unwrap_or_else(|e| {
         panic!("cannot run {}: {e}; `make build` makes it", pgquorum_program().display())
     });
+    finished(&out)
+}
+
+fn finished(out: &std::process::Output) -> Outcome {
     Outcome {
         code: out.status.code().unwrap_or(-1),
         json: serde_json::from_slice(&out.stdout).unwrap_or(Value::Null),

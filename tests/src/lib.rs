@@ -19,7 +19,9 @@ mod stalled_disk;
 mod user;
 
 pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
-pub use command::{Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_shown, run_program};
+pub use command::{
+    Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_reading, pgquorum_shown, run_program,
+};
 pub use http::{Answer, Login, get_with, request, request_as, request_raw, request_to, request_within};
 pub use learner::{
     Learned, LearningServer, await_known, await_served, hash_of, is_served, known, served, server_error,

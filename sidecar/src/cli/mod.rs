@@ -23,6 +23,7 @@ mod readonly;
 mod run;
 mod secret_input;
 mod status;
+mod user;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
@@ -73,6 +74,8 @@ enum Command {
     Follow(follow::FollowArgs),
     /// Show which statements are known to write nothing, and may be sent to standbys.
     Readonly(readonly::ReadonlyArgs),
+    /// Add, change, remove and list those who may log in at the REST interface, and make tokens for them.
+    User(user::UserArgs),
     /// Show what happened in the cluster.
     Events(events::EventsArgs),
     /// Look for what is wrong on this node and say what to do.
@@ -112,6 +115,7 @@ async fn dispatch(command: Command, out: Out) -> Result<(), Failure> {
         Command::Channel(args) => channel::run(args, out).await,
         Command::Follow(args) => follow::run(args, out).await,
         Command::Readonly(args) => readonly::run(args, out).await,
+        Command::User(args) => user::run(args, out).await,
         Command::Events(args) => events::run(args, out).await,
         Command::Doctor(args) => doctor::run(args, out).await,
         Command::Local(args) => local::run(args, out).await,
@@ -135,6 +139,10 @@ mod tests {
         assert_eq!(code(&["pgquorum", "leader", "set", "two"]), Some(2));
         assert_eq!(code(&["pgquorum", "init", "--ip", "127.0.0.1"]), Some(2));
         assert_eq!(code(&["pgquorum", "local", "kill", "--dir", "/x", "--node", "0"]), Some(2));
+        assert_eq!(code(&["pgquorum", "user", "add", "bob"]), Some(2));
+        assert_eq!(code(&["pgquorum", "user", "add", "bob", "--role", "root"]), Some(2));
+        assert_eq!(code(&["pgquorum", "user", "add", "bob", "--role", "reader,ApiImport"]), None);
+        assert_eq!(code(&["pgquorum", "user", "add", "bob", "--role", "reader", "--password", "x"]), Some(2));
         assert_eq!(code(&["pgquorum", "--help"]), Some(0));
     }
 

@@ -30,6 +30,18 @@ pub fn read(file: Option<&Path>, prompt: &str) -> Result<String, Failure> {
     Ok(secret)
 }
 
+/// The same for a password that is new: what is typed is asked for twice.
+///
+/// # Errors
+/// As [`read`], or it was typed differently.
+pub fn read_new(file: Option<&Path>, prompt: &str) -> Result<String, Failure> {
+    let secret = read(file, prompt)?;
+    if file.is_none() && std::io::stdin().is_terminal() && typed("Again: ")? != secret {
+        return Err(Failure::usage("that was not the same twice; nothing was changed"));
+    }
+    Ok(secret)
+}
+
 fn first_line(from: impl Read) -> std::io::Result<String> {
     let mut text = String::new();
     from.take(BYTES_MAX).read_to_string(&mut text)?;
