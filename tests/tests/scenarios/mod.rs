@@ -67,4 +67,6 @@ mod stopped_standby;
 mod stuck_disk;
 mod two_and_a_witness;
 mod unread_log;
+mod users_locked_out;
+mod users_login;
 mod weak_commits;
