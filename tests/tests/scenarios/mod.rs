@@ -69,4 +69,5 @@ mod two_and_a_witness;
 mod unread_log;
 mod users_locked_out;
 mod users_login;
+mod users_secrets;
 mod weak_commits;
