@@ -24,24 +24,29 @@ mod decode;
 mod encode;
 mod error;
 pub mod json;
+mod key;
 mod row;
 mod schema;
+mod version;
 mod wire;
 
 pub use chunk::{CHUNK_MAX, Chunk, Chunker, Header};
 pub use decode::{Change, Changes, Ddl, Decoder, Image, OldImage, Value, Values, change, header};
 pub use encode::{Encoder, Old};
 pub use error::Error;
+pub use key::{KEY_BYTES, by_name, key_hash};
 pub use row::{LogRow, ROW, put_row, take_row};
 pub use schema::{Column, Kind, Schema};
+pub use version::{Stamp, Verdict, commit_time, last_write_wins};
 
 /// Version of the record that this crate writes, and the only one it reads.
 pub const VERSION: u8 = 1;
 
-/// Finds out what the processor can do, which checksums depend on. To be called before processes are forked that use
-/// this crate: else each of them asks for itself, and on a virtual machine that takes as long as many checksums.
+/// Finds out what the processor can do, which checksums and hashes depend on. To be called before processes are forked that
+/// use this crate: else each of them asks for itself, and on a virtual machine that takes as long as many checksums.
 pub fn prepare() {
     let _ = crc32fast::Hasher::new();
+    let _ = key_hash([b""]);
 }
 
 /// What was done.
