@@ -52,6 +52,7 @@ BEGIN
     IF version IS NULL THEN
         version := quorum.record_schema(root);
     END IF;
+    PERFORM quorum.versions_after_change(root, t.schema_version, version);
     UPDATE quorum.tracked_table AS x SET schema_version = version WHERE x.relid = root AND x.schema_version <> version;
     PERFORM quorum.record_entry(t.channel, version, tag);
     -- A statement about a schema or a type tells nobody that the table is another one now.
@@ -108,6 +109,7 @@ BEGIN
                    WHERE d.classid = 'pg_class'::regclass AND d.objid = t.relid AND d.objsubid = 0
                    RETURNING t.relid, t.channel, t.schema_version LOOP
         DELETE FROM quorum.tracked_partition AS p WHERE p.root = dropped.relid;
+        DELETE FROM quorum.versioned_table AS v WHERE v.relid = dropped.relid;
         PERFORM quorum.record_entry(dropped.channel, dropped.schema_version, tg_tag);
     END LOOP;
     -- The rows of a partition go with it, though nobody deleted them: followers of the table read it here.

@@ -37,6 +37,7 @@ COMMENT ON FUNCTION quorum.forget_cached(oid) IS 'Internal. Tells all sessions t
 REVOKE ALL ON SCHEMA quorum, quorum_log FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.channel, quorum.tracked_table, quorum.tracked_partition, quorum.schema_version,
     quorum.log_segment, quorum.channels, quorum.tracked_tables FROM PUBLIC;
+REVOKE ALL ON TABLE quorum.origin, quorum.versioned_table, quorum.row_version, quorum.versioned_tables FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
     quorum.lost_transactions, quorum.leadership, quorum.heartbeat, quorum.readonly_statement, quorum.statements_counter,
     quorum.readonly_statements FROM PUBLIC;
@@ -117,6 +118,20 @@ GRANT EXECUTE ON FUNCTION quorum.read_log(text, text, integer), quorum.read_pack
 GRANT EXECUTE ON FUNCTION quorum.register_follower(text, text, text, interval), quorum.move_follower(text, text, text),
     quorum.drop_follower(text, text) TO quorum_follower, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.cut(text), quorum.purge(text, bigint, text), quorum.prune(text) TO quorum_admin;
+
+-- Versions of rows: comments of the functions in Rust.
+COMMENT ON FUNCTION quorum.version_of_key(oid, uuid) IS
+    'Internal. The version of a row of a table, by quorum.key_number of its key. No row: none is known.';
+COMMENT ON FUNCTION quorum.judge_write(oid, uuid, bigint, bytea, bytea) IS 'Internal. quorum.who_wins without its comforts.';
+COMMENT ON FUNCTION quorum.origin_number(bytea) IS
+    'The number of an origin, by its name in UTF-8, which gets one if it has none. Others that need a new one wait until the transaction ends, so give it one in a transaction of its own. Error 54000: there are no more numbers.';
+ALTER FUNCTION quorum.version_of_key(oid, uuid) ROWS 1;
+
+GRANT SELECT ON TABLE quorum.origin, quorum.versioned_tables TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.row_version_of(regclass, jsonb), quorum.key_number(bytea[]),
+    quorum.who_wins(regclass, jsonb, timestamptz, text, text) TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.keep_versions(regclass), quorum.drop_versions(regclass),
+    quorum.origin_number(bytea) TO quorum_admin;
 
 -- Learned statements: comments of the functions in Rust.
 COMMENT ON FUNCTION quorum.statement_hash(text) IS

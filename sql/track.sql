@@ -324,11 +324,12 @@ BEGIN
     PERFORM quorum.record_entry(ended.channel, ended.schema_version, 'UNTRACK');
     DELETE FROM quorum.tracked_table AS t WHERE t.relid = relation;
     DELETE FROM quorum.tracked_partition AS p WHERE p.root = relation;
+    DELETE FROM quorum.versioned_table AS v WHERE v.relid = relation;
     PERFORM quorum.remove_triggers(relation);
 END
 $$;
 COMMENT ON FUNCTION quorum.untrack(regclass) IS
-    'Stops capturing a table. What is in the log stays. Errors: 42704 it is not tracked, 55P03 it is busy.';
+    'Stops capturing a table. What is in the log stays; versions of its rows are forgotten. Errors: 42704 it is not tracked, 55P03 it is busy.';
 
 CREATE VIEW quorum.channels AS
     SELECT c.name, c.old_image, c.retain_age, c.retain_rows, c.retain_bytes, c.cap_bytes, c.created_at,

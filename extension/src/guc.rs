@@ -30,6 +30,10 @@ pub static ORIGIN_COMMIT_TIME: GucSetting<Option<CString>> = GucSetting::<Option
 pub static BATCH_INTERVAL_MS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// `pgquorum.segment_size`, megabytes.
 pub static SEGMENT_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
+/// `pgquorum.tombstone_age`, seconds.
+pub static TOMBSTONE_AGE_S: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 3600);
+/// `pgquorum.clock_skew_max`, milliseconds.
+pub static CLOCK_SKEW_MAX_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
 /// Defines the settings and reserves their prefix, so that a misspelt one is an error.
 pub fn init() {
@@ -138,6 +142,26 @@ pub fn init() {
         65_536,
         GucContext::Sighup,
         GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_int_guc(
+        c"pgquorum.tombstone_age",
+        c"How long it is remembered that a row was deleted, where versions of rows are kept.",
+        c"A change of the row that was made elsewhere before and comes later than that brings it back.",
+        &TOMBSTONE_AGE_S,
+        1,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"pgquorum.clock_skew_max",
+        c"How far in the future the time of a change from elsewhere may be, where the last write wins.",
+        c"Later ones are conflicts of their own: they would win over all that is written here until then.",
+        &CLOCK_SKEW_MAX_MS,
+        0,
+        86_400_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
     );
     crate::statements::settings::define();
     crate::pg::reserve_guc_prefix(c"pgquorum");

@@ -7,6 +7,7 @@
 //! * `fence` – who may not commit, and when; `commit_wait` – commits that wait for standbys cannot be given up;
 //!   `weak_commits` – who may commit without waiting; `barrier` – when clients may log in after a restart;
 //! * `capture` – what tracked tables go through, into the log; `log` – what its writers and readers share;
+//! * `versions` – who wrote a row last, and when, where that is kept;
 //! * `statements` – which statements write nothing: learned here, served to standbys;
 //! * `deadman` – the worker that stops a server whose sidecar is gone;
 //! * `feed` – from the log to batches, and what readers see;
@@ -33,6 +34,7 @@ mod shmem;
 mod statements;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod versions;
 mod weak_commits;
 
 pgrx::pg_module_magic!(name, version);
@@ -44,6 +46,12 @@ extension_sql_file!("../../sql/read.sql", name = "read", requires = ["tables"]);
 extension_sql_file!("../../sql/channels.sql", name = "channels", requires = ["apply"]);
 extension_sql_file!("../../sql/track.sql", name = "track", requires = ["channels"]);
 extension_sql_file!("../../sql/ddl.sql", name = "ddl", requires = ["track"]);
+extension_sql_file!(
+    "../../sql/versions.sql",
+    name = "versions",
+    requires =
+        ["track", versions::sql::version_of_key, versions::sql::judge_write, versions::sql::origin_number]
+);
 extension_sql_file!("../../sql/feed.sql", name = "feed", requires = ["track", feed::read::channel_ends]);
 extension_sql_file!(
     "../../sql/statements.sql",

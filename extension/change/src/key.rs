@@ -5,7 +5,11 @@
 //! log has it. So it depends neither on where the columns stand nor on what types they have, as long as the values print
 //! the same, and two keys that are not the same do not get the same number, not even on purpose.
 
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
+
+use crate::{Image, Value};
 
 /// Length of a key's number in bytes.
 pub const KEY_BYTES: usize = 16;
@@ -27,6 +31,24 @@ pub fn key_hash<V: AsRef<[u8]>>(values: impl IntoIterator<Item = V>) -> [u8; KEY
     half
 }
 
+impl Image<'_> {
+    /// The number of a key, of which this is the image. `order` says where its values stand, in the order of the columns'
+    /// names ([`by_name`]).
+    #[must_use]
+    pub fn number(&self, order: &[usize]) -> [u8; KEY_BYTES] {
+        let text = |value| match value {
+            Value::Text(text) => text,
+            // A key has neither.
+            Value::Null | Value::Unchanged => Cow::Borrowed(b"".as_slice()),
+        };
+        if let [_] = order {
+            return key_hash(self.values().map(text));
+        }
+        let values: Vec<_> = self.values().map(text).collect();
+        key_hash(order.iter().filter_map(|at| values.get(*at)))
+    }
+}
+
 /// Where the columns with these names stand, in the order of their names.
 #[must_use]
 pub fn by_name<N: AsRef<str>>(names: &[N]) -> Vec<usize> {
@@ -38,6 +60,7 @@ pub fn by_name<N: AsRef<str>>(names: &[N]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Encoder, Old, OldImage, Op};
 
     fn hex(values: &[&str]) -> String {
         key_hash(values).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -50,6 +73,19 @@ mod tests {
         assert_eq!(hex(&["42", "DE"]), "07095ce3409f4c11c86ab2eabf221808");
         assert_eq!(hex(&["Zürich"]), "cae562bc27854af445a292541df3a376");
         assert_eq!(hex(&[""]), "df3f619804a92fdb4057192dc43dd748");
+    }
+
+    #[test]
+    fn the_image_of_a_key_has_the_number_of_its_values() {
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::begin(&mut bytes, Op::Delete, 1, Old::Key, false);
+        encoder.image(2);
+        encoder.padded(b"DE      ");
+        encoder.integer(42);
+        let found = crate::change(&mut bytes.as_slice()).expect("a change");
+        let Some(OldImage::Key(image)) = found.old else { panic!("{found:?}") };
+        assert_eq!(image.number(&[1, 0]), key_hash(["42", "DE      "]));
+        assert_eq!(image.number(&[0, 1]), key_hash(["DE      ", "42"]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use pgquorum_change::{Chunker, Header};
 use pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
 
 use super::buffer::Buffer;
-use super::{Buffers, CAPTURE, CLOSED, DIRTY, LEVEL, forget_made_versions};
+use super::{Buffers, CAPTURE, CLOSED, DIRTY, LEVEL, VERSIONS, forget_made_versions};
 use crate::error::Refusal;
 use crate::guc;
 use crate::log::slots;
@@ -14,6 +14,7 @@ use crate::pg::log_heap::{self, Identity, LogHeap, RowBuffer};
 use crate::pg::relcache::{self, Changes};
 use crate::pg::spill::SpillFile;
 use crate::pg::{origin, process, statement, tracking};
+use crate::versions;
 
 thread_local! {
     static WRITER: RefCell<Writer> = RefCell::new(Writer::default());
@@ -51,9 +52,21 @@ pub fn before_commit() -> bool {
 fn write() {
     // Taken out, so that nothing is borrowed while rows are inserted; after an error they are gone with the
     // transaction.
-    let mut buffers = CAPTURE.with_borrow_mut(|capture| std::mem::take(&mut capture.buffers));
+    let mut buffers = CAPTURE.with_borrow_mut(|capture| {
+        capture.refresh();
+        std::mem::take(&mut capture.buffers)
+    });
+    let name = guc::ORIGIN.get().and_then(|name| origin::name(&name));
+    let mut header = Header {
+        origin: name.as_deref(),
+        origin_commit_us: guc::ORIGIN_COMMIT_TIME.get().and_then(|time| origin::time_us(&time)),
+        commit_us: process::now_us(),
+    };
+    if let Some(entries) = buffers.filled().find(|buffer| buffer.channel == VERSIONS) {
+        header.commit_us = versions::commit::keep(&mut |take| entries.changes(take), &header);
+    }
     let mut identity = None;
-    for buffer in buffers.filled() {
+    for buffer in buffers.filled().filter(|buffer| buffer.channel != VERSIONS) {
         let Some(heap) = open_segment(buffer.channel) else {
             // Dropped by this transaction itself; nobody else could have, since it holds locks on the tables.
             continue;
@@ -63,7 +76,7 @@ fn write() {
             XID.set(identity.xid);
             identity
         });
-        write_channel(buffer, heap, identity);
+        write_channel(buffer, heap, identity, &header);
     }
     buffers.written();
     keep(buffers);
@@ -75,18 +88,12 @@ fn keep(mut buffers: Buffers) {
     CAPTURE.with_borrow_mut(|capture| capture.buffers = buffers);
 }
 
-fn write_channel(buffer: &mut Buffer<SpillFile>, mut heap: LogHeap, identity: Identity) {
-    let name = guc::ORIGIN.get().and_then(|name| origin::name(&name));
-    let header = Header {
-        origin: name.as_deref(),
-        origin_commit_us: guc::ORIGIN_COMMIT_TIME.get().and_then(|time| origin::time_us(&time)),
-        commit_us: process::now_us(),
-    };
+fn write_channel(buffer: &mut Buffer<SpillFile>, mut heap: LogHeap, identity: Identity, header: &Header) {
     let frontier = slots::begin(identity.xid, log_heap::database(), heap.oid());
     heap.keep_behind(frontier, buffer.channel);
     WRITER.with_borrow_mut(|writer| {
         let Writer { chunker, row } = writer;
-        chunker.begin(&header);
+        chunker.begin(header);
         let mut store = |chunk: pgquorum_change::Chunk| {
             heap.insert(identity, &chunk, row);
             Ok::<(), std::convert::Infallible>(())
@@ -167,6 +174,8 @@ pub fn after_prepare() {
     if DIRTY.get() {
         WRITTEN.with_borrow(|all| slots::hand_over(XID.get(), log_heap::database(), all));
     }
+    // It may yet be rolled back.
+    versions::origins::forget();
     after_end();
 }
 
@@ -184,5 +193,6 @@ fn clear() {
 /// After an abort. Must not raise anything.
 pub fn after_abort() {
     forget_made_versions();
+    versions::origins::forget();
     after_end();
 }

@@ -2,7 +2,8 @@
 //!
 //! The row trigger encodes each change into a buffer of its transaction ([`buffer`]). Just before the commit, or when
 //! the transaction is prepared, the buffer is cut into chunks and put into the channel's log table ([`commit`]). So
-//! the log is atomic with the data, costs nothing but its own rows, and needs no other session.
+//! the log is atomic with the data, costs nothing but its own rows, and needs no other session. Where versions of rows are
+//! kept, what becomes of them is in a buffer of its own, and goes into their table just before ([`crate::versions`]).
 //!
 //! Invariant: nothing of this process's state is borrowed while PostgreSQL may call back into it: look-ups run before
 //! the buffer is touched, and notices of changed tables are only noted.
@@ -24,9 +25,13 @@ use crate::pg::spill::SpillFile;
 use crate::pg::tables::Table;
 use crate::pg::trigger::{self, OpenTable, RowEvent};
 use crate::pg::{process, statement};
+use crate::versions::{self, entry::Entry};
 
 pub use buffer::Spill;
 pub use commit::{after_abort, after_end, after_prepare, before_commit};
+
+/// The buffer that holds no changes of a channel, which all have numbers above, but what becomes of rows' versions.
+const VERSIONS: i32 = 0;
 
 /// The changes of this process's transaction.
 type Buffers = buffer::Buffers<SpillFile>;
@@ -88,6 +93,7 @@ impl Capture {
             Changes::Some(changed) => self.tables.retain(|known| !known.depends_on(changed)),
         }
         commit::forget_segments(changes);
+        versions::forget();
     }
 }
 
@@ -119,7 +125,13 @@ fn warn_untracked() {
 pub fn row(event: &RowEvent) {
     append(event.table, |table, buffers, place| {
         let Some(op) = table.operation(event) else { return Ok(()) };
-        buffers.append(table.channel, place.level, place.limit, |out| table.write(op, event, out))
+        buffers.append(table.channel, place.level, place.limit, |out| table.write(op, event, out))?;
+        match table.keeping {
+            None => Ok(()),
+            Some(keeping) => buffers.append(VERSIONS, place.level, place.limit, |out| {
+                table.write_versions(keeping, op, out);
+            }),
+        }
     });
 }
 
@@ -195,7 +207,9 @@ pub fn truncate(table: OpenTable) {
     match root {
         Some((root, _)) if root == relid => {
             append(table, |table, buffers, place| {
-                buffers.append(table.channel, place.level, place.limit, |out| table.write_truncate(out))
+                buffers.append(table.channel, place.level, place.limit, |out| table.write_truncate(out))?;
+                let Some(keeping) = table.keeping else { return Ok(()) };
+                buffers.append(VERSIONS, place.level, place.limit, |out| Entry::truncated(keeping).put(out))
             });
             let whole = Truncated { root, command, level: LEVEL.get() };
             CAPTURE.with_borrow_mut(|capture| capture.truncated.push(whole));

@@ -16,6 +16,7 @@ use crate::log::slots;
 use crate::pg::table::View;
 use crate::pg::worker::{Failure, Job};
 use crate::pg::{clock, process, worker};
+use crate::versions::upkeep::OldVersions;
 use crate::{commit_wait, fence, guc};
 
 const IDLE_NS: u64 = 1000 * clock::NS_PER_MS;
@@ -35,6 +36,8 @@ struct Cutter {
     said: String,
     /// The launcher knows that there are channels.
     reported: bool,
+    /// Versions of rows that are too old.
+    old_versions: OldVersions,
     /// Prepared transactions that are over, and the heaps in which they were looked at.
     finished: HashSet<(u64, u32)>,
 }
@@ -59,6 +62,16 @@ pub extern "C-unwind" fn pgquorum_cutter_main(database: pg_sys::Datum) {
     }
     slots::forget_database(database);
     databases::i_was_the_cutter(database);
+}
+
+fn old_versions_stay(database: u32, failure: &Failure) {
+    log(
+        format!(
+            "pgquorum feed: old versions of rows in database {database} cannot be removed: {}",
+            failure.message
+        ),
+        "Nothing else is held up, but quorum.row_version grows. It is tried again every 30 s.",
+    );
 }
 
 impl Cutter {
@@ -98,6 +111,8 @@ impl Cutter {
             }
         }
         self.forget_finished();
+        wait_ns =
+            wait_ns.min(self.old_versions.round(now_ns, |failure| old_versions_stay(self.database, failure)));
         Some((wait_ns / clock::NS_PER_MS).max(1))
     }
 

@@ -40,3 +40,20 @@ pub fn converted(text: &[u8]) -> &[u8] {
         if std::ptr::eq(result, start) { text } else { CStr::from_ptr(result).to_bytes() }
     }
 }
+
+/// A text in the encoding of the database. In a transaction only. Raises 22P05 if that has no such characters.
+pub fn in_server(text: &str) -> Vec<u8> {
+    if !differs() || text.is_ascii() {
+        return text.as_bytes().to_vec();
+    }
+    // SAFETY: as in `converted`.
+    unsafe {
+        let length = c_int::try_from(text.len()).unwrap_or(c_int::MAX);
+        let start = text.as_ptr().cast::<c_char>();
+        let result = pg_sys::pg_any_to_server(start, length, pg_sys::pg_enc::PG_UTF8 as c_int);
+        if std::ptr::eq(result, start) {
+            return text.as_bytes().to_vec();
+        }
+        CStr::from_ptr(result).to_bytes().to_vec()
+    }
+}

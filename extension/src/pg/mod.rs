@@ -41,6 +41,7 @@ pub mod query_walk;
 pub mod raise;
 pub mod relcache;
 pub mod search_path;
+pub mod sequence;
 pub mod session;
 mod settings;
 pub mod shared;
@@ -58,6 +59,7 @@ pub mod tables;
 pub mod tracking;
 pub mod trigger;
 pub mod utility;
+pub mod version_rows;
 pub mod wal;
 pub mod worker;
 

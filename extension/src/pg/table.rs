@@ -77,6 +77,11 @@ impl Table {
         named(name).and_then(Self::open)
     }
 
+    /// The same with a lock of a higher level.
+    pub fn of_quorum_in_trigger_with(name: &CStr, level: i32) -> Option<Self> {
+        named(name).and_then(|oid| Self::open_with(oid, level))
+    }
+
     /// Position of a column, from 0.
     ///
     /// # Panics

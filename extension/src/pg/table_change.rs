@@ -31,6 +31,25 @@ impl Deref for NewRow {
 }
 
 impl Table {
+    /// Adds a row. Columns that `fill` does not set are NULL; other constraints than unique ones are not looked at, and no
+    /// triggers fire. The table is open for writing.
+    pub fn insert(&self, fill: impl FnOnce(&mut NewRow)) {
+        let relation = self.relation();
+        // SAFETY: the relation is open; the values are of its columns' types.
+        unsafe {
+            let mut row = Row::of(relation);
+            let columns = row.columns();
+            (0..columns).for_each(|column| row.put(column, None));
+            let mut new = NewRow { row, replaced: vec![false; columns] };
+            fill(&mut new);
+            let (values, nulls) = new.row.parts();
+            let tuple = pg_sys::heap_form_tuple((*relation).rd_att, values, nulls);
+            pg_sys::CatalogTupleInsert(relation, tuple);
+            pg_sys::heap_freetuple(tuple);
+            pg_sys::CommandCounterIncrement();
+        }
+    }
+
     /// Shows each row, as it is now, to `change`, which gives it new values and says whether it has. The table is locked
     /// so that nobody else changes these rows meanwhile: else an ERROR is raised. Constraints are not looked at, and no
     /// triggers fire.

@@ -1,8 +1,9 @@
 //! How the rows of a tracked table are captured: looked up once, kept until the table changes.
 
 use std::ffi::CStr;
+use std::ops::Range;
 
-use pgquorum_change::{Encoder, Old, Op, Schema};
+use pgquorum_change::{Change, Encoder, KEY_BYTES, Old, Op, Schema, by_name, change};
 use pgrx::PgSqlErrorCode::{ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, ERRCODE_T_R_SERIALIZATION_FAILURE};
 use pgrx::pg_sys;
 
@@ -13,7 +14,9 @@ use super::filter::Filter;
 use super::query;
 use super::tracking::{self, Tracking};
 use super::trigger::{OpenTable, RowEvent, Tuple};
+use super::version_rows::Place;
 use crate::error::Refusal;
+use crate::versions::{self, entry};
 
 /// What is recorded of old rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,10 @@ pub struct Table {
     pub schema_version: u64,
     /// The schema version was recorded by this transaction, without a statement that changed the table.
     pub made_version: bool,
+    /// The number under which versions of its rows are kept; `None`: they are not.
+    pub keeping: Option<i32>,
+    /// Places in the key's image, in the order of the columns' names.
+    key_order: Vec<usize>,
     old_image: OldImage,
     columns: Columns,
     filter: Option<Filter>,
@@ -67,6 +74,7 @@ impl Table {
         if old_image != OldImage::Full && !columns.columns.iter().any(|column| column.key) {
             no_key(&schema, &name);
         }
+        let key: Vec<&str> = columns.key.iter().map(|at| columns.columns[*at].name.as_str()).collect();
         let relation = table.0;
         // SAFETY: the context is deleted with the table; the relation is open.
         unsafe {
@@ -83,6 +91,8 @@ impl Table {
                 channel: found.channel,
                 schema_version: version,
                 made_version,
+                keeping: versions::of_table(found.root).map(|kept| kept.keeping),
+                key_order: by_name(&key),
                 old_image,
                 columns: Columns::new(places, memory),
                 filter: found.filter.map(|tree| Filter::new(&tree, relation, found.root.into(), memory)),
@@ -144,15 +154,33 @@ impl Table {
     /// Writes both keys to see whether they differ.
     fn key_changes(&mut self) -> bool {
         self.key.clear();
-        let mut encoder = Encoder::begin(&mut self.key, Op::Update, 0, Old::None, false);
         // SAFETY: both rows were taken apart just now, and the settings hold.
-        unsafe {
-            self.columns.put_key(&mut encoder, &self.old);
-            let begin = 2;
-            let middle = self.key.len();
-            let mut encoder = Encoder::begin(&mut self.key, Op::Update, 0, Old::None, false);
-            self.columns.put_key(&mut encoder, &self.new);
-            self.key[begin..middle] != self.key[middle + begin..]
+        let (old, new) = unsafe {
+            let old = put_key(&mut self.columns, &self.old, &mut self.key);
+            (old, put_key(&mut self.columns, &self.new, &mut self.key))
+        };
+        self.key[old] != self.key[new]
+    }
+
+    /// Writes what becomes of the versions of an event's rows, right after [`Table::write`] of the same event.
+    pub fn write_versions(&mut self, keeping: i32, op: Op, out: &mut Vec<u8>) {
+        let _settings = self.columns.settings();
+        self.key.clear();
+        // SAFETY: the rows that the event has were taken apart just now, and the settings hold.
+        let (old, new) = unsafe {
+            let old = (op != Op::Insert).then(|| put_key(&mut self.columns, &self.old, &mut self.key));
+            (old, (op != Op::Delete).then(|| put_key(&mut self.columns, &self.new, &mut self.key)))
+        };
+        let entry = |what, key: Range<usize>| {
+            let key = number(&self.key[key], &self.key_order);
+            entry::Entry { what, place: Place { keeping, key } }
+        };
+        let stays = old.clone().zip(new.clone()).is_some_and(|(old, new)| self.key[old] == self.key[new]);
+        if let Some(old) = old.filter(|_| !stays) {
+            entry(entry::What::Deleted, old).put(out);
+        }
+        if let Some(new) = new {
+            entry(entry::What::Live, new).put(out);
         }
     }
 
@@ -160,6 +188,27 @@ impl Table {
     pub fn write_truncate(&self, out: &mut Vec<u8>) {
         Encoder::begin(out, Op::Truncate, self.schema_version, Old::None, false);
     }
+}
+
+/// Appends the deletion of a row, of which only the key matters, and says where it is.
+///
+/// # Safety
+///
+/// As [`Columns::put_row`].
+unsafe fn put_key(columns: &mut Columns, row: &Row, out: &mut Vec<u8>) -> Range<usize> {
+    let begin = out.len();
+    let mut encoder = Encoder::begin(out, Op::Delete, 0, Old::Key, false);
+    // SAFETY: see above.
+    unsafe { columns.put_key(&mut encoder, row) };
+    begin..out.len()
+}
+
+/// The number of the key in what [`put_key`] wrote.
+fn number(mut key: &[u8], order: &[usize]) -> [u8; KEY_BYTES] {
+    let Ok(Change { old: Some(pgquorum_change::OldImage::Key(key)), .. }) = change(&mut key) else {
+        unreachable!("this was written as the deletion of a row by its key")
+    };
+    key.number(order)
 }
 
 impl Drop for Table {

@@ -328,6 +328,8 @@ pub enum Job {
     Saver = 1,
     /// Withdrawing learned statements; until the transaction ends.
     Withdrawer = 2,
+    /// Giving numbers to origins; until the transaction ends.
+    NamingOrigins = 3,
 }
 
 /// Takes, until this process ends, the right to do a job in its database; false: another process has it.

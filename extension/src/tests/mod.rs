@@ -16,5 +16,6 @@ mod sessions;
 mod slots;
 mod statement_memory;
 mod track;
+mod versions;
 #[cfg(test)]
 mod withdrawing;

@@ -33,8 +33,8 @@ mod tests {
         assert_eq!(
             executable("quorum_reader"),
             "admits_clients applied_index changes channel_ends channel_id dump_start explain_readonly find_position \
-             info is_leader leader lease map read_log read_packed served_statements statement_hash statements_here \
-             statements_state wait wal_position weak_commits"
+             info is_leader key_number leader lease map read_log read_packed row_version_of served_statements \
+             statement_hash statements_here statements_state wait wal_position weak_commits who_wins"
         );
         Spi::run("SET LOCAL ROLE quorum_reader").expect("the role is taken");
         for sql in [
@@ -59,11 +59,12 @@ mod tests {
         assert_eq!(
             executable("quorum_admin"),
             "admit_clients admits_clients applied_index apply_entry apply_snapshot changes channel_ends \
-             channel_id create_channel cut drop_channel drop_follower dump_start explain_readonly find_position \
-             forget_statements info is_leader leader lease lease_renew lease_revoke map mark_unsent merge_statements \
-             move_follower open_epoch prune purge read_log read_packed register_follower served_statements \
-             set_leader_hint statement_hash statements_here statements_state take_learned track untrack wait \
-             wal_position weak_commits"
+             channel_id create_channel cut drop_channel drop_follower drop_versions dump_start explain_readonly \
+             find_position forget_statements info is_leader keep_versions key_number leader lease lease_renew \
+             lease_revoke map mark_unsent merge_statements move_follower open_epoch origin_number prune purge \
+             read_log read_packed register_follower row_version_of served_statements set_leader_hint \
+             statement_hash statements_here statements_state take_learned track untrack wait wal_position \
+             weak_commits who_wins"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
                       AND c.relkind = 'r' AND has_table_privilege('quorum_admin', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')";
