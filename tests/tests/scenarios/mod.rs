@@ -61,6 +61,8 @@ mod rest_guards;
 mod rest_statuses;
 mod restart_barrier;
 mod restart_cluster;
+mod row_versions;
+mod row_versions_model;
 mod settings_under_load;
 mod sick_machine;
 mod stopped_standby;
