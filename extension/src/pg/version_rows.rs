@@ -50,22 +50,24 @@ pub struct VersionRows {
     table: Table,
     /// What is found stays where it is as long as this is held.
     snapshot: Snapshot,
+    /// Rows are looked for in order to be replaced.
+    for_writing: bool,
 }
 
 impl VersionRows {
     /// For reading. `None`: the extension is gone.
     pub fn open() -> Option<Self> {
-        Self::open_with(lock::ACCESS_SHARE)
+        Self::open_with(lock::ACCESS_SHARE, false)
     }
 
     /// For writing.
     pub fn open_for_writing() -> Option<Self> {
-        Self::open_with(lock::ROW_EXCLUSIVE)
+        Self::open_with(lock::ROW_EXCLUSIVE, true)
     }
 
-    fn open_with(level: i32) -> Option<Self> {
+    fn open_with(level: i32, for_writing: bool) -> Option<Self> {
         let table = Table::of_quorum_in_trigger_with(c"row_version", level)?;
-        Some(Self { table, snapshot: Snapshot::take(View::Now) })
+        Some(Self { table, snapshot: Snapshot::take(View::Now), for_writing })
     }
 
     /// From here on it is seen as it is now, with what this transaction has written so far.
@@ -81,11 +83,11 @@ impl VersionRows {
     }
 
     pub fn find(&self, place: &Place) -> Option<Found> {
-        self.find_in(&self.snapshot, place)
-    }
-
-    fn find_in(&self, snapshot: &Snapshot, place: &Place) -> Option<Found> {
         let relation = self.table.relation();
+        // Whoever replaces a row wants what is there, and nobody else writes it. What is read by a real snapshot would be
+        // noted for SERIALIZABLE transactions, by pages of the index: they would fail for nothing.
+        let there = &raw mut pg_sys::SnapshotSelfData;
+        let snapshot = if self.for_writing { there } else { self.snapshot.get() };
         // SAFETY: the relation is open, the snapshot and the key outlive the scan, and the operators are those of the
         // primary key's columns. The row is used before the scan ends.
         unsafe {
@@ -103,8 +105,7 @@ impl VersionRows {
             );
             pg_sys::ScanKeyInit(&mut keys[1], number(column::KEY), strategy, uuid_equal, key);
             let index = pg_sys::RelationGetPrimaryKeyIndex(relation);
-            let scan =
-                pg_sys::systable_beginscan(relation, index, true, snapshot.get(), 2, keys.as_mut_ptr());
+            let scan = pg_sys::systable_beginscan(relation, index, true, snapshot, 2, keys.as_mut_ptr());
             let tuple = pg_sys::systable_getnext(scan);
             let found = (!tuple.is_null()).then(|| {
                 let mut row = Row::of(relation);
@@ -130,8 +131,9 @@ impl VersionRows {
         // The worker that removes old tombstones was faster.
         for _ in 0..TRIES {
             pgrx::check_for_interrupts!();
-            let snapshot = Snapshot::take(View::Now);
-            let found = self.find_in(&snapshot, place);
+            // Held while what is found now is replaced.
+            let _snapshot = Snapshot::take(View::Now);
+            let found = self.find(place);
             if self.put_over(place, found, version) {
                 return;
             }

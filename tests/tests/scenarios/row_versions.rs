@@ -96,6 +96,28 @@ fn the_last_change_of_a_row_counts() {
 }
 
 #[test]
+fn serializable_transactions_do_not_fail_by_it() {
+    let (log, mut c) = start("");
+    let c = &mut c;
+    run(c, "INSERT INTO t SELECT generate_series(2, 100)");
+    let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM pg_class;";
+    run(
+        c,
+        &format!("{begin} INSERT INTO t VALUES (101); DELETE FROM t WHERE id = 7; PREPARE TRANSACTION 'p'"),
+    );
+    let noted = "SELECT count(*)::text FROM pg_locks WHERE mode = 'SIReadLock'
+        AND relation IN ('quorum.row_version'::regclass, 'quorum.row_version_pkey'::regclass)";
+    assert_eq!(text(&mut log.connect(), noted), "0");
+    let other = &mut log.connect();
+    run(other, &format!("{begin} UPDATE t SET v = 9 WHERE id = 8; INSERT INTO t VALUES (102); COMMIT"));
+    run(c, "COMMIT PREPARED 'p'");
+    assert_eq!(
+        text(c, "SELECT count(*) FILTER (WHERE deleted)::text || ' ' || count(*) FROM quorum.row_version"),
+        "1 101"
+    );
+}
+
+#[test]
 fn applied_changes_have_the_time_and_place_of_their_origin() {
     let (log, mut c) = start("");
     let c = &mut c;
