@@ -196,7 +196,7 @@ enum Place {
 }
 
 /// Reads chunks in order. Holds at most one change, that of which only a beginning was seen.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Decoder {
     place: Place,
     /// A change that spanned chunks, now whole; lent to [`Changes`].
@@ -309,10 +309,24 @@ impl<'a> Changes<'a> {
     /// The bytes are no change; the rest of the chunk cannot be read.
     #[allow(clippy::should_implement_trait)] // a Result of an Option is handier for those who end at an error
     pub fn next(&mut self) -> Result<Option<Change<'a>>, Error> {
-        if let Some(mut bytes) = self.whole.take() {
-            let found = change(&mut bytes)?;
-            return if bytes.is_empty() { Ok(Some(found)) } else { Err(Error::BadLength) };
+        self.next_with_bytes().map(|found| found.map(|(change, _)| change))
+    }
+
+    /// The next change, and its bytes, which [`change`] reads again.
+    ///
+    /// # Errors
+    /// As [`Changes::next`].
+    pub fn next_with_bytes(&mut self) -> Result<Option<(Change<'a>, &'a [u8])>, Error> {
+        if let Some(bytes) = self.whole.take() {
+            let mut rest = bytes;
+            let found = change(&mut rest)?;
+            return if rest.is_empty() { Ok(Some((found, bytes))) } else { Err(Error::BadLength) };
         }
-        if self.rest.is_empty() { Ok(None) } else { change(&mut self.rest).map(Some) }
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let begin = self.rest;
+        let found = change(&mut self.rest)?;
+        Ok(Some((found, &begin[..begin.len() - self.rest.len()])))
     }
 }

@@ -25,6 +25,7 @@ mod encode;
 mod error;
 pub mod json;
 mod key;
+mod progress;
 mod row;
 mod schema;
 mod version;
@@ -35,6 +36,7 @@ pub use decode::{Change, Changes, Ddl, Decoder, Image, OldImage, Value, Values, 
 pub use encode::{Encoder, Old};
 pub use error::Error;
 pub use key::{KEY_BYTES, by_name, key_hash};
+pub use progress::{Event, Misfit, Position, Progress, Stop, Transaction};
 pub use row::{LogRow, ROW, put_row, take_row};
 pub use schema::{Column, Kind, Schema};
 pub use version::{Stamp, Verdict, commit_time, last_write_wins};
