@@ -156,6 +156,36 @@ GRANT EXECUTE ON FUNCTION quorum.statement_hash(text), quorum.served_statements(
 GRANT EXECUTE ON FUNCTION quorum.take_learned(integer), quorum.mark_unsent(), quorum.merge_statements(jsonb),
     quorum.forget_statements(text) TO quorum_admin;
 
+-- Following another cluster: comments of the functions in Rust. They write into whatever tables a subscription names.
+COMMENT ON FUNCTION quorum.apply(integer, bytea, text) IS
+    'Applies whole frames P and R of the source''s binary stream in this transaction, with the new position; an empty batch tells where the subscription is. only: a table, as schema.table, that is brought to where the others are. in_transaction: it cannot be committed yet. one_by_one: commit after each transaction of the source. Errors: PQ010 unknown schema version (the detail), PQ012 one by one, PQ013 the frames do not follow, XX001 damaged, 42704, 55000, 25001, 25006.';
+COMMENT ON FUNCTION quorum.retry_rejected(bigint) IS
+    'Tries a rejected change again, as it came, and says what happened: applied, or why not. Errors: 42704 there is none of this id, 25001, 25006, PQ012.';
+ALTER FUNCTION quorum.apply(integer, bytea, text) SECURITY DEFINER;
+ALTER FUNCTION quorum.apply(integer, bytea, text) SET search_path = pg_catalog, pg_temp;
+ALTER FUNCTION quorum.apply(integer, bytea, text) ROWS 1;
+ALTER FUNCTION quorum.retry_rejected(bigint) SECURITY DEFINER;
+ALTER FUNCTION quorum.retry_rejected(bigint) SET search_path = pg_catalog, pg_temp;
+
+REVOKE ALL ON TABLE quorum.identity, quorum.subscription, quorum.subscription_status, quorum.subscription_position,
+    quorum.subscription_table, quorum.subscription_schema, quorum.conflict_count, quorum.rejected_change,
+    quorum.subscription_state, quorum.subscription_tables, quorum.rejected_changes, quorum.conflicts FROM PUBLIC;
+-- quorum.subscription itself is for nobody: it holds secrets.
+GRANT SELECT ON TABLE quorum.subscription_state, quorum.subscription_tables, quorum.rejected_changes, quorum.conflicts
+    TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.origin_name() TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION
+    quorum.set_origin_name(text), quorum.subscription_id(text),
+    quorum.subscribe(text, text[], text, text, text[], text, text, text, text, text, boolean, integer, text, text, text),
+    quorum.alter_subscription(text, text[], text[], text, text, text, boolean, integer, text, text, text),
+    quorum.set_table_policy(text, text, text), quorum.unsubscribe(text), quorum.enable_subscription(text, boolean),
+    quorum.resume_table(text, text, boolean), quorum.retry_rejected(bigint), quorum.drop_rejected(bigint),
+    quorum.subscription_tables_found(integer, text, jsonb, bigint, bigint), quorum.add_schemas(integer, jsonb),
+    quorum.apply(integer, bytea, text), quorum.table_copied(integer, text, text, bigint, bigint, bigint, bigint),
+    quorum.copy_plan(integer, text, text, text[]), quorum.report_subscription(integer, text, text, text, bigint, bigint),
+    quorum.report_table(integer, text, text, bigint, bigint, text, text, text)
+    TO quorum_admin;
+
 CREATE EVENT TRIGGER pgquorum_ddl ON ddl_command_end EXECUTE FUNCTION quorum.after_ddl();
 ALTER EVENT TRIGGER pgquorum_ddl ENABLE ALWAYS;
 CREATE EVENT TRIGGER pgquorum_drop ON sql_drop EXECUTE FUNCTION quorum.after_drop();

@@ -9,6 +9,7 @@
 //! * `capture` – what tracked tables go through, into the log; `log` – what its writers and readers share;
 //! * `versions` – who wrote a row last, and when, where that is kept;
 //! * `statements` – which statements write nothing: learned here, served to standbys;
+//! * `apply` – writes the changes of another database, as `sql/following.sql` says where from;
 //! * `deadman` – the worker that stops a server whose sidecar is gone;
 //! * `feed` – from the log to batches, and what readers see;
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
@@ -19,6 +20,7 @@
 
 use pgrx::prelude::*;
 
+mod apply;
 mod barrier;
 mod capture;
 mod cluster;
@@ -58,6 +60,9 @@ extension_sql_file!(
     name = "statements",
     requires = ["apply", statements::sql::served_statements, statements::sql::statements_here]
 );
+extension_sql_file!("../../sql/subscriptions.sql", name = "subscriptions", requires = ["track", "feed"]);
+extension_sql_file!("../../sql/subscribe.sql", name = "subscribe", requires = ["subscriptions"]);
+extension_sql_file!("../../sql/following.sql", name = "following", requires = ["subscribe"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]

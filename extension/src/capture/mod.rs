@@ -120,6 +120,11 @@ fn warn_untracked() {
         .warn();
 }
 
+/// Has the present transaction captured anything that was not rolled back to a savepoint?
+pub fn holds_changes() -> bool {
+    DIRTY.get() && CAPTURE.with_borrow_mut(|capture| capture.buffers.filled().next().is_some())
+}
+
 /// The row trigger.
 #[inline]
 pub fn row(event: &RowEvent) {

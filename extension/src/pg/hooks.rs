@@ -15,7 +15,7 @@ use super::guard::guarded;
 use super::{log_guard, nesting, process, statement, statement_hooks, syncrep};
 use crate::capture::{self, Savepoint};
 use crate::statements::{watch, withdraw};
-use crate::{barrier, commit_wait, feed, fence};
+use crate::{apply, barrier, commit_wait, feed, fence};
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
 
@@ -63,6 +63,7 @@ pub fn init() {
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            apply::before_commit();
             // Before the lease is looked at: it may wait for a lock.
             withdraw::before_commit(event == pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE);
             barrier::before_commit();
@@ -74,6 +75,7 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
         }
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             syncrep::after_transaction();
+            apply::after_end();
             capture::after_end();
             feed::wait::after_transaction(true);
             guarded((), withdraw::after_commit);
@@ -81,6 +83,7 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
         }
         pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             syncrep::after_transaction();
+            apply::after_end();
             capture::after_prepare();
             feed::wait::after_transaction(true);
             guarded((), withdraw::after_prepare);
@@ -88,6 +91,7 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT => {
             syncrep::after_transaction();
+            apply::after_end();
             capture::after_abort();
             fence::after_abort();
             feed::wait::after_transaction(false);

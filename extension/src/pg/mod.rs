@@ -7,6 +7,13 @@ use pgrx::pg_sys;
 
 use crate::error::Refusal;
 
+pub mod apply_find;
+mod apply_key;
+mod apply_route;
+pub mod apply_session;
+pub mod apply_target;
+mod apply_value;
+pub mod apply_write;
 pub mod catalog;
 pub mod changed_objects;
 pub mod client;
@@ -40,6 +47,7 @@ mod query_types;
 pub mod query_walk;
 pub mod raise;
 pub mod relcache;
+pub mod savepoint;
 pub mod search_path;
 pub mod sequence;
 pub mod session;

@@ -70,6 +70,17 @@ pub fn time_of_us(us: u64) -> Option<pgrx::prelude::TimestampWithTimeZone> {
     pgrx::prelude::TimestampWithTimeZone::try_from(since).ok()
 }
 
+/// A time given in microseconds since 1970, as PostgreSQL counts it.
+pub fn pg_time_of_us(us: i64) -> i64 {
+    us.saturating_sub(UNIX_EPOCH_US)
+}
+
+/// Microseconds since 1970.
+pub fn us_of_time(time: pgrx::prelude::TimestampWithTimeZone) -> i64 {
+    let since: i64 = time.into();
+    since.saturating_add(UNIX_EPOCH_US)
+}
+
 /// How far a standby has replayed the WAL.
 pub fn replayed_lsn() -> u64 {
     // SAFETY: reads shared state; the out-parameter is optional.
@@ -98,6 +109,12 @@ pub fn parse_time_us(text: &std::ffi::CStr) -> Option<i64> {
     // The two ends stand for minus and plus infinity.
     let finite = time != i64::MIN && time != i64::MAX;
     time.checked_add(UNIX_EPOCH_US).filter(|_| finite)
+}
+
+/// The origin name of a database that was given none, as `quorum.origin_name` has it.
+pub fn default_origin() -> String {
+    // SAFETY: reads shared state and a global of this process.
+    unsafe { format!("{}.{}", pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) }
 }
 
 /// Is this a kind of process that the fence is for? Not autovacuum, which changes no row that anybody would

@@ -85,6 +85,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The code as text.
+    pub fn sqlstate(&self) -> String {
+        let code = self.code as i32;
+        (0..5).map(|at| char::from((code >> (6 * at) & 0x3f) as u8 + b'0')).collect()
+    }
+
     /// Did somebody keep a lock longer than this worker waits, or was it not to wait?
     pub fn is_locked(&self) -> bool {
         self.code == ERRCODE_LOCK_NOT_AVAILABLE
@@ -212,7 +218,7 @@ fn caught<R>(attempt: impl FnOnce() -> Result<R, Failure> + UnwindSafe) -> Resul
     result
 }
 
-fn failure(error: &CaughtError) -> Failure {
+pub(super) fn failure(error: &CaughtError) -> Failure {
     let (CaughtError::PostgresError(report)
     | CaughtError::ErrorReport(report)
     | CaughtError::RustPanic { ereport: report, .. }) = error;

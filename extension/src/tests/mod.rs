@@ -15,6 +15,7 @@ mod readonly;
 mod sessions;
 mod slots;
 mod statement_memory;
+mod subscribe;
 mod track;
 mod versions;
 #[cfg(test)]

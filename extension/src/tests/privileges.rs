@@ -24,7 +24,7 @@ mod tests {
         assert_eq!(executable("nobody_special"), "");
         assert_eq!(text("SELECT has_schema_privilege('nobody_special', 'quorum', 'USAGE')::text"), "false");
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
-                      AND c.relkind = 'r' AND has_any_column_privilege('nobody_special', c.oid, 'SELECT, INSERT, UPDATE')";
+                      AND c.relkind IN ('r', 'v') AND has_any_column_privilege('nobody_special', c.oid, 'SELECT, INSERT, UPDATE')";
         assert_eq!(text(tables), "0");
     }
 
@@ -32,9 +32,10 @@ mod tests {
     fn readers_read() {
         assert_eq!(
             executable("quorum_reader"),
-            "admits_clients applied_index changes channel_ends channel_id dump_start explain_readonly find_position \
-             info is_leader key_number leader lease map read_log read_packed row_version_of served_statements \
-             statement_hash statements_here statements_state wait wal_position weak_commits who_wins"
+            "admits_clients applied_index changes channel_ends channel_id dump_start \
+             explain_readonly find_position info is_leader key_number leader lease map \
+             origin_name read_log read_packed row_version_of served_statements statement_hash \
+             statements_here statements_state wait wal_position weak_commits who_wins"
         );
         Spi::run("SET LOCAL ROLE quorum_reader").expect("the role is taken");
         for sql in [
@@ -58,13 +59,17 @@ mod tests {
     fn admins_change_through_functions_only() {
         assert_eq!(
             executable("quorum_admin"),
-            "admit_clients admits_clients applied_index apply_entry apply_snapshot changes channel_ends \
-             channel_id create_channel cut drop_channel drop_follower drop_versions dump_start explain_readonly \
-             find_position forget_statements info is_leader keep_versions key_number leader lease lease_renew \
-             lease_revoke map mark_unsent merge_statements move_follower open_epoch origin_number prune purge \
-             read_log read_packed register_follower row_version_of served_statements set_leader_hint \
-             statement_hash statements_here statements_state take_learned track untrack wait wal_position \
-             weak_commits who_wins"
+            "add_schemas admit_clients admits_clients alter_subscription applied_index apply \
+             apply_entry apply_snapshot changes channel_ends channel_id copy_plan create_channel \
+             cut drop_channel drop_follower drop_rejected drop_versions dump_start \
+             enable_subscription explain_readonly find_position forget_statements info is_leader \
+             keep_versions key_number leader lease lease_renew lease_revoke map mark_unsent \
+             merge_statements move_follower open_epoch origin_name origin_number prune purge \
+             read_log read_packed register_follower report_subscription report_table resume_table \
+             retry_rejected row_version_of served_statements set_leader_hint set_origin_name \
+             set_table_policy statement_hash statements_here statements_state subscribe \
+             subscription_id subscription_tables_found table_copied take_learned track \
+             unsubscribe untrack wait wal_position weak_commits who_wins"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
                       AND c.relkind = 'r' AND has_table_privilege('quorum_admin', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')";

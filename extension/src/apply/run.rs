@@ -1,0 +1,309 @@
+//! From frames to changes of tables; and the quick way of writing them.
+
+use pgquorum_change::{Change, Event, Op, Position, Stop, Transaction};
+
+use super::careful;
+use super::error::ApplyError;
+use super::state::{Halt, Present, Session, Way};
+use super::tables::{self, OnDdl};
+use crate::capture;
+use crate::pg::apply_find::Found;
+use crate::pg::apply_session;
+use crate::pg::apply_target::{self, Fault};
+use crate::pg::apply_write;
+use crate::pg::savepoint::attempt;
+
+/// Goes through the frames of a batch.
+pub fn frames(session: &mut Session, batch: &[u8], way: Way) -> Result<(), Halt> {
+    let Some(mut progress) = session.progress.take() else { return Ok(()) };
+    let result = progress.feed(batch, |event| match event {
+        Event::Begin(transaction) => begin(session, transaction),
+        Event::Change { position, transaction, change, bytes } => {
+            let result = one(session, position, transaction, &change, bytes, way);
+            session.seen = position;
+            result
+        }
+        Event::End(position, transaction) => {
+            empty_tables(session, way)?;
+            session.complete = Some((position, transaction.commit_us));
+            session.counts.transactions += 1;
+            Ok(())
+        }
+    });
+    let at = progress.position();
+    session.progress = Some(progress);
+    match result {
+        // The rest of the transaction may be long in coming, and what follows may need the tables to be empty.
+        Ok(()) => empty_tables(session, way),
+        Err(Stop::Misfit(misfit)) => Err(ApplyError::Misfit(misfit, at).into()),
+        Err(Stop::Taker(halt)) => Err(halt),
+    }
+}
+
+fn begin(session: &mut Session, transaction: &Transaction) -> Result<(), Halt> {
+    let from = &session.subscription;
+    let dropped = match &transaction.origin {
+        // It was made here.
+        Some(origin) if *origin == from.origin => true,
+        Some(_) => !from.forward,
+        None => false,
+    };
+    session.present = Present { dropped };
+    if dropped || !from.captures {
+        return Ok(());
+    }
+    if capture::holds_changes() {
+        return Err(ApplyError::OneByOne.into());
+    }
+    // The source has said its name before there was a position. Whatever happens, it is not taken for a change made here.
+    let source = transaction.origin.as_deref().or(from.remote_origin.as_deref()).unwrap_or("unknown");
+    apply_session::set_origin(source, transaction.origin_commit_us.unwrap_or(transaction.commit_us));
+    Ok(())
+}
+
+#[inline]
+fn one(
+    session: &mut Session,
+    position: Position,
+    transaction: &Transaction,
+    change: &Change,
+    bytes: &[u8],
+    way: Way,
+) -> Result<(), Halt> {
+    if session.present.dropped {
+        return Ok(());
+    }
+    let version = session.version(change.schema_version)?;
+    let Some(table) = session.versions[version].table else { return Ok(()) };
+    if !session.counts_here(table, position.tick) {
+        return Ok(());
+    }
+    session.trying = position.tick;
+    let way = if session.suspects.contains(&position.tick) { Way::Careful } else { way };
+    match change.op {
+        Op::Ddl => {
+            empty_tables(session, way)?;
+            ddl(session, table, version, position, change, way)
+        }
+        Op::Truncate => {
+            if session.emptied.iter().all(|(known, _)| *known != version) {
+                session.emptied.push((version, session.seen));
+            }
+            Ok(())
+        }
+        Op::Insert | Op::Update | Op::Delete => {
+            if !session.emptied.is_empty() {
+                empty_tables(session, way)?;
+            }
+            if let Err(fault) = session.open(version) {
+                let after = session.seen;
+                session.stop(table, after, fault.code, &fault.message);
+                return Ok(());
+            }
+            if way == Way::Careful {
+                return careful::change(session, version, table, position, transaction, change, bytes);
+            }
+            match quick(session, version, change) {
+                Ok(true) => {
+                    session.counts.changes += 1;
+                    Ok(())
+                }
+                Ok(false) | Err(_) => Err(Halt::Careful),
+            }
+        }
+    }
+}
+
+/// Writes a change of a row, whatever else is there; false: there is no such row.
+#[inline]
+fn quick(session: &mut Session, version: usize, change: &Change) -> Result<bool, Fault> {
+    if change.op != Op::Insert {
+        session.settle();
+    }
+    session.wrote = true;
+    if session.versions[version].targets[0].is_partitioned() {
+        return quick_in_partitions(session, version, change);
+    }
+    Ok(write(session, version, 0, change))
+}
+
+#[inline]
+fn write(session: &mut Session, version: usize, target: usize, change: &Change) -> bool {
+    let target = &mut session.versions[version].targets[target];
+    let found = match (change.op, change.new) {
+        (Op::Insert, Some(new)) => {
+            target.insert(new);
+            Found::Row
+        }
+        (Op::Update, Some(new)) => target.update(change, new),
+        _ => target.delete(change),
+    };
+    target.tidy();
+    found == Found::Row
+}
+
+fn quick_in_partitions(session: &mut Session, version: usize, change: &Change) -> Result<bool, Fault> {
+    let Some((old, new)) = partitions(session, version, change)? else { return Ok(false) };
+    match (old, new) {
+        (Some(old), Some(new)) if old != new => Ok(false),
+        (Some(place), _) | (None, Some(place)) => Ok(write(session, version, place, change)),
+        (None, None) => Ok(false),
+    }
+}
+
+/// Where the old and the new row belong, as places in a version's targets; `None`: there is no such row.
+pub type Places = (Option<usize>, Option<usize>);
+
+/// The partitions of the old and the new row, opened. `None`: the old row's is not known.
+pub fn partitions(session: &mut Session, version: usize, change: &Change) -> Result<Option<Places>, Fault> {
+    let root = &mut session.versions[version].targets[0];
+    if !root.is_partitioned() {
+        return Ok(Some((Some(0), Some(0))));
+    }
+    let old = if change.op == Op::Insert {
+        None
+    } else {
+        let Some(old) = root.route_old(change) else { return Ok(None) };
+        Some(old)
+    };
+    let new = change.new.map(|new| root.route_new(new));
+    let old = old.map(|oid| session.leaf(version, oid)).transpose()?;
+    let new = new.map(|oid| session.leaf(version, oid)).transpose()?;
+    Ok(Some((old, new)))
+}
+
+/// A table that was emptied at the source.
+struct Emptied {
+    table: usize,
+    /// The position before that.
+    before: Position,
+    oid: u32,
+    owner: u32,
+    name: String,
+}
+
+/// Empties the tables that were emptied at the source together.
+fn empty_tables(session: &mut Session, way: Way) -> Result<(), Halt> {
+    if session.emptied.is_empty() {
+        return Ok(());
+    }
+    let versions = std::mem::take(&mut session.emptied);
+    let mut opened: Vec<Emptied> = Vec::new();
+    for (version, before) in versions {
+        let Some(table) = session.versions[version].table else { continue };
+        match session.open(version) {
+            Ok(()) => {
+                let target = &session.versions[version].targets[0];
+                let (schema, name) = (&session.tables[table].schema, &session.tables[table].name);
+                opened.push(Emptied {
+                    table,
+                    before,
+                    oid: target.oid(),
+                    owner: target.owner(),
+                    name: apply_session::qualified(schema, name),
+                });
+            }
+            Err(fault) => session.stop(table, before, fault.code, &fault.message),
+        }
+    }
+    // Statements want a table for themselves.
+    session.close_targets(true);
+    session.settle();
+    session.wrote = true;
+    session.counts.changes += opened.len() as i64;
+    let oids: Vec<u32> = opened.iter().map(|table| table.oid).collect();
+    let names: Vec<&str> = opened.iter().map(|table| table.name.as_str()).collect();
+    let Some(owner) = opened.first().map(|table| table.owner) else { return Ok(()) };
+    let same_owner = opened.iter().all(|table| table.owner == owner);
+    let together = same_owner && !tables::referenced_from_elsewhere(&oids);
+    let empty = || {
+        if together {
+            let statement = format!("TRUNCATE {}", names.join(", "));
+            apply_write::as_owner(owner, || apply_session::run(&statement));
+        } else {
+            // Other tables refer to these. At the source they were emptied as well, or are none of ours.
+            for table in &opened {
+                let statement = format!("DELETE FROM {}", table.name);
+                apply_write::as_owner(table.owner, || apply_session::run(&statement));
+            }
+        }
+        Ok::<(), Halt>(())
+    };
+    if way == Way::Quick {
+        return empty();
+    }
+    match attempt(empty) {
+        Ok(result) => result,
+        Err(failure) if super::state::is_of_the_server(&failure) => Err(ApplyError::Failed(failure).into()),
+        Err(failure) => {
+            session.counts.changes -= opened.len() as i64;
+            for emptied in opened {
+                session.stop(emptied.table, emptied.before, &failure.sqlstate(), &failure.message);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// An entry about the table itself.
+fn ddl(
+    session: &mut Session,
+    table: usize,
+    version: usize,
+    position: Position,
+    change: &Change,
+    way: Way,
+) -> Result<(), Halt> {
+    let Some(entry) = change.ddl else { return Ok(()) };
+    let tag = String::from_utf8_lossy(entry.tag).into_owned();
+    // That capture began or ended says nothing about the table.
+    if matches!(tag.as_str(), "TRACK" | "UNTRACK") {
+        return Ok(());
+    }
+    match session.subscription.ddl {
+        OnDdl::Ignore => Ok(()),
+        OnDdl::Stop => {
+            let message = format!(
+                "The table was changed at the source: {tag}. Make it fit here, then call quorum.resume_table."
+            );
+            session.stop(table, position, "PQ017", &message);
+            Ok(())
+        }
+        OnDdl::Apply if way == Way::Quick => Err(Halt::Careful),
+        OnDdl::Apply => {
+            let statement = String::from_utf8_lossy(entry.sql).into_owned();
+            // Not opened: it may not have the new form before the statement was run.
+            let owner =
+                apply_target::find(&session.versions[version].schema).and_then(apply_target::owner_of);
+            let schema = session.tables[table].schema.clone();
+            session.close_targets(true);
+            session.settle();
+            session.wrote = true;
+            let Some(owner) = owner else {
+                let after = session.seen;
+                session.stop(table, after, "42P01", "The table was changed at the source, and is not here.");
+                return Ok(());
+            };
+            let run = || {
+                let _path = apply_session::PathOf::new(&schema);
+                apply_write::as_owner(owner, || apply_session::run(&statement));
+                Ok::<(), Halt>(())
+            };
+            match attempt(run) {
+                Ok(result) => {
+                    session.counts.changes += 1;
+                    result
+                }
+                Err(failure) if super::state::is_of_the_server(&failure) => {
+                    Err(ApplyError::Failed(failure).into())
+                }
+                Err(failure) => {
+                    let message = format!("{tag} of the source cannot be run here: {}", failure.message);
+                    let after = session.seen;
+                    session.stop(table, after, &failure.sqlstate(), &message);
+                    Ok(())
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! What is known while a transaction applies changes.
+
+use std::rc::Rc;
+
+use pgquorum_change::{Position, Progress, Schema};
+
+use super::error::ApplyError;
+use super::tables::{self, State, Subscription, Table};
+use super::{Row, run};
+use crate::pg::apply_session::Applying;
+use crate::pg::apply_target::{self, Fault, Target};
+use crate::pg::apply_write;
+use crate::pg::savepoint::attempt;
+use crate::pg::worker::Failure;
+
+/// Why the quick or the careful way ends early.
+#[derive(Debug)]
+pub enum Halt {
+    /// The quick way cannot say what is to be done.
+    Careful,
+    Error(ApplyError),
+}
+
+impl From<ApplyError> for Halt {
+    fn from(error: ApplyError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Which way changes are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Quick,
+    Careful,
+}
+
+/// A schema version, and the table here that its changes go to.
+pub struct Version {
+    pub id: u64,
+    pub schema: Rc<Schema>,
+    /// Position in the list of tables; `None`: not followed.
+    pub table: Option<usize>,
+    /// The table, and behind it the partitions that were used.
+    pub targets: Vec<Target>,
+}
+
+/// What a call did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub transactions: i64,
+    pub changes: i64,
+    pub conflicts: i64,
+    pub rejected: i64,
+}
+
+/// The present transaction of the source.
+#[derive(Clone, Copy, Default)]
+pub struct Present {
+    /// None of its changes is wanted here.
+    pub dropped: bool,
+}
+
+/// Conflicts that were met, to be counted at the end of the call.
+pub struct Met {
+    pub table: usize,
+    pub conflict: &'static str,
+    pub resolution: &'static str,
+    pub count: i64,
+}
+
+/// So many changes of a call are gone through carefully on their own; if there are more, all are.
+const SUSPECTS_MAX: usize = 4;
+
+pub struct Session {
+    pub subscription: Subscription,
+    pub only: Option<String>,
+    pub progress: Option<Progress>,
+    pub tables: Vec<Table>,
+    pub versions: Vec<Version>,
+    /// The one that was used last.
+    pub last_version: usize,
+    pub present: Present,
+    /// Of the last change that was seen, whatever became of it.
+    pub seen: Position,
+    /// The change that is being written.
+    pub trying: u64,
+    /// Changes at which the quick way of this call has failed.
+    pub suspects: Vec<u64>,
+    /// Of the last complete transaction, and when it was committed.
+    pub complete: Option<(Position, i64)>,
+    /// Something was written since the last command.
+    pub wrote: bool,
+    /// Versions of tables to be emptied, that follow each other in the log, and the positions before them.
+    pub emptied: Vec<(usize, Position)>,
+    pub counts: Counts,
+    pub met: Vec<Met>,
+}
+
+/// What a savepoint does not bring back.
+#[derive(Clone)]
+struct Mark {
+    progress: Progress,
+    tables: Vec<Table>,
+    present: Present,
+    seen: Position,
+    complete: Option<(Position, i64)>,
+}
+
+impl Session {
+    /// Locks the subscription's position and reads what is to be known.
+    pub fn begin(subscription: i32, only: Option<&str>) -> Result<Self, ApplyError> {
+        let found = tables::find(subscription, only)?;
+        if !found.enabled {
+            return Err(ApplyError::Disabled(found.name));
+        }
+        let mut session = Self::of(found);
+        session.only = only.map(str::to_owned);
+        Ok(session)
+    }
+
+    /// The same for any subscription, whatever its state.
+    pub fn of(subscription: Subscription) -> Self {
+        Self {
+            tables: tables::tables(subscription.id),
+            progress: subscription.position.map(Progress::new),
+            seen: subscription.position.unwrap_or_default(),
+            subscription,
+            only: None,
+            versions: Vec::new(),
+            last_version: 0,
+            present: Present::default(),
+            trying: 0,
+            suspects: Vec::new(),
+            complete: None,
+            wrote: true,
+            emptied: Vec::new(),
+            counts: Counts::default(),
+            met: Vec::new(),
+        }
+    }
+
+    pub fn is_for(&self, subscription: i32, only: Option<&str>) -> bool {
+        self.subscription.id == subscription && self.only.as_deref() == only
+    }
+
+    /// Is a transaction of the source begun and not complete?
+    pub fn is_incomplete(&self) -> bool {
+        self.progress.as_ref().is_some_and(Progress::in_transaction)
+    }
+
+    /// The result of a call.
+    pub fn row(&self) -> Row {
+        let at = self.complete.map(|(at, _)| at).or(self.subscription.position);
+        let one_by_one = self.subscription.captured || crate::capture::holds_changes();
+        (
+            at.map(|at| at.epoch.cast_signed()),
+            at.map(|at| at.tick.cast_signed()),
+            self.is_incomplete(),
+            one_by_one,
+            self.counts.transactions,
+            self.counts.changes,
+            self.counts.conflicts,
+            self.counts.rejected,
+        )
+    }
+
+    /// Applies a batch: the quick way. Where that fails, it is gone through again with the change at which it failed written
+    /// carefully; and if that does not help, all of it carefully.
+    pub fn apply(&mut self, batch: &[u8]) -> Result<(), ApplyError> {
+        self.counts = Counts::default();
+        self.suspects.clear();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let Some(progress) = self.progress.clone() else {
+            return Err(ApplyError::NoPosition(self.subscription.name.clone()));
+        };
+        let mark = Mark {
+            progress,
+            tables: self.tables.clone(),
+            present: self.present,
+            seen: self.seen,
+            complete: self.complete,
+        };
+        let _applying = Applying::begin();
+        loop {
+            match attempt(|| self.batch(batch, Way::Quick)) {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(Halt::Error(error))) => return Err(error),
+                Ok(Err(Halt::Careful)) => self.back_to(mark.clone(), true),
+                Err(failure) if is_of_the_server(&failure) => return Err(failure.into()),
+                Err(_) => self.back_to(mark.clone(), false),
+            }
+            if self.suspects.contains(&self.trying) || self.suspects.len() == SUSPECTS_MAX {
+                break;
+            }
+            self.suspects.push(self.trying);
+        }
+        match self.batch(batch, Way::Careful) {
+            Ok(()) => Ok(()),
+            Err(Halt::Error(error)) => Err(error),
+            Err(Halt::Careful) => unreachable!("the careful way asks for no other one"),
+        }
+    }
+
+    /// After the savepoint of a call was rolled back.
+    fn back_to(&mut self, mark: Mark, clean: bool) {
+        self.close_targets(clean);
+        self.versions.clear();
+        self.last_version = 0;
+        self.progress = Some(mark.progress);
+        self.tables = mark.tables;
+        self.present = mark.present;
+        self.seen = mark.seen;
+        self.complete = mark.complete;
+        self.counts = Counts::default();
+        self.emptied.clear();
+        self.met.clear();
+        self.wrote = true;
+    }
+
+    fn batch(&mut self, batch: &[u8], way: Way) -> Result<(), Halt> {
+        let before = self.complete;
+        run::frames(self, batch, way)?;
+        if let Some((at, commit_us)) = self.complete.filter(|_| self.complete != before) {
+            tables::save_position(self.subscription.id, self.only.as_deref(), at, commit_us);
+        }
+        for met in std::mem::take(&mut self.met) {
+            let table = &self.tables[met.table];
+            tables::count(self.subscription.id, table, met.conflict, met.resolution, met.count);
+        }
+        Ok(())
+    }
+
+    /// What was written is seen by what follows.
+    #[inline]
+    pub fn settle(&mut self) {
+        if std::mem::take(&mut self.wrote) {
+            apply_write::next_command();
+        }
+    }
+
+    /// The place of a schema version in the list of versions.
+    #[inline]
+    pub fn version(&mut self, id: u64) -> Result<usize, ApplyError> {
+        if self.versions.get(self.last_version).is_some_and(|known| known.id == id) {
+            return Ok(self.last_version);
+        }
+        self.last_version = match self.versions.iter().position(|known| known.id == id) {
+            Some(known) => known,
+            None => self.add_version(id)?,
+        };
+        Ok(self.last_version)
+    }
+
+    fn add_version(&mut self, id: u64) -> Result<usize, ApplyError> {
+        let schema = tables::schema(self.subscription.id, id).ok_or(ApplyError::Schema(id))?;
+        let known = |t: &Table| t.schema == schema.schema && t.name == schema.table;
+        let mut table = self.tables.iter().position(known);
+        let qualified = format!("{}.{}", schema.schema, schema.table);
+        let wanted = match (&self.only, &self.subscription.tables) {
+            (Some(only), _) => *only == qualified,
+            (None, Some(tables)) => tables.contains(&qualified),
+            (None, None) => true,
+        };
+        if !wanted {
+            table = None;
+        } else if table.is_none() && self.only.is_none() {
+            // It has appeared at the source since the tables were asked for.
+            self.tables.push(tables::add_table(&self.subscription, &schema));
+            table = Some(self.tables.len() - 1);
+        }
+        self.versions.push(Version { id, schema, table, targets: Vec::new() });
+        Ok(self.versions.len() - 1)
+    }
+
+    /// Is a change of this table at this tick to be applied now?
+    #[inline]
+    pub fn counts_here(&self, table: usize, tick: u64) -> bool {
+        let table = &self.tables[table];
+        let state = if self.only.is_some() { State::CatchUp } else { State::Following };
+        table.state == state && tick > table.after
+    }
+
+    /// Opens the table here for a schema version, if that was not done.
+    #[inline]
+    pub fn open(&mut self, version: usize) -> Result<(), Fault> {
+        if self.versions[version].targets.is_empty() { self.open_first(version) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn open_first(&mut self, version: usize) -> Result<(), Fault> {
+        let version = &mut self.versions[version];
+        let name = || format!("{}.{}", version.schema.schema, version.schema.table);
+        let oid = apply_target::find(&version.schema).ok_or_else(|| apply_target::missing(&name()))?;
+        version.targets.push(Target::open(oid, &version.schema)?);
+        Ok(())
+    }
+
+    /// The partition with this number, among the targets of a version.
+    pub fn leaf(&mut self, version: usize, oid: u32) -> Result<usize, Fault> {
+        let version = &mut self.versions[version];
+        if let Some(known) = version.targets.iter().position(|target| target.oid() == oid) {
+            return Ok(known);
+        }
+        version.targets.push(Target::open(oid, &version.schema)?);
+        Ok(version.targets.len() - 1)
+    }
+
+    /// Lets go of what the last change needed.
+    pub fn tidy(&mut self) {
+        for target in self.versions.iter_mut().flat_map(|version| &mut version.targets) {
+            target.tidy();
+        }
+    }
+
+    /// Stops a table with what comes after a position.
+    #[cold]
+    pub fn stop(&mut self, table: usize, after: Position, code: &str, message: &str) {
+        tables::stop(self.subscription.id, &self.tables[table], after, code, message);
+        self.tables[table].state = State::Stopped;
+        self.wrote = true;
+    }
+
+    /// Closes the tables here; they are opened again when they are needed.
+    pub fn close_targets(&mut self, clean: bool) {
+        for version in &mut self.versions {
+            // Partitions first: their table has opened them, too.
+            for target in version.targets.drain(..).rev() {
+                target.close(clean);
+            }
+        }
+    }
+
+    pub fn close(mut self) {
+        self.close_targets(true);
+    }
+}
+
+/// Is it an error of the server or of the session, and not one that this change would meet the next time, too? Then the
+/// whole is rolled back and tried again.
+pub fn is_of_the_server(failure: &Failure) -> bool {
+    let code = failure.sqlstate();
+    matches!(&code[..2], "08" | "25" | "40" | "53" | "57" | "58" | "F0")
+        || matches!(code.as_str(), "55P03" | "XX001" | "XX002")
+}

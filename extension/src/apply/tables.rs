@@ -1,0 +1,358 @@
+//! What the extension's tables say of a subscription, and what is written there while changes are applied.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pgquorum_change::{Position, Schema};
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::spi::{OwnedPreparedStatement, SpiHeapTupleData};
+
+use super::error::ApplyError;
+use crate::pg::process;
+
+/// What becomes of a change that meets something else here than at the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// The table stops.
+    Error,
+    /// The change is left out and kept.
+    Skip,
+    /// What is here gives way.
+    ApplyRemote,
+    /// The change is left out.
+    KeepLocal,
+    // Here `last_write_wins` will have its place: it looks at who wrote the row last (quorum.row_version) and goes on as
+    // one of the two above. Until then `quorum.check_policy` refuses it.
+}
+
+impl Policy {
+    fn of(name: &str) -> Self {
+        match name {
+            "skip" => Self::Skip,
+            "apply_remote" => Self::ApplyRemote,
+            "keep_local" => Self::KeepLocal,
+            _ => Self::Error,
+        }
+    }
+}
+
+/// What becomes of an entry about the table itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDdl {
+    Ignore,
+    Stop,
+    Apply,
+}
+
+/// A subscription, as it was when its position was locked.
+#[derive(Debug)]
+pub struct Subscription {
+    pub id: i32,
+    pub name: String,
+    pub enabled: bool,
+    pub policy: Policy,
+    pub ddl: OnDdl,
+    /// Changes that the source has from elsewhere are applied, too.
+    pub forward: bool,
+    /// Nothing is copied: a table that appears at the source is followed from its beginning.
+    pub copies_nothing: bool,
+    /// Only these tables, as `schema.table`.
+    pub tables: Option<Vec<String>>,
+    /// The source's origin name.
+    pub remote_origin: Option<String>,
+    /// This database's.
+    pub origin: String,
+    /// A table that is followed is tracked here, too.
+    pub captured: bool,
+    /// Some table is tracked here.
+    pub captures: bool,
+    /// Of the subscription, or of the one table that is caught up.
+    pub position: Option<Position>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Copy,
+    CatchUp,
+    Following,
+    Stopped,
+}
+
+/// A table of a subscription.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub schema: String,
+    pub name: String,
+    pub state: State,
+    /// Only changes above it count.
+    pub after: u64,
+    pub policy: Option<Policy>,
+}
+
+thread_local! {
+    /// Statements that are run once a call.
+    static PREPARED: RefCell<HashMap<&'static str, OwnedPreparedStatement>> = RefCell::default();
+    /// Schema versions never change.
+    static SCHEMAS: RefCell<HashMap<(i32, u64), Rc<Schema>>> = RefCell::default();
+}
+
+/// Runs a statement that is prepared the first time. Each sees what is committed when it begins.
+fn run<T>(
+    sql: &'static str,
+    types: &[PgOid],
+    arguments: &[DatumWithOid],
+    mut take: impl FnMut(&SpiHeapTupleData) -> Result<T, spi::Error>,
+) -> Vec<T> {
+    let result = Spi::connect_mut(|client| {
+        if !PREPARED.with_borrow(|known| known.contains_key(sql)) {
+            let prepared = client.prepare_mut(sql, types)?.keep();
+            PREPARED.with_borrow_mut(|known| known.insert(sql, prepared));
+        }
+        PREPARED.with_borrow(|known| {
+            let rows = client.update(&known[sql], None, arguments)?;
+            rows.map(|row| take(&row)).collect::<Result<Vec<T>, spi::Error>>()
+        })
+    });
+    result.unwrap_or_else(|error| panic!("a query of pgquorum's own tables failed: {error}"))
+}
+
+fn oids<const N: usize>(types: [pg_sys::BuiltinOid; N]) -> [PgOid; N] {
+    types.map(PgOid::BuiltIn)
+}
+
+use pg_sys::BuiltinOid::{
+    BYTEAOID as BYTEA, INT4OID as INT4, INT8OID as INT8, TEXTOID as TEXT, TIMESTAMPTZOID as TIMESTAMPTZ,
+};
+
+fn position(epoch: Option<i64>, tick: Option<i64>) -> Option<Position> {
+    Some(Position { epoch: epoch?.unsigned_abs(), tick: tick?.unsigned_abs() })
+}
+
+/// Locks the position of a subscription and reads everything about it.
+pub fn find(id: i32, only: Option<&str>) -> Result<Subscription, ApplyError> {
+    let sql = "SELECT s.enabled, s.policy, s.ddl, s.forward, s.copy = 'none', s.tables, s.remote_origin, s.origin, s.captured,
+                      s.captures, s.epoch, s.tick, s.name
+               FROM quorum.find_subscription($1, $2) AS s";
+    let found = run(sql, &oids([INT4, TEXT]), &[id.into(), only.into()], |row| {
+        // A row of NULLs: there is no such subscription.
+        let Some(enabled) = row.get::<bool>(1)? else { return Ok(None) };
+        Ok(Some(Subscription {
+            id,
+            enabled,
+            policy: Policy::of(&row.get::<String>(2)?.unwrap_or_default()),
+            ddl: match row.get::<String>(3)?.unwrap_or_default().as_str() {
+                "stop" => OnDdl::Stop,
+                "apply" => OnDdl::Apply,
+                _ => OnDdl::Ignore,
+            },
+            forward: row.get(4)?.unwrap_or(false),
+            copies_nothing: row.get(5)?.unwrap_or(false),
+            tables: row.get(6)?,
+            remote_origin: row.get(7)?,
+            origin: row.get(8)?.unwrap_or_else(process::default_origin),
+            captured: row.get(9)?.unwrap_or(false),
+            captures: row.get(10)?.unwrap_or(false),
+            position: position(row.get(11)?, row.get(12)?),
+            name: row.get(13)?.unwrap_or_default(),
+        }))
+    });
+    found.into_iter().next().flatten().ok_or(ApplyError::NoSubscription(id))
+}
+
+pub fn tables(subscription: i32) -> Vec<Table> {
+    let sql = "SELECT t.schema_name, t.table_name, t.state, t.after_tick, t.policy
+               FROM quorum.subscription_table AS t WHERE t.subscription = $1";
+    run(sql, &oids([INT4]), &[subscription.into()], |row| {
+        Ok(Table {
+            schema: row.get(1)?.unwrap_or_default(),
+            name: row.get(2)?.unwrap_or_default(),
+            state: match row.get::<String>(3)?.unwrap_or_default().as_str() {
+                "copy" => State::Copy,
+                "catch-up" => State::CatchUp,
+                "following" => State::Following,
+                _ => State::Stopped,
+            },
+            after: row.get::<i64>(4)?.unwrap_or(0).unsigned_abs(),
+            policy: row.get::<String>(5)?.map(|name| Policy::of(&name)),
+        })
+    })
+}
+
+/// A schema version of the source; `None`: it was not added yet.
+pub fn schema(subscription: i32, id: u64) -> Option<Rc<Schema>> {
+    if let Some(known) = SCHEMAS.with_borrow(|all| all.get(&(subscription, id)).cloned()) {
+        return Some(known);
+    }
+    let sql = "SELECT v.schema_name, v.table_name, v.columns::text
+               FROM quorum.subscription_schema AS v WHERE v.subscription = $1 AND v.id = $2";
+    let number = i64::try_from(id).ok()?;
+    let found = run(sql, &oids([INT4, INT8]), &[subscription.into(), number.into()], |row| {
+        let text = |column| Ok::<_, spi::Error>(row.get::<String>(column)?.unwrap_or_default());
+        Ok(Schema::new(id, &text(1)?, &text(2)?, &text(3)?))
+    });
+    let schema = match found.into_iter().next()? {
+        Ok(schema) => Rc::new(schema),
+        Err(error) => panic!("schema version {id} of subscription {subscription} cannot be read: {error}"),
+    };
+    SCHEMAS.with_borrow_mut(|all| all.insert((subscription, id), Rc::clone(&schema)));
+    Some(schema)
+}
+
+/// Notes a table that has appeared at the source.
+pub fn add_table(subscription: &Subscription, schema: &Schema) -> Table {
+    let state = if subscription.copies_nothing { "following" } else { "copy" };
+    let sql = "INSERT INTO quorum.subscription_table (subscription, schema_name, table_name, state, after_epoch, after_tick)
+               VALUES ($1, $2, $3, $4, CASE WHEN $4 = 'following' THEN 0 END, CASE WHEN $4 = 'following' THEN 0 END)";
+    let arguments =
+        [subscription.id.into(), schema.schema.as_str().into(), schema.table.as_str().into(), state.into()];
+    run(sql, &oids([INT4, TEXT, TEXT, TEXT]), &arguments, |_| Ok(()));
+    Table {
+        schema: schema.schema.clone(),
+        name: schema.table.clone(),
+        state: if subscription.copies_nothing { State::Following } else { State::Copy },
+        after: 0,
+        policy: None,
+    }
+}
+
+/// Up to where transactions are complete, and when the last one was committed at the source.
+pub fn save_position(subscription: i32, only: Option<&str>, at: Position, commit_us: i64) {
+    let (epoch, tick) = (at.epoch.cast_signed(), at.tick.cast_signed());
+    let time = process::time_of_us(u64::try_from(commit_us).unwrap_or(0));
+    let arguments = [subscription.into(), only.into(), epoch.into(), tick.into(), time.into()];
+    let sql = "SELECT quorum.save_position($1, $2, $3, $4, $5)";
+    run(sql, &oids([INT4, TEXT, INT8, INT8, TIMESTAMPTZ]), &arguments, |_| Ok(()));
+}
+
+/// Stops a table: changes above the position are not applied.
+pub fn stop(subscription: i32, table: &Table, after: Position, code: &str, message: &str) {
+    let sql = "UPDATE quorum.subscription_table AS t
+               SET state = 'stopped', after_epoch = $4, after_tick = $5, code = $6, message = $7,
+                   since = pg_catalog.clock_timestamp()
+               WHERE t.subscription = $1 AND t.schema_name = $2 AND t.table_name = $3";
+    let arguments = [
+        subscription.into(),
+        table.schema.as_str().into(),
+        table.name.as_str().into(),
+        after.epoch.cast_signed().into(),
+        after.tick.cast_signed().into(),
+        code.into(),
+        message.into(),
+    ];
+    run(sql, &oids([INT4, TEXT, TEXT, INT8, INT8, TEXT, TEXT]), &arguments, |_| Ok(()));
+}
+
+/// Adds to the counts of conflicts.
+pub fn count(subscription: i32, table: &Table, conflict: &str, resolution: &str, count: i64) {
+    let sql = "INSERT INTO quorum.conflict_count AS c (subscription, schema_name, table_name, conflict, resolution, count, last_at)
+               VALUES ($1, $2, $3, $4, $5, $6, pg_catalog.clock_timestamp())
+               ON CONFLICT (subscription, schema_name, table_name, conflict, resolution)
+               DO UPDATE SET count = c.count + excluded.count, last_at = excluded.last_at";
+    let arguments = [
+        subscription.into(),
+        table.schema.as_str().into(),
+        table.name.as_str().into(),
+        conflict.into(),
+        resolution.into(),
+        count.into(),
+    ];
+    run(sql, &oids([INT4, TEXT, TEXT, TEXT, TEXT, INT8]), &arguments, |_| Ok(()));
+}
+
+/// A change that is left out, and kept.
+pub struct Rejected<'a> {
+    pub position: Position,
+    pub xid: u64,
+    pub op: &'static str,
+    pub conflict: &'a str,
+    pub code: &'a str,
+    pub message: &'a str,
+    /// JSON objects.
+    pub images: [Option<String>; 3],
+    pub origin: Option<&'a str>,
+    pub commit_us: i64,
+    pub bytes: &'a [u8],
+}
+
+pub fn reject(subscription: i32, table: &Table, rejected: &Rejected) {
+    let sql = "INSERT INTO quorum.rejected_change (subscription, schema_name, table_name, epoch, tick, transaction, op, conflict,
+                   code, message, key, old, new, origin, committed_at, change)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::pg_catalog.jsonb, $12::pg_catalog.jsonb,
+                   $13::pg_catalog.jsonb, $14, $15, $16)";
+    let [key, old, new] = &rejected.images;
+    let arguments = [
+        subscription.into(),
+        table.schema.as_str().into(),
+        table.name.as_str().into(),
+        rejected.position.epoch.cast_signed().into(),
+        rejected.position.tick.cast_signed().into(),
+        rejected.xid.cast_signed().into(),
+        rejected.op.into(),
+        rejected.conflict.into(),
+        rejected.code.into(),
+        rejected.message.into(),
+        key.as_deref().into(),
+        old.as_deref().into(),
+        new.as_deref().into(),
+        rejected.origin.into(),
+        process::time_of_us(u64::try_from(rejected.commit_us).unwrap_or(0)).into(),
+        rejected.bytes.into(),
+    ];
+    let types = oids([
+        INT4,
+        TEXT,
+        TEXT,
+        INT8,
+        INT8,
+        INT8,
+        TEXT,
+        TEXT,
+        TEXT,
+        TEXT,
+        TEXT,
+        TEXT,
+        TEXT,
+        TEXT,
+        TIMESTAMPTZ,
+        BYTEA,
+    ]);
+    run(sql, &types, &arguments, |_| Ok(()));
+}
+
+/// What is tried again.
+pub struct Kept {
+    pub subscription: i32,
+    pub change: Vec<u8>,
+    pub origin: Option<String>,
+    pub committed_at: Option<TimestampWithTimeZone>,
+}
+
+/// Locks a rejected change. `None`: there is none of this number.
+pub fn kept(id: i64) -> Option<Kept> {
+    let sql = "SELECT r.subscription, r.change, r.origin, r.committed_at FROM quorum.rejected_change AS r WHERE r.id = $1 FOR UPDATE";
+    let found = run(sql, &oids([INT8]), &[id.into()], |row| {
+        Ok(Kept {
+            subscription: row.get(1)?.unwrap_or(0),
+            change: row.get(2)?.unwrap_or_default(),
+            origin: row.get(3)?,
+            committed_at: row.get(4)?,
+        })
+    });
+    found.into_iter().next()
+}
+
+pub fn forget_kept(id: i64) {
+    run("DELETE FROM quorum.rejected_change AS r WHERE r.id = $1", &oids([INT8]), &[id.into()], |_| Ok(()));
+}
+
+/// Empties tables by deleting their rows one by one, where other tables refer to them.
+pub fn referenced_from_elsewhere(tables: &[u32]) -> bool {
+    let list: Vec<pg_sys::Oid> = tables.iter().map(|oid| pg_sys::Oid::from(*oid)).collect();
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint AS c
+                              WHERE c.contype = 'f' AND c.confrelid = ANY ($1) AND c.conrelid <> ALL ($1))";
+    let types = [PgOid::BuiltIn(pg_sys::BuiltinOid::OIDARRAYOID)];
+    let found = run(sql, &types, &[list.into()], |row| row.get::<bool>(1));
+    found.into_iter().next().flatten().unwrap_or(false)
+}

@@ -1,0 +1,222 @@
+//! Subscriptions as people and the sidecar see them in SQL. What is applied is tested from outside, with two servers.
+
+use pgrx::prelude::*;
+
+#[pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    fn run(sql: &str) {
+        Spi::run(sql).expect("it runs");
+    }
+
+    fn text(sql: &str) -> String {
+        Spi::get_one::<String>(sql).expect("query runs").expect("query returns a value")
+    }
+
+    /// A subscription that copies nothing and begins at 5:100, with a table.
+    fn followed(more: &str) -> i32 {
+        run("CREATE TABLE public.orders (id int PRIMARY KEY, v text)");
+        let sql = format!(
+            "SELECT quorum.subscribe('s', '{{http://10.0.0.1:8008}}', 'shop', copy => 'none', start => '5:100'{more})"
+        );
+        let id = Spi::get_one::<i32>(&sql).expect("it is made").expect("an id");
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "orders"}}]')"#
+        ));
+        id
+    }
+
+    #[pg_test]
+    fn a_subscription_is_made_changed_and_ended() {
+        followed("");
+        let state =
+            "SELECT concat_ws(' ', state, position, policy, jobs, tables_known, has_secret, remote_origin)
+                     FROM quorum.subscription_state";
+        assert_eq!(text(state), "starting 5:100 error 2 1 f far");
+        run("SELECT quorum.alter_subscription('s', policy => 'skip', jobs => 4, secret => 'hush')");
+        assert_eq!(text(state), "starting 5:100 skip 4 1 t far");
+        run("SELECT quorum.enable_subscription('s', false)");
+        assert_eq!(text("SELECT state FROM quorum.subscription_state"), "disabled");
+        run("SELECT quorum.unsubscribe('s')");
+        assert_eq!(text("SELECT count(*)::text FROM quorum.subscription_state"), "0");
+        assert_eq!(text("SELECT count(*)::text FROM quorum.subscription_table"), "0");
+    }
+
+    #[pg_test]
+    fn the_secret_is_shown_nowhere() {
+        run(
+            "SELECT quorum.subscribe('s', '{http://10.0.0.1:8008}', 'shop', login => 'me', secret => 'hush')",
+        );
+        assert_eq!(text("SELECT secret FROM quorum.subscription"), "hush");
+        let shown = "SELECT string_agg(v::text, ' ') FROM quorum.subscription_state AS v";
+        assert!(!text(shown).contains("hush"));
+        for role in ["quorum_reader", "quorum_admin", "quorum_follower"] {
+            let may =
+                format!("SELECT has_any_column_privilege('{role}', 'quorum.subscription', 'SELECT')::text");
+            assert_eq!(text(&may), "false", "{role}");
+        }
+    }
+
+    #[pg_test]
+    fn an_origin_name_is_given_once() {
+        let default =
+            "SELECT (quorum.origin_name() = (SELECT system_identifier FROM pg_control_system()) || '.' ||
+                       (SELECT oid FROM pg_database WHERE datname = current_database()))::text";
+        assert_eq!(text(default), "true");
+        run("SELECT quorum.set_origin_name('berlin'); SELECT quorum.set_origin_name('berlin')");
+        assert_eq!(text("SELECT quorum.origin_name()"), "berlin");
+    }
+
+    #[pg_test(error = "this database has the origin name 'berlin' already")]
+    fn an_origin_name_is_not_changed() {
+        run("SELECT quorum.set_origin_name('berlin'); SELECT quorum.set_origin_name('paris')");
+    }
+
+    #[pg_test(error = "the policy last_write_wins is not there yet")]
+    fn last_write_wins_comes_later() {
+        run("SELECT quorum.subscribe('s', '{http://a:1}', 'shop', policy => 'last_write_wins')");
+    }
+
+    #[pg_test(
+        error = "an address in remote is not of the form http://host:port or https://host:port (login and secret are arguments of their own)"
+    )]
+    fn addresses_hold_no_password() {
+        run("SELECT quorum.subscribe('s', '{http://me:hush@a:1}', 'shop')");
+    }
+
+    #[pg_test(error = "start is now, a position EPOCH:TICK or a time with time zone, not 'soon'")]
+    fn a_start_is_a_position_or_a_time() {
+        run("SELECT quorum.subscribe('s', '{http://a:1}', 'shop', copy => 'none', start => 'soon')");
+    }
+
+    #[pg_test(error = "the source of subscription s is this database itself")]
+    fn nobody_follows_himself() {
+        let id = followed("");
+        run(&format!("SELECT quorum.subscription_tables_found({id}, quorum.origin_name(), '[]')"));
+    }
+
+    #[pg_test(error = "the source of subscription s is another database than before")]
+    fn another_source_is_noticed() {
+        let id = followed("");
+        run(&format!("SELECT quorum.subscription_tables_found({id}, 'further', '[]')"));
+    }
+
+    #[pg_test]
+    fn wanted_tables_that_the_source_does_not_track_are_said() {
+        let id = followed(", tables => '{public.orders,public.items}'");
+        let tables =
+            "SELECT string_agg(concat_ws(' ', \"table\", state, after, code), ', ' ORDER BY \"table\")
+                      FROM quorum.subscription_tables";
+        assert_eq!(text(tables), "items stopped PQ016, orders following 5:100");
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "items"}}]')"#
+        ));
+        assert_eq!(text(tables), "items following 5:100, orders following 5:100");
+    }
+
+    #[pg_test]
+    fn a_copied_table_follows_or_catches_up() {
+        run("CREATE TABLE public.a (id int PRIMARY KEY); CREATE TABLE public.b (id int PRIMARY KEY)");
+        run("SELECT quorum.subscribe('s', '{http://a:1}', 'shop')");
+        let id = text("SELECT quorum.subscription_id('s')::text");
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "a"}}, {{"schema": "public", "table": "b"}}]')"#
+        ));
+        assert_eq!(
+            text(&format!("SELECT quorum.table_copied({id}, 'public', 'a', 5, 100, 3, 30)")),
+            "following"
+        );
+        assert_eq!(text("SELECT position FROM quorum.subscription_state"), "5:100");
+        // The subscription has gone on while the other table was copied from an older snapshot.
+        run(&format!("SELECT quorum.save_position({id}, NULL, 5, 110, now())"));
+        assert_eq!(
+            text(&format!("SELECT quorum.table_copied({id}, 'public', 'b', 5, 105, 3, 30)")),
+            "catch-up"
+        );
+        run(&format!("SELECT quorum.save_position({id}, 'public.b', 5, 108, now())"));
+        let state = "SELECT state || ' ' || after FROM quorum.subscription_tables WHERE \"table\" = 'b'";
+        assert_eq!(text(state), "catch-up 5:108");
+        run(&format!("SELECT quorum.save_position({id}, 'public.b', 5, 112, now())"));
+        assert_eq!(text(state), "following 5:112");
+    }
+
+    #[pg_test]
+    fn a_stopped_table_goes_on_where_it_stopped() {
+        let id = followed("");
+        run(&format!(
+            "SELECT quorum.save_position({id}, NULL, 5, 200, now());
+             SELECT quorum.report_table({id}, 'public', 'orders', state => 'stopped', code => '42703', message => 'why')"
+        ));
+        assert_eq!(text("SELECT quorum.resume_table('s', 'orders')"), "catch-up");
+        assert_eq!(text("SELECT quorum.resume_table('s', 'public.orders', true)"), "copy");
+    }
+
+    #[pg_test]
+    fn a_copy_is_planned_by_the_columns_that_are_here() {
+        let id = followed("");
+        run(
+            "CREATE TABLE public.g (a int PRIMARY KEY, \"B c\" text, twice int GENERATED ALWAYS AS (a * 2) STORED, more int)",
+        );
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "g"}}]')"#
+        ));
+        let plan = |columns: &str| {
+            text(&format!(
+                "SELECT concat_ws(' | ', before, copy, after, copied_columns) FROM quorum.copy_plan({id}, 'public', 'g', '{columns}')"
+            ))
+        };
+        assert_eq!(
+            plan(r#"{B c,twice,a}"#),
+            r#"SELECT quorum.require_empty('public.g') | COPY public.g ("B c", a) FROM STDIN | {"B c",a}"#
+        );
+        run("UPDATE quorum.subscription SET copy = 'merge', start = NULL");
+        run("INSERT INTO public.g VALUES (1, 'old', DEFAULT, 7)");
+        let step = |column: &str| {
+            text(&format!("SELECT {column} FROM quorum.copy_plan({id}, 'public', 'g', '{{B c,a}}')"))
+        };
+        run(&step("before"));
+        assert_eq!(step("copy"), r#"COPY pg_temp.pgquorum_copy ("B c", a) FROM STDIN"#);
+        run("INSERT INTO pg_temp.pgquorum_copy VALUES ('new', 1), ('two', 2)");
+        run(&step("after"));
+        let rows = "SELECT string_agg(g::text, ' ' ORDER BY a) FROM public.g";
+        assert_eq!(text(rows), "(1,new,2,7) (2,two,4,)");
+    }
+
+    #[pg_test(error = "table public.g lacks columns that the source copies: b")]
+    fn a_copy_needs_all_columns() {
+        let id = followed("");
+        run("CREATE TABLE public.g (a int PRIMARY KEY)");
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "g"}}]');
+               SELECT quorum.copy_plan({id}, 'public', 'g', '{{a,b}}')"#
+        ));
+    }
+
+    #[pg_test]
+    fn an_empty_batch_tells_where_the_subscription_is() {
+        let id = followed("");
+        let row = format!(
+            "SELECT concat_ws(' ', epoch, tick, in_transaction, one_by_one) FROM quorum.apply({id}, '')"
+        );
+        assert_eq!(text(&row), "5 100 f f");
+    }
+
+    #[pg_test(error = "subscription s is not enabled")]
+    fn a_resting_subscription_applies_nothing() {
+        let id = followed("");
+        run("SELECT quorum.enable_subscription('s', false)");
+        run(&format!("SELECT quorum.apply({id}, '')"));
+    }
+
+    #[pg_test(error = "there is no rejected change 7")]
+    fn only_what_is_kept_is_forgotten() {
+        run("SELECT quorum.drop_rejected(7)");
+    }
+
+    #[pg_test(error = "permission denied for function apply")]
+    fn readers_apply_nothing() {
+        let id = followed("");
+        run(&format!("SET LOCAL ROLE quorum_reader; SELECT quorum.apply({id}, '')"));
+    }
+}
