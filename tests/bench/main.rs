@@ -3,6 +3,7 @@
 //!
 //! `bench [NAME…] [--runs N] [--with-patroni] [--list]`; the exit code is 1 when a line says that it missed its mark.
 
+mod apply;
 mod black_hole;
 mod capture;
 mod failover;
@@ -37,7 +38,7 @@ impl Options {
 /// A group shares its servers; it prints a line for each of its benchmarks that is wanted and says whether all are good.
 type Group = fn(&Options) -> bool;
 
-const GROUPS: [(&[&str], Group); 14] = [
+const GROUPS: [(&[&str], Group); 15] = [
     (&failover::NAMES, failover::run),
     (&[black_hole::NAME], black_hole::run),
     (&tps::NAMES, tps::run),
@@ -48,6 +49,7 @@ const GROUPS: [(&[&str], Group); 14] = [
     (&[capture::memory::NAME], capture::memory::run),
     (&[feed::latency::NAME], feed::latency::run),
     (&[feed::throughput::NAME], feed::throughput::run),
+    (&apply::NAMES, apply::run),
     (&[statement_hash::NAME], statement_hash::run),
     (&statements::selects::NAMES, statements::selects::run),
     (&[statements::distinct::NAME], statements::distinct::run),

@@ -1,6 +1,7 @@
 //! Real clusters for tests, benchmarks and the demo: everything goes through the program's own commands, its REST
 //! interface and SQL, as users do it. Nothing here knows how the sidecar works inside.
 
+mod applier;
 mod cluster;
 mod command;
 mod http;
@@ -18,6 +19,7 @@ mod shaper;
 mod stalled_disk;
 mod user;
 
+pub use applier::{Applied, Applier, Frame, piece_frame, rows};
 pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
 pub use command::{
     Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_reading, pgquorum_shown, run_program,

@@ -1,5 +1,11 @@
 //! One file a scenario.
 
+mod apply_conflicts;
+mod apply_order;
+mod apply_origins;
+mod apply_random;
+mod apply_schema;
+mod apply_statements;
 mod bad_input;
 mod bootstrap;
 mod capture;

@@ -1,0 +1,172 @@
+//! The tables here and at the source are not alike, or are changed.
+
+use pgquorum_tests::{Applier, LogServer, rows, run, text};
+
+use super::apply_statements::{assert_tidy, pair};
+
+fn state(a: &mut Applier, table: &str) -> String {
+    let sql = format!(
+        "SELECT concat_ws(' ', state, code) FROM quorum.subscription_tables WHERE \"table\" = '{table}'"
+    );
+    text(&mut a.target, &sql)
+}
+
+#[test]
+fn what_is_missing_here_stops_one_table() {
+    let (source, target) = (LogServer::start(""), LogServer::start(""));
+    run(
+        &mut source.connect(),
+        "CREATE TABLE fine (id int PRIMARY KEY); CREATE TABLE absent (id int PRIMARY KEY);
+         CREATE TABLE lacking (id int PRIMARY KEY, a int, b int); CREATE TABLE keyless (id int PRIMARY KEY);
+         CREATE TABLE view (id int PRIMARY KEY);
+         SELECT quorum.track(x, 'c') FROM unnest('{fine,absent,lacking,keyless,view}'::regclass[]) AS x",
+    );
+    run(
+        &mut target.connect(),
+        "CREATE TABLE fine (id int PRIMARY KEY); CREATE TABLE lacking (id int PRIMARY KEY, a int);
+         CREATE TABLE keyless (id int); CREATE VIEW view AS SELECT 1 AS id",
+    );
+    let mut a = Applier::new(&source, &target, "");
+    let all = "BEGIN; INSERT INTO fine VALUES (1); INSERT INTO absent VALUES (1); INSERT INTO lacking VALUES (1, 2, 3);
+               INSERT INTO keyless VALUES (1); INSERT INTO view VALUES (1); INSERT INTO fine VALUES (2); COMMIT";
+    a.follow(all, &["fine"]);
+    let found: Vec<String> =
+        ["fine", "absent", "lacking", "keyless", "view"].map(|table| state(&mut a, table)).into();
+    assert_eq!(found, ["following", "stopped 42P01", "stopped 42703", "stopped 42P16", "stopped 42809"]);
+    run(
+        &mut a.target,
+        "CREATE TABLE absent (id int PRIMARY KEY); ALTER TABLE lacking ADD b int; CREATE UNIQUE INDEX ON keyless (id);
+         DROP VIEW view; CREATE TABLE view (id int PRIMARY KEY);
+         SELECT quorum.resume_table('s', t) FROM unnest('{absent,lacking,keyless,view}'::text[]) AS t",
+    );
+    for table in ["absent", "lacking", "keyless", "view"] {
+        let caught_up = a.try_pull(Some(&format!("public.{table}"))).expect("it catches up");
+        assert_eq!(caught_up.changes, 1, "{table}");
+        assert_eq!(state(&mut a, table), "following");
+    }
+    a.follow(
+        "UPDATE lacking SET b = 4; DELETE FROM keyless; UPDATE absent SET id = 2; UPDATE view SET id = 5",
+        &["fine", "absent", "lacking", "keyless", "view"],
+    );
+    assert_tidy(&target);
+}
+
+#[test]
+fn ddl_is_ignored_stops_or_is_run() {
+    let (_source, target, mut a) = pair(
+        "CREATE SCHEMA shop; CREATE TABLE shop.t (id int PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY)",
+        &["shop.t", "other"],
+    );
+    a.follow("INSERT INTO shop.t VALUES (1, 'a')", &["shop.t"]);
+    // Ignored: a new column that is missing here is noticed when it comes.
+    a.follow("ALTER TABLE shop.t ALTER v SET DEFAULT 'x'; INSERT INTO shop.t VALUES (2)", &["shop.t"]);
+    assert_eq!(state(&mut a, "t"), "following");
+
+    run(&mut a.target, "SELECT quorum.alter_subscription('s', ddl => 'stop')");
+    run(
+        &mut a.source,
+        "ALTER TABLE shop.t ADD n int DEFAULT 7; UPDATE shop.t SET v = 'b' WHERE id = 1; INSERT INTO other VALUES (1)",
+    );
+    a.pull();
+    assert_eq!(state(&mut a, "t"), "stopped PQ017");
+    a.assert_same("other", "another table has stopped");
+    run(&mut a.target, "ALTER TABLE shop.t ADD n int DEFAULT 7; SELECT quorum.resume_table('s', 'shop.t')");
+    a.try_pull(Some("shop.t")).expect("it catches up");
+    a.assert_same("shop.t", "the column was added");
+
+    run(&mut a.target, "SELECT quorum.alter_subscription('s', ddl => 'apply')");
+    // In the middle of a transaction, with a name that means something in the source's search_path only.
+    run(&mut a.source, "SET search_path = shop, public");
+    a.follow(
+        "BEGIN; INSERT INTO t VALUES (5, 'e', 1); ALTER TABLE t ADD m text, DROP n; UPDATE t SET m = v; COMMIT;
+         ALTER TABLE t RENAME v TO name; INSERT INTO t VALUES (6, 'f', 'g')",
+        &["shop.t"],
+    );
+    // What cannot be run here stops the table, before it.
+    run(&mut a.target, "ALTER TABLE shop.t ADD more int");
+    run(&mut a.source, "ALTER TABLE t ADD more int; INSERT INTO t VALUES (7, 'h', 'i', 8)");
+    a.pull();
+    assert_eq!(state(&mut a, "t"), "stopped 42701");
+    run(&mut a.target, "ALTER TABLE shop.t DROP more; SELECT quorum.resume_table('s', 'shop.t')");
+    a.try_pull(Some("shop.t")).expect("it catches up");
+    a.assert_same("shop.t", "the statement was run");
+    assert_tidy(&target);
+}
+
+#[test]
+fn a_table_that_appears_at_the_source_is_followed_from_its_beginning() {
+    let (_source, target, mut a) =
+        pair("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE late (id int PRIMARY KEY)", &["t"]);
+    a.follow("INSERT INTO t VALUES (1)", &["t"]);
+    a.follow(
+        "SELECT quorum.track('late', 'c'); INSERT INTO late VALUES (1); INSERT INTO t VALUES (2)",
+        &["t", "late"],
+    );
+    // Where tables are copied, it is to be copied first.
+    run(
+        &mut a.target,
+        "UPDATE quorum.subscription SET copy = 'error', start = NULL; CREATE TABLE later (id int PRIMARY KEY)",
+    );
+    run(
+        &mut a.source,
+        "CREATE TABLE later (id int PRIMARY KEY); SELECT quorum.track('later', 'c'); INSERT INTO later VALUES (1)",
+    );
+    a.pull();
+    assert_eq!((state(&mut a, "later").as_str(), rows(&mut a.target, "later").as_str()), ("copy", ""));
+    assert_tidy(&target);
+}
+
+#[test]
+fn triggers_and_constraints_rest_but_for_those_that_are_for_this() {
+    let (_source, target, mut a) = pair(
+        "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES parent, v text)",
+        &["t"],
+    );
+    run(
+        &mut a.target,
+        "CREATE TABLE seen (who text, what text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.seen VALUES (current_user, TG_NAME || ' ' || TG_OP); NEW.v := NEW.v || '+'; RETURN NEW; END $$;
+         CREATE FUNCTION after_note() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.seen VALUES (current_user, TG_NAME || ' ' || TG_OP || ' ' || (SELECT count(*) FROM public.t)); RETURN NULL; END $$;
+         CREATE TRIGGER ordinary BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION note();
+         CREATE TRIGGER always BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION note();
+         ALTER TABLE t ENABLE ALWAYS TRIGGER always;
+         CREATE TRIGGER replica AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION after_note();
+         ALTER TABLE t ENABLE REPLICA TRIGGER replica;
+         CREATE ROLE somebody; ALTER TABLE t OWNER TO somebody; GRANT INSERT ON seen TO somebody",
+    );
+    run(
+        &mut a.source,
+        "INSERT INTO parent VALUES (1); INSERT INTO t VALUES (1, 1, 'a'), (2, 1, 'b'); UPDATE t SET v = 'c' WHERE id = 1; DELETE FROM t WHERE id = 2",
+    );
+    assert_eq!(a.pull().conflicts, 0);
+    // The parent row is not here; the trigger has changed the value; everything ran as the table's owner.
+    assert_eq!(rows(&mut a.target, "t"), "(1,1,c+)");
+    assert_eq!(
+        rows(&mut a.target, "seen"),
+        "(somebody,\"always INSERT\")\n(somebody,\"always INSERT\")\n(somebody,\"always UPDATE\")\n(somebody,\"replica DELETE 1\")\n\
+         (somebody,\"replica INSERT 1\")\n(somebody,\"replica INSERT 2\")\n(somebody,\"replica UPDATE 2\")"
+    );
+    // So does what types and defaults call.
+    run(
+        &mut a.target,
+        "CREATE FUNCTION who() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT current_user::text';
+         CREATE DOMAIN owned AS text CHECK (VALUE IS NULL OR public.who() = 'somebody');
+         ALTER TABLE t ADD by_default text DEFAULT public.who(); ALTER TABLE t ALTER v TYPE owned USING NULL",
+    );
+    // PL/pgSQL keeps the old type in mind in a session that has called the trigger.
+    a.target = target.connect();
+    run(&mut a.source, "UPDATE t SET v = 'e'; INSERT INTO t VALUES (4, 1, 'f')");
+    assert_eq!(a.pull().conflicts, 0);
+    assert_eq!(
+        text(&mut a.target, "SELECT concat_ws(' ', v, by_default) FROM t WHERE id = 4"),
+        "f+ somebody"
+    );
+    // A trigger that refuses stops the table.
+    run(&mut a.target, "REVOKE INSERT ON seen FROM somebody");
+    run(&mut a.source, "INSERT INTO t VALUES (3, 1, 'd')");
+    a.pull();
+    assert_eq!(state(&mut a, "t"), "stopped 42501");
+    assert_tidy(&target);
+}
