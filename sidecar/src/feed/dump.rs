@@ -21,7 +21,8 @@ use tokio_postgres::types::Type;
 /// How often it is begun anew because the log was cut past the snapshot meanwhile, or a table was changed.
 const ATTEMPTS_MAX: usize = 20;
 /// How long a lock is waited for: whoever asks for one behind this request waits as well.
-const LOCK_TIMEOUT: &str = "SET lock_timeout = '10s'";
+/// What is held for the client must not be taken from it because it does nothing for a while.
+const SETTINGS: &str = "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = 0";
 /// How long it may take until the snapshot is there, all attempts together.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a client may take nothing. Its snapshot keeps vacuum from removing rows, so it is not held for ever.
@@ -45,7 +46,15 @@ pub(super) struct HeldSnapshot {
     session: Taken,
     position: Position,
     tables: Vec<DumpTable>,
-    copy: Option<Pin<Box<CopyOutStream>>>,
+    copy: Option<Copied>,
+}
+
+/// What a session's transaction sees, and has locked.
+pub(super) struct Placed {
+    pub position: Position,
+    pub tables: Vec<DumpTable>,
+    /// Of each table: it, and its partitions if it has any.
+    pub members: Vec<Vec<u32>>,
 }
 
 /// A tracked table as the catalogue has it.
@@ -57,42 +66,45 @@ struct Listed {
     /// In present names, from what capture goes by: the words that were given may mean other columns by now.
     filter: Option<String>,
     relid: u32,
-    /// It and its partitions.
+    /// It and its partitions; none if it has none.
     members: Vec<u32>,
 }
 
 impl HeldSnapshot {
     pub(super) async fn begin(session: Taken, id: &ChannelId, wanted: &[String]) -> Result<HeldSnapshot> {
-        within(BEGIN_DEADLINE, ONLY_READ, HeldSnapshot::place(session, id, wanted)).await
-    }
-
-    async fn place(session: Taken, id: &ChannelId, wanted: &[String]) -> Result<HeldSnapshot> {
-        run(&session, LOCK_TIMEOUT).await?;
-        let (position, listed) = place_snapshot(&session, id, wanted).await?;
-        let mut tables = Vec::new();
-        for table in &listed {
-            let schema = schemas::parse(&table.version)?;
-            let columns: Vec<String> = schema.columns.iter().map(|column| quoted(&column.name)).collect();
-            let mut query = format!("SELECT {} FROM {}", columns.join(", "), table.name);
-            if let Some(filter) = &table.filter {
-                query.push_str(&format!(" WHERE ({filter})"));
-            }
-            tables.push(DumpTable { schema, query });
-        }
-        for name in wanted {
-            if !tables.iter().any(|table| schemas::is_named(&table.schema, name)) {
-                let message = format!(
-                    "channel {} does not track a table {name}; GET /channels/{} lists its tables",
-                    id.channel, id.channel
-                );
-                return Err(FeedError::new(Kind::UnknownTable, message));
-            }
-        }
+        let Placed { position, tables, .. } = place(&session, id, wanted).await?;
         Ok(HeldSnapshot { session, position, tables, copy: None })
     }
 }
 
-async fn run(session: &Taken, statements: &str) -> Result<()> {
+/// Begins a transaction whose place in the log is known, with these tables of the channel, or all if none is named.
+pub(super) async fn place(session: &Taken, id: &ChannelId, wanted: &[String]) -> Result<Placed> {
+    within(BEGIN_DEADLINE, ONLY_READ, place_in_time(session, id, wanted)).await
+}
+
+async fn place_in_time(session: &Taken, id: &ChannelId, wanted: &[String]) -> Result<Placed> {
+    run(session, SETTINGS).await?;
+    let (position, listed) = place_snapshot(session, id, wanted).await?;
+    let (mut tables, mut members) = (Vec::new(), Vec::new());
+    for table in listed {
+        let schema = schemas::parse(&table.version)?;
+        let filter = table.filter.map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
+        tables.push(DumpTable { schema, from: table.name + &filter });
+        members.push(std::iter::once(table.relid).chain(table.members).collect());
+    }
+    for name in wanted {
+        if !tables.iter().any(|table| schemas::is_named(&table.schema, name)) {
+            let message = format!(
+                "channel {} does not track a table {name}; GET /channels/{} lists its tables",
+                id.channel, id.channel
+            );
+            return Err(FeedError::new(Kind::UnknownTable, message));
+        }
+    }
+    Ok(Placed { position, tables, members })
+}
+
+pub(super) async fn run(session: &Taken, statements: &str) -> Result<()> {
     session.batch_execute(statements).await.map_err(|error| FeedError::from_database(&error))
 }
 
@@ -189,20 +201,35 @@ impl Snapshot for HeldSnapshot {
 
     fn open(&mut self, table: usize) -> Answer<'_, ()> {
         Box::pin(async move {
-            let query = format!("COPY ({}) TO STDOUT", self.tables[table].query);
-            let copy = tokio::time::timeout(ROW_DEADLINE, self.session.copy_out(&query)).await;
-            let copy = copy.map_err(|_| no_row())?.map_err(|error| FeedError::from_database(&error))?;
-            self.copy = Some(Box::pin(copy));
+            let table = &self.tables[table];
+            self.copy = Some(Copied::begin(&self.session, &table.copy(table.columns())).await?);
             Ok(())
         })
     }
 
     fn next(&mut self) -> Answer<'_, Option<Bytes>> {
         Box::pin(async move {
-            let Some(copy) = &mut self.copy else { return Ok(None) };
-            let next = tokio::time::timeout(ROW_DEADLINE, copy.as_mut().try_next()).await;
-            next.map_err(|_| no_row())?.map_err(|error| FeedError::from_database(&error))
+            match &mut self.copy {
+                Some(copy) => copy.next().await,
+                None => Ok(None),
+            }
         })
+    }
+}
+
+/// What a session's COPY brings.
+pub(super) struct Copied(Pin<Box<CopyOutStream>>);
+
+impl Copied {
+    pub(super) async fn begin(session: &Taken, statement: &str) -> Result<Copied> {
+        let copy = tokio::time::timeout(ROW_DEADLINE, session.copy_out(statement)).await;
+        let copy = copy.map_err(|_| no_row())?.map_err(|error| FeedError::from_database(&error))?;
+        Ok(Copied(Box::pin(copy)))
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        let next = tokio::time::timeout(ROW_DEADLINE, self.0.as_mut().try_next()).await;
+        next.map_err(|_| no_row())?.map_err(|error| FeedError::from_database(&error))
     }
 }
 
@@ -212,10 +239,6 @@ fn no_row() -> FeedError {
          the server is stopped or its disk hangs"
     );
     FeedError::new(Kind::TimedOut, message)
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Starts to write a snapshot as lines; the client reads from what is returned, and ends it by dropping that.
@@ -286,7 +309,7 @@ fn label(out: &mut Vec<u8>, kind: &str, table: &DumpTable) {
     json::string(out, table.schema.table.as_bytes());
 }
 
-async fn send(out: &mut Outlet, all: bool) -> Result<()> {
+pub(super) async fn send(out: &mut Outlet, all: bool) -> Result<()> {
     let sent = async { if all { out.flush().await } else { out.flush_full().await } };
     match tokio::time::timeout(CLIENT_PATIENCE, sent).await {
         Ok(true) => Ok(()),

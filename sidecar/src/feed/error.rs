@@ -12,6 +12,8 @@ pub enum Kind {
     UnknownTable,
     UnknownColumn,
     UnknownFollower,
+    /// A copy that was begun is over: its time was up, or the node that held it leads no more.
+    CopyGone,
     AlreadyExists,
     /// What comes next was purged already.
     PositionPurged,
@@ -50,6 +52,7 @@ impl Kind {
             Kind::UnknownTable => "unknown_table",
             Kind::UnknownColumn => "unknown_column",
             Kind::UnknownFollower => "unknown_follower",
+            Kind::CopyGone => "copy_gone",
             Kind::AlreadyExists => "already_exists",
             Kind::PositionPurged => "position_purged",
             Kind::PositionUnknownEpoch => "position_unknown_epoch",

@@ -2,7 +2,9 @@
 
 use super::error::{FeedError, Kind, Result};
 use super::position::{After, Position};
-use super::source::{Answer, Call, ChannelId, DumpTable, LAST, LogRow, Rows, Snapshot, Source};
+use super::source::{
+    Answer, Call, ChannelId, CopyOut, DumpTable, LAST, LogRow, Rows, Shared, SharedTable, Snapshot, Source,
+};
 use bytes::Bytes;
 use pgquorum_change::{Chunk, Chunker, Encoder, Header, Old, Op};
 use serde_json::{Value, json};
@@ -232,7 +234,7 @@ impl Fake {
 
     fn state(&self) -> Value {
         let (end, purged) = (*self.end.borrow(), self.log().purged);
-        json!({"channel": "shop", "epoch": end.epoch, "first_tick": purged + 1, "last_tick": end.tick})
+        json!({"channel": "shop", "origin": "berlin", "epoch": end.epoch, "first_tick": purged + 1, "last_tick": end.tick})
     }
 }
 
@@ -345,13 +347,77 @@ impl Source for Fake {
         Box::pin(async move {
             self.channel(id)?;
             let schema = super::schemas::parse(&schema(1))?;
-            let tables = vec![DumpTable { schema, query: String::new() }];
+            let tables = vec![DumpTable { schema, from: String::new() }];
             // COPY's lines may come in any pieces.
             let copy = ["1\ta\n2\t", "\\N\n3\tc\\n\n"].map(Bytes::from).to_vec();
             self.snapshots.fetch_add(1, Ordering::Relaxed);
             let (held, hangs) = (Arc::clone(&self.snapshots), self.copies_hang.load(Ordering::Relaxed));
             let copied = Copied { position: *self.end.borrow(), tables, copy, hangs, held };
             Ok(Box::new(copied) as Box<dyn Snapshot>)
+        })
+    }
+
+    fn share<'a>(&'a self, id: &'a ChannelId, _tables: &'a [String]) -> Answer<'a, Box<dyn Shared>> {
+        Box::pin(async move {
+            self.channel(id)?;
+            let table = DumpTable { schema: super::schemas::parse(&schema(1))?, from: String::new() };
+            let tables = vec![SharedTable { table, rows: Some(2), bytes: 8192 }];
+            self.snapshots.fetch_add(1, Ordering::Relaxed);
+            let (held, hangs) = (Arc::clone(&self.snapshots), self.copies_hang.load(Ordering::Relaxed));
+            Ok(Box::new(Together { position: *self.end.borrow(), tables, hangs, held }) as Box<dyn Shared>)
+        })
+    }
+}
+
+struct Together {
+    position: Position,
+    tables: Vec<SharedTable>,
+    hangs: bool,
+    held: Arc<AtomicUsize>,
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        self.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared for Together {
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    fn origin(&self) -> &str {
+        "berlin"
+    }
+
+    fn tables(&self) -> &[SharedTable] {
+        &self.tables
+    }
+
+    fn is_held(&self) -> bool {
+        true
+    }
+
+    fn open<'a>(&'a self, statement: &'a str) -> Answer<'a, Box<dyn CopyOut>> {
+        // What was asked for, as a row.
+        let lines = vec![Bytes::from("1\ta\n2\t"), Bytes::from(format!("{statement}\n"))];
+        Box::pin(async move { Ok(Box::new(Lines { lines, hangs: self.hangs }) as Box<dyn CopyOut>) })
+    }
+}
+
+struct Lines {
+    lines: Vec<Bytes>,
+    hangs: bool,
+}
+
+impl CopyOut for Lines {
+    fn next(&mut self) -> Answer<'_, Option<Bytes>> {
+        Box::pin(async {
+            if self.hangs && self.lines.len() == 1 {
+                std::future::pending::<()>().await;
+            }
+            Ok(if self.lines.is_empty() { None } else { Some(self.lines.remove(0)) })
         })
     }
 }

@@ -5,11 +5,13 @@
 //!   the leader know that somebody waits.
 //! - `pieces` reads the log in bounded pieces from any position; `lines` and `frames` write them as JSON or as they
 //!   are; `stream` ties these together for a client that stays, `poll` for one that asks again and again.
-//! - `dump` copies tables under a snapshot whose position is known.
+//! - `dump` copies tables under a snapshot whose position is known, for one client; `copies` for many at the same time,
+//!   in a snapshot that `shared` holds.
 //!
 //! Bounds: a reader holds two pieces and a few buffers, whatever its client takes; pieces that are large because one
 //! change is have a budget for all readers together; sessions are counted in `pool`.
 
+mod copies;
 mod copy_text;
 mod dump;
 mod ends;
@@ -25,11 +27,13 @@ mod pool;
 mod position;
 mod schemas;
 mod server;
+mod shared;
 pub mod source;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use copies::{Copies, TTL_DEFAULT, TTL_MAX};
 pub use ends::Leadership;
 pub use error::{FeedError, Kind, Result};
 pub use poll::{Ask, Found};
@@ -67,12 +71,19 @@ pub struct Feed {
     leadership: Arc<dyn Leadership>,
     ends: Arc<Ends>,
     budget: Budget,
+    copies: Arc<Copies>,
 }
 
 impl Feed {
     pub fn new(source: Arc<dyn Source>, leadership: Arc<dyn Leadership>) -> Feed {
         let ends = Arc::new(Ends::new(Arc::clone(&source), Arc::clone(&leadership)));
-        Feed { source, leadership, ends, budget: Budget::default() }
+        let copies = Copies::new(Arc::clone(&source));
+        Feed { source, leadership, ends, budget: Budget::default(), copies }
+    }
+
+    /// Copies that several clients read at the same time.
+    pub fn copies(&self) -> &Arc<Copies> {
+        &self.copies
     }
 
     /// The leader that this node hears of.

@@ -17,6 +17,9 @@ const WAITING_MAX: usize = 16;
 const CHANGING_MAX: usize = 4;
 /// Copies of whole channels: each holds a snapshot, and with it rows that vacuum would like to remove.
 const DUMPING_MAX: usize = 2;
+/// Snapshots that are held for copies in parallel, and the sessions that read in them.
+const HOLDING_MAX: usize = 4;
+const COPYING_MAX: usize = 8;
 /// Those who ask which statements are served.
 const STATEMENTS_MAX: usize = 4;
 /// Idle sessions over all databases.
@@ -37,6 +40,10 @@ pub enum Purpose {
     Wait,
     Change,
     Dump,
+    /// Holds a snapshot for others.
+    Hold,
+    /// Copies a table in a snapshot that another session holds.
+    Copy,
     /// What the server has learned of its statements, for those who ask.
     Statements,
     /// The same for the sidecar itself, which goes from database to database.
@@ -47,7 +54,12 @@ impl Purpose {
     /// What must be the extension's before anything is asked.
     fn is_ours(self) -> &'static str {
         match self {
-            Purpose::Read | Purpose::Wait | Purpose::Change | Purpose::Dump => CHANNELS_ARE_OURS,
+            Purpose::Read
+            | Purpose::Wait
+            | Purpose::Change
+            | Purpose::Dump
+            | Purpose::Hold
+            | Purpose::Copy => CHANNELS_ARE_OURS,
             Purpose::Statements | Purpose::Visit => STATEMENTS_ARE_OURS,
         }
     }
@@ -60,6 +72,8 @@ pub struct Pool {
     waiting: Arc<Semaphore>,
     changing: Arc<Semaphore>,
     dumping: Arc<Semaphore>,
+    holding: Arc<Semaphore>,
+    copying: Arc<Semaphore>,
     statements: Arc<Semaphore>,
     visiting: Arc<Semaphore>,
     telling: Arc<Semaphore>,
@@ -96,6 +110,8 @@ impl Pool {
             waiting: turns(WAITING_MAX),
             changing: turns(CHANGING_MAX),
             dumping: turns(DUMPING_MAX),
+            holding: turns(HOLDING_MAX),
+            copying: turns(COPYING_MAX),
             statements: turns(STATEMENTS_MAX),
             visiting: turns(1),
             telling: turns(1),
@@ -126,11 +142,18 @@ impl Pool {
             Purpose::Wait => &self.waiting,
             Purpose::Change => &self.changing,
             Purpose::Dump => &self.dumping,
+            Purpose::Hold => &self.holding,
+            Purpose::Copy => &self.copying,
             Purpose::Statements => &self.statements,
             Purpose::Visit => &self.visiting,
         };
-        let turn = turn(turns).await.ok_or_else(|| busy(purpose))?;
-        let shared = !matches!(purpose, Purpose::Change | Purpose::Dump);
+        let turn = match purpose {
+            // Whoever holds one has it for minutes.
+            Purpose::Hold => Arc::clone(turns).try_acquire_owned().ok(),
+            _ => turn(turns).await,
+        };
+        let turn = turn.ok_or_else(|| busy(purpose))?;
+        let shared = !matches!(purpose, Purpose::Change | Purpose::Dump | Purpose::Hold | Purpose::Copy);
         let found = if shared { self.take_idle(database) } else { None };
         let (session, new) = match found {
             Some(session) => (session, false),
@@ -179,7 +202,8 @@ impl Pool {
     }
 
     async fn connect(&self, database: &str, purpose: Purpose) -> Result<Session> {
-        let statement = if purpose == Purpose::Dump { Duration::ZERO } else { STATEMENT };
+        let copies = matches!(purpose, Purpose::Dump | Purpose::Hold | Purpose::Copy);
+        let statement = if copies { Duration::ZERO } else { STATEMENT };
         let session = Session::in_database(&self.config, database, manner(statement)).await;
         let instead = "Ask another node, or look at GET /map";
         session.map_err(|error| refused(error, "the server beside this node", instead))
@@ -265,6 +289,8 @@ fn busy(purpose: Purpose) -> FeedError {
         Purpose::Wait => "channels are waited for",
         Purpose::Change => "changes of channels are under way",
         Purpose::Dump => "copies of channels are under way",
+        Purpose::Hold => "snapshots are held for copies",
+        Purpose::Copy => "tables are being copied",
         Purpose::Statements | Purpose::Visit => "ask which statements are served",
     };
     FeedError::new(Kind::Busy, format!("too many {what} on this node; try again, or ask another node"))

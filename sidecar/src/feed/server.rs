@@ -4,7 +4,8 @@ use super::dump::HeldSnapshot;
 use super::error::{FeedError, Kind, Result};
 use super::pool::{Pool, Purpose, Taken};
 use super::position::Position;
-use super::source::{Answer, Argument, Call, ChannelId, Given, Rows, Snapshot, Source};
+use super::shared::SharedSnapshot;
+use super::source::{Answer, Argument, Call, ChannelId, Given, Rows, Shared, Snapshot, Source};
 use futures_util::TryStreamExt;
 use serde_json::Value;
 use std::pin::pin;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 
-const STATES: &str = "SELECT to_jsonb(s) FROM quorum.channel_state s \
+const STATES: &str = "SELECT to_jsonb(s) || jsonb_build_object('origin', quorum.origin_name()) FROM quorum.channel_state s \
                       WHERE $1::text IS NULL OR s.channel = $1 ORDER BY s.channel";
 const TABLES: &str =
     "SELECT to_jsonb(t) FROM quorum.tracked_tables t WHERE t.channel = $1 ORDER BY t.schema, t.\"table\"";
@@ -104,6 +105,10 @@ impl Server {
         let session: Taken = self.pool.take(&id.database, Purpose::Dump).await?;
         Ok(Box::new(HeldSnapshot::begin(session, id, tables).await?))
     }
+
+    async fn share_snapshot(&self, id: &ChannelId, tables: &[String]) -> Result<Box<dyn Shared>> {
+        Ok(Box::new(SharedSnapshot::begin(&self.pool, id, tables).await?))
+    }
 }
 
 impl Source for Server {
@@ -150,6 +155,10 @@ impl Source for Server {
 
     fn dump<'a>(&'a self, id: &'a ChannelId, tables: &'a [String]) -> Answer<'a, Box<dyn Snapshot>> {
         Box::pin(self.hold_snapshot(id, tables))
+    }
+
+    fn share<'a>(&'a self, id: &'a ChannelId, tables: &'a [String]) -> Answer<'a, Box<dyn Shared>> {
+        Box::pin(self.share_snapshot(id, tables))
     }
 }
 

@@ -135,8 +135,52 @@ impl Call {
 pub struct DumpTable {
     /// How its rows are written.
     pub schema: Schema,
-    /// What `COPY (…) TO STDOUT` is given.
-    pub query: String,
+    /// What follows `FROM`: the table, and the filter that its rows pass.
+    pub from: String,
+}
+
+impl DumpTable {
+    /// The names of its columns, in their order.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.schema.columns.iter().map(|column| column.name.as_str())
+    }
+
+    /// The statement that copies these columns of its rows.
+    pub fn copy<'a>(&self, columns: impl Iterator<Item = &'a str>) -> String {
+        let columns: Vec<String> = columns.map(quoted).collect();
+        format!("COPY (SELECT {} FROM {}) TO STDOUT", columns.join(", "), self.from)
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A table of a snapshot that is read by many, with how large it is thought to be.
+#[derive(Clone, Debug)]
+pub struct SharedTable {
+    pub table: DumpTable,
+    /// `None`: the server has never counted.
+    pub rows: Option<u64>,
+    pub bytes: u64,
+}
+
+/// A snapshot of tables that several sessions read at the same time, held until this is dropped.
+pub trait Shared: Send + Sync {
+    fn position(&self) -> Position;
+    /// The name of the database where the changes were made that say of no other one.
+    fn origin(&self) -> &str;
+    fn tables(&self) -> &[SharedTable];
+    /// False: the session that held it is gone, nobody can begin to read any more.
+    fn is_held(&self) -> bool;
+    /// Runs a statement of [`DumpTable::copy`] in the snapshot.
+    fn open<'a>(&'a self, statement: &'a str) -> Answer<'a, Box<dyn CopyOut>>;
+}
+
+/// A table that is being copied.
+pub trait CopyOut: Send {
+    /// More lines in COPY's text format, whole or in parts; `None` at the end.
+    fn next(&mut self) -> Answer<'_, Option<Bytes>>;
 }
 
 /// A snapshot of all tables of a channel, held until this is dropped.
@@ -173,4 +217,6 @@ pub trait Source: Send + Sync + 'static {
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String>;
     /// One snapshot for these tables, or for all of the channel if none is named; on the leader only.
     fn dump<'a>(&'a self, id: &'a ChannelId, tables: &'a [String]) -> Answer<'a, Box<dyn Snapshot>>;
+    /// The same for several readers at the same time.
+    fn share<'a>(&'a self, id: &'a ChannelId, tables: &'a [String]) -> Answer<'a, Box<dyn Shared>>;
 }

@@ -1,5 +1,6 @@
 //! Readers against a log in memory.
 
+mod copies;
 mod limits;
 mod resuming;
 

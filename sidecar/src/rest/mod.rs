@@ -60,6 +60,7 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::schemas::routes(api),
         routes::followers::routes(api),
         routes::dump::routes(api),
+        routes::copies::routes(api),
         routes::events::routes(api),
         routes::rpc::routes(api),
         routes::metrics::routes(api),

@@ -93,7 +93,7 @@ impl From<FeedError> for Refusal {
             Kind::UnknownDatabase | Kind::NoExtension | Kind::UnknownChannel => 404,
             Kind::UnknownTable | Kind::UnknownFollower => 404,
             Kind::AlreadyExists | Kind::PositionUnknownEpoch | Kind::PositionInFuture => 409,
-            Kind::PositionPurged => 410,
+            Kind::PositionPurged | Kind::CopyGone => 410,
             Kind::Removed => 412,
             Kind::RecordBroken | Kind::Internal => 500,
             Kind::Busy => 503,

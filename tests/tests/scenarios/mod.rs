@@ -14,6 +14,7 @@ mod capture_tables;
 mod capture_triggers;
 mod change_leader;
 mod channel_bad_input;
+mod channel_copies;
 mod channel_dump;
 mod channel_follow;
 mod channel_follow_nodes;

@@ -6,6 +6,7 @@ pub(super) mod channel_tables;
 pub(super) mod channel_upkeep;
 pub(super) mod channels;
 pub(super) mod config;
+pub(super) mod copies;
 pub(super) mod db_config;
 pub(super) mod documents;
 pub(super) mod dump;

@@ -47,3 +47,31 @@ async fn a_copy_begins_with_its_position_and_says_when_it_is_whole() {
     ];
     assert_eq!(lines, expected);
 }
+
+#[tokio::test]
+async fn a_copy_for_many_is_begun_read_and_ended() {
+    let served = serve(view(1), accept).await;
+    let begun = served.send("POST /channels/shop/copies?ttl=30s", &[], "").await;
+    assert_eq!(begun.status, 201, "{begun:?}");
+    let begun = begun.json();
+    assert_eq!(
+        (&begun["ttl"], &begun["origin"], &begun["tables"][0]["rows_estimate"]),
+        (&json!("30s"), &json!("berlin"), &json!(2))
+    );
+    let copy = format!("/channels/shop/copies/{}", begun["id"].as_str().unwrap());
+    let text = request(&format!("GET {copy}/public.orders"), &[], "").replace("HTTP/1.1", "HTTP/1.0");
+    let answer = exchange(TcpStream::connect(served.address).await.unwrap(), text.as_bytes()).await;
+    assert!(answer.head.contains("content-type: application/x-postgresql-copy"), "{}", answer.head);
+    assert!(answer.body.starts_with("1\ta\n") && answer.body.ends_with("\n\\.\n"), "{}", answer.body);
+    assert_eq!(served.send(&format!("PUT {copy}?ttl=1m"), &[], "").await.json()["ttl"], "1m");
+    assert_eq!(served.send(&format!("DELETE {copy}"), &[], "").await.json()["ended"], true);
+    assert_eq!(served.send(&format!("PUT {copy}"), &[], "").await.code(), "copy_gone");
+    for (query, code) in
+        [("ttl=0s", "bad_parameter"), ("ttl=1h", "bad_parameter"), ("table=a", "unknown_parameter")]
+    {
+        let refused = served.send(&format!("POST /channels/shop/copies?{query}"), &[], "").await;
+        assert_eq!((refused.status, refused.code().as_str()), (400, code), "{query}");
+    }
+    let other = serve(view(2), accept).await;
+    assert_eq!(other.send("POST /channels/shop/copies", &[], "").await.code(), "not_leader");
+}

@@ -11,6 +11,7 @@ pub(super) fn example(path: &str) -> String {
         .replace("{follower}", "cache")
         .replace("{user}", "bob")
         .replace("{token}", "t1")
+        .replace("{copy}", "0a1b")
 }
 
 #[tokio::test]

@@ -70,11 +70,12 @@ pub(super) fn after(change: &UserChange) -> Option<User> {
 /// What docs/users.md promises, said once more.
 fn may(role: UserRole, method: &Method, path: &str) -> bool {
     let look = *method == Method::GET || *method == Method::HEAD;
-    let theirs = path.ends_with("/followers") || path.contains("/followers/") || path.ends_with("/dump");
+    let copies = path.ends_with("/dump") || path.ends_with("/copies") || path.contains("/copies/");
+    let theirs = copies || path.ends_with("/followers") || path.contains("/followers/");
     match role {
         UserRole::Admin | UserRole::SuperUser => true,
         _ if path.starts_with("/users") => false,
-        UserRole::Reader => look && !path.ends_with("/dump"),
+        UserRole::Reader => look && !copies,
         UserRole::Follower => look || theirs,
         UserRole::ApiImport | UserRole::ApiConfig | UserRole::ReplicationSync | UserRole::Cluster => false,
     }

@@ -22,6 +22,14 @@ const CHANGES: [(&str, &str, &str); 10] = [
     ("DELETE", "", ""),
 ];
 
+/// The same of a copy, whose name the answer gives that began it.
+const COPIES: [(&str, &str); 4] = [
+    ("POST", "/copies"),
+    ("GET", "/copies/{copy}/{table}"),
+    ("PUT", "/copies/{copy}"),
+    ("DELETE", "/copies/{copy}"),
+];
+
 fn path(rest: &str) -> String {
     if rest == "(all)" { "/channels".to_owned() } else { format!("{CHANNEL}{rest}") }
 }
@@ -30,6 +38,7 @@ fn path(rest: &str) -> String {
 fn want(seen: &mut Seen, status: u16, port: u16, method: &str, rest: &str, query: &str, body: &str) {
     let path = path(rest);
     let asked = path.replace("{channel}", "shop").replace("{table}", "orders").replace("{follower}", "cache");
+    let asked = asked.replace("{copy}", "0a1b");
     seen.want_at(status, port, method, &path, &format!("{asked}{query}"), body);
 }
 
@@ -42,6 +51,24 @@ pub(super) fn want_reads(seen: &mut Seen, status: u16, port: u16) {
 pub(super) fn want_changes(seen: &mut Seen, status: u16, port: u16) {
     for (method, rest, body) in CHANGES {
         want(seen, status, port, method, rest, "", body);
+    }
+    for (method, rest) in COPIES {
+        want(seen, status, port, method, rest, "", "");
+    }
+}
+
+fn copy(seen: &mut Seen, port: u16) {
+    let (status, begun) = request(port, "POST", "/channels/shop/copies", None).expect("an answer");
+    assert_eq!(status, 201, "{begun}");
+    seen.answers.insert(("POST".to_owned(), path("/copies"), 201));
+    let id = begun["id"].as_str().expect("its name").to_owned();
+    for (method, rest) in &COPIES[1..] {
+        let asked = path(rest).replace("{channel}", "shop").replace("{copy}", &id);
+        for (status, table) in [(404, "public.other"), (200, "public.orders")] {
+            if status == 200 || rest.contains("{table}") {
+                seen.want_at(status, port, method, &path(rest), &asked.replace("{table}", table), "");
+            }
+        }
     }
 }
 
@@ -71,6 +98,7 @@ pub(super) fn healthy(seen: &mut Seen) {
         LineStream::open(port, "/channels/shop/stream", "*/*").expect("a stream");
         seen.answers.insert(("GET".to_owned(), path("/stream"), 200));
     }
+    copy(seen, at_leader);
     // Another node takes this one for the leader.
     let hop = "GET /channels/shop/stream?changes=false HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
                x-pgquorum-forwarded-by: 9\r\n\r\n";
@@ -87,6 +115,19 @@ pub(super) fn wrong(seen: &mut Seen) {
     for (method, rest, body) in CHANGES {
         want(seen, 400, port, method, rest, "?unknown=1", body);
         want(seen, 404, port, method, rest, "?database=none", body);
+    }
+    want(seen, 404, port, "POST", "/copies", "?database=none", "");
+    for (method, rest) in COPIES {
+        want(seen, 400, port, method, rest, "?unknown=1", "");
+        // There cannot be a channel of that name, and there is no copy of this one.
+        let asked = path(rest)
+            .replace("{channel}", "%20")
+            .replace("{copy}", "0a1b")
+            .replace("{table}", "public.orders");
+        seen.want_at(404, port, method, &path(rest), &asked, "");
+        if rest.contains("{copy}") {
+            want(seen, 410, port, method, rest, "", "");
+        }
     }
     for (method, rest, body) in [
         ("POST", "(all)", r#"{"name": "shop"}"#),
