@@ -227,6 +227,23 @@ $$;
 COMMENT ON FUNCTION quorum.copy_plan(integer, text, text, text[]) IS
     'How to copy a table of the source into the one here: statements to run before, the COPY, statements to run after (NULL: none), and the columns to ask the source for, in this order. All in one transaction with session_replication_role = replica, and quorum.table_copied at its end. Errors: 42P01 no such table, 42703 it lacks columns, 42P16 no key to merge by, 42501 a system table.';
 
+CREATE FUNCTION quorum.reload_subscription(subscription integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM quorum.require_subscription(reload_subscription.subscription);
+    -- Waits for whoever is applying.
+    UPDATE quorum.subscription_position AS p SET epoch = NULL, tick = NULL WHERE p.subscription = reload_subscription.subscription;
+    -- The rows of the last copy are there, and must go.
+    UPDATE quorum.subscription AS s SET copy = 'truncate', start = NULL
+    WHERE s.id = reload_subscription.subscription AND s.copy IN ('none', 'error');
+    UPDATE quorum.subscription_table AS t
+    SET state = 'copy', after_epoch = NULL, after_tick = NULL, code = NULL, message = NULL, since = clock_timestamp()
+    WHERE t.subscription = reload_subscription.subscription AND t.state <> 'stopped';
+END
+$$;
+COMMENT ON FUNCTION quorum.reload_subscription(integer) IS
+    'All tables of a subscription that have not stopped are to be copied anew, and what is in them goes: where the source no longer has what comes next. Error 42704: no such subscription.';
+
 CREATE FUNCTION quorum.report_subscription(
     subscription integer, state text, code text DEFAULT NULL, detail text DEFAULT NULL, end_epoch bigint DEFAULT NULL, end_tick bigint DEFAULT NULL
 ) RETURNS void

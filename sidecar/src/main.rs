@@ -5,6 +5,7 @@ mod clock;
 mod config;
 mod driver;
 mod feed;
+mod follow;
 mod handle;
 mod login;
 mod peer;

@@ -3,6 +3,7 @@
 use crate::config::{ConfigError, NodeConfig, Secrets};
 use crate::driver::{Driver, DriverError, Sources};
 use crate::feed;
+use crate::follow;
 use crate::handle::{Handle, Traces};
 use crate::login::cluster_key;
 use crate::peer::{Identity, PeerTls, Peers};
@@ -17,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tracing_appender::non_blocking::WorkerGuard;
 
 /// Inputs that may wait for the driver.
@@ -68,8 +69,8 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let postgres_config = postgres_config(&config, &secrets);
     let pool = feed::Pool::new(postgres_config.clone());
     let channels = Arc::new(feed::Server::new(Arc::clone(&pool)));
-    let statements = Arc::new(Statements::new(Arc::new(statements::Server::new(pool))));
-    let (postgres, postgres_events) = Postgres::supervise(postgres_config).await?;
+    let statements = Arc::new(Statements::new(Arc::new(statements::Server::new(Arc::clone(&pool)))));
+    let (postgres, postgres_events) = Postgres::supervise(postgres_config.clone()).await?;
     tracing::info!(node = config.node, cluster = %identity.cluster_id, api = %config.api_listen(), "sidecar started");
 
     let (inputs, inputs_receiver) = mpsc::channel(INPUTS);
@@ -88,6 +89,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let watchdog = Watchdog::new(config.watchdog_config());
     let (driver, view) =
         Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone(), watchdog);
+    tokio::spawn(follow::oversee(postgres_config, pool, view.clone(), Arc::new(Notify::new())));
     let handle = Handle { view, requests, traces, weak_commits: postgres.weak_commits() };
     tokio::spawn(statements::rounds(Arc::clone(&statements), handle.view.clone()));
     let (stop_rest, rest_stopped) = oneshot::channel::<()>();

@@ -4,7 +4,7 @@
 //! frame     = kind u8 · length of the body u32 · body
 //! piece     = 'P': after u64 · epoch u64 · tick u64
 //! row       = 'R': epoch u64 · first tick u64 · last tick u64 · transaction u64 · flags u32 · chunk
-//! heartbeat = 'H': epoch u64 · tick u64, of the channel's end
+//! heartbeat = 'H': epoch u64 · tick u64, of the channel's end · leader u64 (0: the node hears of none)
 //! error     = 'E': {"code": …, "message": …}; the last frame
 //! ```
 //!
@@ -35,9 +35,9 @@ pub async fn piece(piece: &Piece, out: &mut Outlet) -> Result<bool> {
 }
 
 /// Writes where the channel ends, if that is known.
-pub fn heartbeat(end: Option<Position>, out: &mut Outlet) {
+pub fn heartbeat(end: Option<Position>, leader: Option<u64>, out: &mut Outlet) {
     let end = end.unwrap_or_default();
-    frame(out.buffer(), HEARTBEAT, &[end.epoch, end.tick], &[]);
+    frame(out.buffer(), HEARTBEAT, &[end.epoch, end.tick, leader.unwrap_or(0)], &[]);
 }
 
 pub fn error(code: &str, message: &str, out: &mut Outlet) {

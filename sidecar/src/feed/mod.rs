@@ -38,7 +38,7 @@ pub use ends::Leadership;
 pub use error::{FeedError, Kind, Result};
 pub use poll::{Ask, Found};
 pub use pool::{Pool, Purpose};
-pub use position::After;
+pub use position::{After, Position};
 pub use server::{ONLY_READ, Server, column, said, within};
 pub use source::{Call, ChannelId, Given, Source};
 

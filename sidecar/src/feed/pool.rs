@@ -22,6 +22,8 @@ const HOLDING_MAX: usize = 4;
 const COPYING_MAX: usize = 8;
 /// Those who ask which statements are served.
 const STATEMENTS_MAX: usize = 4;
+/// Those who ask for subscriptions.
+const FOLLOWING_MAX: usize = 4;
 /// Idle sessions over all databases.
 const IDLE_MAX: usize = 8;
 /// An idle session keeps its database from being dropped, so it does not stay for long.
@@ -48,6 +50,8 @@ pub enum Purpose {
     Statements,
     /// The same for the sidecar itself, which goes from database to database.
     Visit,
+    /// Which subscriptions there are, and what people do with them.
+    Follow,
 }
 
 impl Purpose {
@@ -61,6 +65,7 @@ impl Purpose {
             | Purpose::Hold
             | Purpose::Copy => CHANNELS_ARE_OURS,
             Purpose::Statements | Purpose::Visit => STATEMENTS_ARE_OURS,
+            Purpose::Follow => SUBSCRIPTIONS_ARE_OURS,
         }
     }
 }
@@ -76,6 +81,7 @@ pub struct Pool {
     copying: Arc<Semaphore>,
     statements: Arc<Semaphore>,
     visiting: Arc<Semaphore>,
+    following: Arc<Semaphore>,
     telling: Arc<Semaphore>,
 }
 
@@ -114,6 +120,7 @@ impl Pool {
             copying: turns(COPYING_MAX),
             statements: turns(STATEMENTS_MAX),
             visiting: turns(1),
+            following: turns(FOLLOWING_MAX),
             telling: turns(1),
         });
         let weak = Arc::downgrade(&pool);
@@ -146,6 +153,7 @@ impl Pool {
             Purpose::Copy => &self.copying,
             Purpose::Statements => &self.statements,
             Purpose::Visit => &self.visiting,
+            Purpose::Follow => &self.following,
         };
         let turn = match purpose {
             // Whoever holds one has it for minutes.
@@ -246,6 +254,10 @@ const STATEMENTS_ARE_OURS: &str = "SELECT count(*) = 6 FROM pg_depend d JOIN pg_
     to_regprocedure('quorum.served_statements()'), to_regprocedure('quorum.take_learned(integer)'), \
     to_regprocedure('quorum.mark_unsent()'), to_regprocedure('quorum.merge_statements(jsonb)')))";
 
+const SUBSCRIPTIONS_ARE_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.subscription') \
+    AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
+
 /// Sets a session up for a request, and sees that what it will call is the extension's: it may have been dropped meanwhile.
 async fn prepare(session: &Session, new: bool, purpose: Purpose) -> Result<()> {
     let failed = |error: tokio_postgres::Error| FeedError::from_database(&error);
@@ -291,6 +303,7 @@ fn busy(purpose: Purpose) -> FeedError {
         Purpose::Dump => "copies of channels are under way",
         Purpose::Hold => "snapshots are held for copies",
         Purpose::Copy => "tables are being copied",
+        Purpose::Follow => "ask for subscriptions",
         Purpose::Statements | Purpose::Visit => "ask which statements are served",
     };
     FeedError::new(Kind::Busy, format!("too many {what} on this node; try again, or ask another node"))

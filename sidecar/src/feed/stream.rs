@@ -172,7 +172,7 @@ impl Writer {
         };
         match &self.format {
             Format::Lines(lines) => lines.heartbeat(end, self.leadership.leader(), &mut self.out),
-            Format::Frames => frames::heartbeat(end, &mut self.out),
+            Format::Frames => frames::heartbeat(end, self.leadership.leader(), &mut self.out),
         }
         Ok(true)
     }

@@ -188,7 +188,7 @@ pub(super) fn is_running(view: &View, now: Millis) -> bool {
 
 /// Whether this node is the primary and open. A view that outlived the lease it was made under is not believed: the
 /// process may just have been woken from a sleep in which another node took over.
-pub(super) fn leads(view: &View, now: Millis) -> bool {
+pub fn leads(view: &View, now: Millis) -> bool {
     view.is_open_leader && (view.lease_until == 0 || view.lease_until > now)
 }
 

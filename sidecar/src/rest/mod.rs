@@ -30,6 +30,7 @@ mod table;
 mod tests;
 mod tls;
 
+pub use api::leads;
 pub use listen::{PeerConnection, PeerIo, RestConfig, RestError, TlsFiles, bind};
 
 use api::Api;

@@ -10,6 +10,7 @@ mod checks;
 mod followers_and_dumps;
 mod readonly;
 mod reads;
+mod remote;
 mod streams;
 mod table;
 mod transport;

@@ -166,7 +166,7 @@ async fn shutdown_waits_for_running_requests_but_not_for_ever() {
 }
 
 /// An authority, and a certificate of its own for 127.0.0.1.
-fn make_certificates(folder: &Path) -> TlsFiles {
+pub(super) fn make_certificates(folder: &Path) -> TlsFiles {
     let file = |name: &str| folder.join(name);
     let openssl = |key: &str, cert: &str, more: &[&str]| {
         let made = std::process::Command::new("openssl")

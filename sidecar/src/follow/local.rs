@@ -1,0 +1,398 @@
+//! The server beside this node as a [`Target`]: the extension's functions, each part of the work in a session of its own.
+//!
+//! All sessions are clients like any other: without the cluster's lease, or on a standby, the server refuses what they write.
+
+use super::source::Answer;
+use super::subscription::{Subscription, TableName};
+use super::target::{Applied, Applier, Copier, Report, Standing, Target};
+use super::trouble::{Kind, Result, Trouble};
+use crate::feed::Position;
+use crate::postgres::{ConnectError, Manner, PostgresConfig, Session};
+use bytes::Bytes;
+use futures_util::SinkExt;
+use serde_json::{Value, json};
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{CopyInSink, Row, Statement};
+
+/// Values are read as sources write them.
+const SETTINGS: &str = "SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
+    SET client_encoding = 'UTF8'; SET search_path = pg_catalog, pg_temp; SET default_transaction_isolation = 'read committed'; \
+    SET idle_in_transaction_session_timeout = 0; SET client_connection_check_interval = '1s'; ";
+/// What is applied and its position are lost together; what is told the source is durable, see [`Local::report`].
+const APPLIES: &str = "SET pgquorum.allow_weak_commits = on; SET synchronous_commit = off";
+/// Somebody else may have made objects of the extension's names where it is not.
+const IS_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.subscription') \
+    AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
+const STANDING: &str = "SELECT p.epoch, p.tick, coalesce((SELECT jsonb_agg(jsonb_build_object('schema', t.schema_name, \
+    'table', t.table_name, 'state', t.state, 'epoch', t.after_epoch, 'tick', t.after_tick) ORDER BY t.schema_name, t.table_name) \
+    FROM quorum.subscription_table t WHERE t.subscription = p.subscription), '[]'), s.enabled \
+    FROM quorum.subscription_position p JOIN quorum.subscription s ON s.id = p.subscription WHERE p.subscription = $1";
+const APPLY: &str = "SELECT epoch, tick, in_transaction, one_by_one FROM quorum.apply($1, $2, $3)";
+const PLAN: &str = "SELECT before, copy, after, copied_columns FROM quorum.copy_plan($1, $2, $3, $4)";
+const ORIGIN: &str = "SELECT set_config('pgquorum.origin', $1, true), \
+    set_config('pgquorum.origin_commit_time', transaction_timestamp()::text, true)";
+const TIME: &str = "SELECT (extract(epoch FROM $1::text::timestamptz) * 1000000)::int8";
+
+/// How long small questions may take.
+const ASK_DEADLINE: Duration = Duration::from_secs(30);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A subscription in a database of this node's server.
+pub struct Local {
+    config: PostgresConfig,
+    database: String,
+    id: i32,
+    /// For everything but applying and copying.
+    keeper: Mutex<Option<Session>>,
+}
+
+impl Local {
+    pub fn new(config: PostgresConfig, database: &str, subscription: &Subscription) -> Local {
+        Local { config, database: database.to_owned(), id: subscription.id, keeper: Mutex::new(None) }
+    }
+
+    async fn connect(&self, settings: &str) -> Result<Session> {
+        let manner = Manner {
+            connect: CONNECT_DEADLINE,
+            statement: Duration::ZERO,
+            waits_for_standbys: true,
+            bypasses_fence: false,
+        };
+        let session = Session::in_database(&self.config, &self.database, manner).await;
+        let session = session.map_err(|error| match error {
+            ConnectError::TimedOut(after) => Trouble::late(after),
+            ConnectError::Refused(error) => Trouble::from_database(&error),
+        })?;
+        in_time(session.batch_execute(&format!("{SETTINGS}{settings}"))).await?;
+        let row = in_time(session.query_typed_one(IS_OURS, &[])).await?;
+        if column::<bool>(&row, 0)? {
+            return Ok(session);
+        }
+        let message = format!("the extension is not in database {} any more", self.database);
+        Err(Trouble::new(Kind::Gone, "no_extension", message))
+    }
+
+    /// Asks in the keeper's session; a commit there returns when it is as durable as the cluster promises.
+    async fn ask(&self, query: &str, values: &[Parameter<'_>]) -> Result<Vec<Row>> {
+        let mut keeper = self.keeper.lock().await;
+        // Taken out: one whose answer was not waited for is not used again.
+        let session = match keeper.take().filter(|session| !session.is_closed()) {
+            Some(session) => session,
+            None => self.connect("").await?,
+        };
+        let rows = session.query_typed(query, values).await.map_err(|error| Trouble::from_database(&error));
+        *keeper = Some(session);
+        rows
+    }
+
+    async fn one<T: for<'r> tokio_postgres::types::FromSql<'r>>(
+        &self,
+        query: &str,
+        values: &[Parameter<'_>],
+    ) -> Result<T> {
+        let rows = self.ask(query, values).await?;
+        column(rows.first().ok_or_else(|| unreadable("no row"))?, 0)
+    }
+
+    async fn read_standing(&self) -> Result<Standing> {
+        let rows = self.ask(STANDING, &[(&self.id, Type::INT4)]).await?;
+        let gone = || Trouble::new(Kind::Gone, "unsubscribed", "the subscription was ended, or rests");
+        let row = rows.first().ok_or_else(gone)?;
+        if !column::<bool>(row, 3)? {
+            return Err(gone());
+        }
+        let position = position(column(row, 0)?, column(row, 1)?);
+        let mut standing = Standing { position, ..Standing::default() };
+        for table in column::<Value>(row, 2)?.as_array().into_iter().flatten() {
+            let text = |name: &str| table[name].as_str().unwrap_or_default().to_owned();
+            let name = TableName { schema: text("schema"), table: text("table") };
+            standing.tables += 1;
+            match (text("state").as_str(), table["epoch"].as_u64(), table["tick"].as_u64()) {
+                ("copy", _, _) => standing.to_copy.push(name),
+                ("catch-up", Some(epoch), Some(tick)) => {
+                    standing.to_catch_up.push((name, Position { epoch, tick }));
+                }
+                ("stopped", _, _) => standing.stopped += 1,
+                _ => {}
+            }
+        }
+        Ok(standing)
+    }
+}
+
+impl Target for Local {
+    fn origin(&self) -> Answer<'_, String> {
+        Box::pin(self.one("SELECT quorum.origin_name()", &[]))
+    }
+
+    fn standing(&self) -> Answer<'_, Standing> {
+        Box::pin(self.read_standing())
+    }
+
+    fn tables_found<'a>(
+        &'a self,
+        origin: &'a str,
+        tables: &'a [TableName],
+        start: Option<Position>,
+    ) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let tables: Vec<Value> =
+                tables.iter().map(|one| json!({"schema": one.schema, "table": one.table})).collect();
+            let tables = Value::Array(tables);
+            let (epoch, tick) = numbers(start);
+            let values: [Parameter; 5] = [
+                (&self.id, Type::INT4),
+                (&origin, Type::TEXT),
+                (&tables, Type::JSONB),
+                (&epoch, Type::INT8),
+                (&tick, Type::INT8),
+            ];
+            self.ask("SELECT quorum.subscription_tables_found($1, $2, $3, $4, $5)", &values).await.map(drop)
+        })
+    }
+
+    fn add_schemas(&self, schemas: Value) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let values: [Parameter; 2] = [(&self.id, Type::INT4), (&schemas, Type::JSONB)];
+            self.ask("SELECT quorum.add_schemas($1, $2)", &values).await.map(drop)
+        })
+    }
+
+    fn report(&self, report: Report) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let (epoch, tick) = numbers(report.end);
+            let values: [Parameter; 6] = [
+                (&self.id, Type::INT4),
+                (&report.state, Type::TEXT),
+                (&report.code, Type::TEXT),
+                (&report.detail, Type::TEXT),
+                (&epoch, Type::INT8),
+                (&tick, Type::INT8),
+            ];
+            self.ask("SELECT quorum.report_subscription($1, $2, $3, $4, $5, $6)::text", &values)
+                .await
+                .map(drop)
+        })
+    }
+
+    fn report_rows<'a>(&'a self, table: &'a TableName, rows: u64, bytes: u64) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let (rows, bytes) = (number(rows), number(bytes));
+            let values: [Parameter; 5] = [
+                (&self.id, Type::INT4),
+                (&table.schema, Type::TEXT),
+                (&table.table, Type::TEXT),
+                (&rows, Type::INT8),
+                (&bytes, Type::INT8),
+            ];
+            self.ask("SELECT quorum.report_table($1, $2, $3, $4, $5)::text", &values).await.map(drop)
+        })
+    }
+
+    fn report_stopped<'a>(&'a self, table: &'a TableName, code: &'a str, message: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let values: [Parameter; 5] = [
+                (&self.id, Type::INT4),
+                (&table.schema, Type::TEXT),
+                (&table.table, Type::TEXT),
+                (&code, Type::TEXT),
+                (&message, Type::TEXT),
+            ];
+            let query =
+                "SELECT quorum.report_table($1, $2, $3, state => 'stopped', code => $4, message => $5)::text";
+            self.ask(query, &values).await.map(drop)
+        })
+    }
+
+    fn reload(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.ask("SELECT quorum.reload_subscription($1)::text", &[(&self.id, Type::INT4)]).await.map(drop)
+        })
+    }
+
+    fn applier(&self) -> Answer<'_, Box<dyn Applier>> {
+        Box::pin(async {
+            let session = self.connect(APPLIES).await?;
+            let statement =
+                in_time(session.prepare_typed(APPLY, &[Type::INT4, Type::BYTEA, Type::TEXT])).await?;
+            let applier = Applying { session, statement, id: self.id, open: false };
+            Ok(Box::new(applier) as Box<dyn Applier>)
+        })
+    }
+
+    fn copier(&self) -> Answer<'_, Box<dyn Copier>> {
+        Box::pin(async {
+            let session = self.connect("").await?;
+            Ok(Box::new(Copying { session, id: self.id, sink: None, after: None }) as Box<dyn Copier>)
+        })
+    }
+
+    fn time<'a>(&'a self, text: &'a str) -> Answer<'a, i64> {
+        Box::pin(async move { self.one(TIME, &[(&text, Type::TEXT)]).await })
+    }
+}
+
+struct Applying {
+    session: Session,
+    statement: Statement,
+    id: i32,
+    /// A transaction was begun.
+    open: bool,
+}
+
+impl Applying {
+    async fn call(&mut self, batch: Vec<u8>, ends: bool, only: Option<&str>) -> Result<Applied> {
+        if !self.open && !ends {
+            self.run("BEGIN").await?;
+            self.open = true;
+        }
+        let values: [&(dyn ToSql + Sync); 3] = [&self.id, &batch, &only];
+        // Not in a transaction: the statement is one, and when it has answered it is committed.
+        let row = self.session.query_one(&self.statement, &values).await;
+        let row = row.map_err(|error| Trouble::from_database(&error))?;
+        let applied = Applied {
+            position: position(column(&row, 0)?, column(&row, 1)?),
+            in_transaction: column(&row, 2)?,
+            one_by_one: column(&row, 3)?,
+        };
+        if self.open && ends {
+            self.run("COMMIT").await?;
+            self.open = false;
+        }
+        Ok(applied)
+    }
+
+    async fn run(&self, statement: &str) -> Result<()> {
+        self.session.batch_execute(statement).await.map_err(|error| Trouble::from_database(&error))
+    }
+}
+
+impl Applier for Applying {
+    fn apply<'a>(&'a mut self, batch: Vec<u8>, ends: bool, only: Option<&'a str>) -> Answer<'a, Applied> {
+        Box::pin(self.call(batch, ends, only))
+    }
+}
+
+struct Copying {
+    session: Session,
+    id: i32,
+    sink: Option<Pin<Box<CopyInSink<Bytes>>>>,
+    after: Option<String>,
+}
+
+impl Copying {
+    async fn prepare(&mut self, table: &TableName, columns: &[String], origin: &str) -> Result<Vec<String>> {
+        let failed = |error: tokio_postgres::Error| Trouble::from_database(&error);
+        // Rows come as they are, from a database where they passed their checks: no triggers, no foreign keys.
+        self.session
+            .batch_execute("BEGIN; SET LOCAL session_replication_role = replica")
+            .await
+            .map_err(failed)?;
+        self.session.query_typed(ORIGIN, &[(&origin, Type::TEXT)]).await.map_err(failed)?;
+        let values: [Parameter; 4] = [
+            (&self.id, Type::INT4),
+            (&table.schema, Type::TEXT),
+            (&table.table, Type::TEXT),
+            (&columns, Type::TEXT_ARRAY),
+        ];
+        let plan = self.session.query_typed_one(PLAN, &values).await.map_err(failed)?;
+        if let Some(before) = column::<Option<String>>(&plan, 0)? {
+            self.session.batch_execute(&before).await.map_err(failed)?;
+        }
+        let sink = self.session.copy_in(&column::<String>(&plan, 1)?).await.map_err(failed)?;
+        self.sink = Some(Box::pin(sink));
+        self.after = column(&plan, 2)?;
+        column(&plan, 3)
+    }
+
+    async fn end(&mut self, table: &TableName, at: Position, rows: u64, bytes: u64) -> Result<()> {
+        let failed = |error: tokio_postgres::Error| Trouble::from_database(&error);
+        if let Some(mut sink) = self.sink.take() {
+            sink.as_mut().finish().await.map_err(failed)?;
+        }
+        if let Some(after) = &self.after {
+            self.session.batch_execute(after).await.map_err(failed)?;
+        }
+        let (epoch, tick, rows, bytes) = (number(at.epoch), number(at.tick), number(rows), number(bytes));
+        let values: [Parameter; 7] = [
+            (&self.id, Type::INT4),
+            (&table.schema, Type::TEXT),
+            (&table.table, Type::TEXT),
+            (&epoch, Type::INT8),
+            (&tick, Type::INT8),
+            (&rows, Type::INT8),
+            (&bytes, Type::INT8),
+        ];
+        let copied = "SELECT quorum.table_copied($1, $2, $3, $4, $5, $6, $7)";
+        self.session.query_typed_one(copied, &values).await.map_err(failed)?;
+        self.session.batch_execute("COMMIT").await.map_err(failed)
+    }
+}
+
+impl Copier for Copying {
+    fn begin<'a>(
+        &'a mut self,
+        table: &'a TableName,
+        columns: &'a [String],
+        origin: &'a str,
+    ) -> Answer<'a, Vec<String>> {
+        Box::pin(self.prepare(table, columns, origin))
+    }
+
+    fn write(&mut self, lines: Bytes) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let Some(sink) = &mut self.sink else { return Ok(()) };
+            match sink.send(lines).await {
+                Ok(()) => Ok(()),
+                // The server has ended the COPY; what it said comes with its end.
+                Err(error) => {
+                    match self.sink.take().map(|mut sink| async move { sink.as_mut().finish().await }) {
+                        Some(end) => Err(end.await.err().map_or_else(
+                            || Trouble::from_database(&error),
+                            |said| Trouble::from_database(&said),
+                        )),
+                        None => Err(Trouble::from_database(&error)),
+                    }
+                }
+            }
+        })
+    }
+
+    fn finish<'a>(&'a mut self, table: &'a TableName, at: Position, rows: u64, bytes: u64) -> Answer<'a, ()> {
+        Box::pin(self.end(table, at, rows, bytes))
+    }
+}
+
+async fn in_time<T>(asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>) -> Result<T> {
+    let answer = tokio::time::timeout(ASK_DEADLINE, asked).await.map_err(|_| Trouble::late(ASK_DEADLINE))?;
+    answer.map_err(|error| Trouble::from_database(&error))
+}
+
+fn column<'r, T: tokio_postgres::types::FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
+    row.try_get(at).map_err(|error| unreadable(&error.to_string()))
+}
+
+fn unreadable(what: &str) -> Trouble {
+    let message = format!(
+        "the extension answers with something that this program does not understand ({what}). Are both of the same version?"
+    );
+    Trouble::stopped("version", message)
+}
+
+fn position(epoch: Option<i64>, tick: Option<i64>) -> Option<Position> {
+    Some(Position { epoch: u64::try_from(epoch?).ok()?, tick: u64::try_from(tick?).ok()? })
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn numbers(position: Option<Position>) -> (Option<i64>, Option<i64>) {
+    (position.map(|at| number(at.epoch)), position.map(|at| number(at.tick)))
+}

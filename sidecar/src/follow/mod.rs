@@ -1,0 +1,43 @@
+//! Following another cluster: on the leader, for each subscription of each database, one task that copies tables of a channel
+//! of another cluster and applies its changes.
+//!
+//! - [`oversee`] finds the subscriptions and begins and ends the work; a [`Runner`](runner::Runner) does it.
+//! - [`Source`](source::Source) is what is asked of the other cluster, `remote` asks over HTTP with the connections of `wire`;
+//!   [`Target`](target::Target) is what is asked of the database here, `local` asks the server beside this node.
+//! - `copying` copies tables; `copy_end` tells a whole copy from one that was broken off.
+//! - `following` applies changes: `frames` reads the binary stream, `queue` makes batches of it.
+//! - `trouble` is what keeps a subscription from going on, and what its state says then.
+//!
+//! What is durable where: changes and the position up to which they are applied are written together, and may be lost
+//! together. The source is told only what a later commit, that waited as the cluster promises, has made durable.
+//!
+//! Bounds: read ahead 8 MB a subscription; tables copied at a time as the subscription says, with a session each; else two
+//! sessions a subscription.
+
+mod copy_end;
+mod copying;
+#[cfg(test)]
+mod fake;
+mod following;
+mod frames;
+mod local;
+mod overseer;
+mod queue;
+mod remote;
+mod runner;
+mod source;
+mod subscription;
+mod target;
+#[cfg(test)]
+mod tests;
+mod trouble;
+mod wire;
+
+pub use overseer::oversee;
+#[cfg(test)]
+pub use {
+    remote::Remote,
+    source::Source,
+    subscription::{Subscription, TableName},
+    trouble::Kind,
+};

@@ -1,0 +1,248 @@
+//! Which subscriptions are worked for: those of all databases, on the leader, as long as it leads.
+//!
+//! Few sessions, one at a time. One that stays would hold up `DROP DATABASE`, so that only the admin database, and those that
+//! have subscriptions, are looked at each second; the others now and then, and all at once when REST has changed something.
+
+use super::local::Local;
+use super::remote::Remote;
+use super::runner::{Runner, follower_name};
+use super::source::Source;
+use super::subscription::Subscription;
+use super::target::{Report, Target};
+use super::trouble::Trouble;
+use crate::clock;
+use crate::feed::{FeedError, Kind, ONLY_READ, Pool, Purpose, Result, column, said, within};
+use crate::postgres::PostgresConfig;
+use crate::rest::leads;
+use pgquorum_agent::view::View;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+const ROUND: Duration = Duration::from_secs(1);
+/// How often the server is asked which databases there are.
+const LIST: Duration = Duration::from_secs(5);
+/// How often a database with the extension and without subscriptions is looked into, and one without the extension; with
+/// many of them, two a second.
+const EMPTY: Duration = Duration::from_secs(5);
+const BARE: Duration = Duration::from_secs(30);
+const EACH: Duration = Duration::from_millis(500);
+/// How long what was ended may still have to say to its source.
+const FAREWELL: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(22);
+
+const DATABASES: &str =
+    "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
+const SUBSCRIPTIONS: &str = "SELECT to_jsonb(s) FROM quorum.subscription s ORDER BY s.id";
+
+/// What the overseer is made of.
+pub struct Overseer {
+    config: PostgresConfig,
+    pool: Arc<Pool>,
+    databases: BTreeMap<String, Database>,
+    listed: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Database {
+    due: Option<Instant>,
+    running: BTreeMap<i32, Running>,
+    failure: Option<String>,
+}
+
+struct Running {
+    subscription: Subscription,
+    /// None: it rests.
+    task: Option<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// Works until the driver ends. `nudge`: something was changed, look at once.
+pub async fn oversee(
+    config: PostgresConfig,
+    pool: Arc<Pool>,
+    mut view: watch::Receiver<Arc<View>>,
+    nudge: Arc<Notify>,
+) {
+    let mut overseer = Overseer { config, pool, databases: BTreeMap::new(), listed: None };
+    loop {
+        // The sender is gone: the driver has ended.
+        if view.has_changed().is_err() {
+            return;
+        }
+        let leads = leads_now(&view.borrow_and_update());
+        if leads {
+            let round = overseer.round();
+            // A server that hangs must not keep the work for another leader from being ended here.
+            let lost = view.wait_for(|view| !leads_now(view));
+            tokio::select! { () = round => {}, _ = lost => {} }
+        } else if overseer.listed.is_some() {
+            // Another node works for them.
+            overseer.databases.clear();
+            overseer.listed = None;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ROUND) => {}
+            () = nudge.notified() => overseer.databases.values_mut().for_each(|database| database.due = None),
+            _ = view.wait_for(|view| !leads_now(view)), if leads => {}
+        }
+    }
+}
+
+fn leads_now(view: &View) -> bool {
+    leads(view, clock::now())
+}
+
+impl Overseer {
+    async fn round(&mut self) {
+        let now = Instant::now();
+        if self.listed.is_none_or(|at| now - at >= LIST) {
+            match self.list().await {
+                Ok(()) => self.listed = Some(now),
+                Err(error) => tracing::debug!(%error, "which databases there are cannot be asked now"),
+            }
+        }
+        let due = self.databases.iter().filter(|(_, database)| database.due.is_none_or(|due| due <= now));
+        let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
+        for name in due {
+            self.visit(&name).await;
+        }
+    }
+
+    async fn list(&mut self) -> Result<()> {
+        let session = self.pool.take(self.pool.default_database(), Purpose::Read).await?;
+        let rows = within(DEADLINE, ONLY_READ, said(session.query_typed(DATABASES, &[]))).await;
+        let rows = self.pool.done(session, rows)?;
+        let names = rows.iter().map(|row| column(row, 0)).collect::<Result<Vec<String>>>()?;
+        self.databases.retain(|name, _| names.contains(name));
+        for name in names {
+            self.databases.entry(name).or_default();
+        }
+        Ok(())
+    }
+
+    async fn visit(&mut self, name: &str) {
+        let stays = name == self.pool.default_database()
+            || self.databases.get(name).is_some_and(|database| !database.running.is_empty());
+        let found = self.read(name, stays).await;
+        let many = EACH.saturating_mul(u32::try_from(self.databases.len()).unwrap_or(u32::MAX));
+        let (config, now) = (&self.config, Instant::now());
+        let Some(database) = self.databases.get_mut(name) else { return };
+        let pause = match found {
+            Ok(subscriptions) => {
+                database.failure = None;
+                database.work_for(config, name, subscriptions);
+                if stays || !database.running.is_empty() { ROUND } else { EMPTY.max(many) }
+            }
+            Err(error) if matches!(error.kind, Kind::NoExtension | Kind::UnknownDatabase) => {
+                database.running.clear();
+                BARE.max(many)
+            }
+            Err(error) => {
+                if database.failure.as_ref() != Some(&error.message) {
+                    tracing::warn!(database = name, %error, "which subscriptions there are cannot be seen now");
+                }
+                database.failure = Some(error.message);
+                ROUND
+            }
+        };
+        // Not a whole round later, or it would be the one after.
+        database.due = Some(now + pause - Duration::from_millis(100));
+    }
+
+    async fn read(&self, name: &str, stays: bool) -> Result<Vec<Subscription>> {
+        let session = self.pool.take(name, Purpose::Follow).await?;
+        let rows = within(DEADLINE, ONLY_READ, said(session.query_typed(SUBSCRIPTIONS, &[]))).await;
+        let rows = if stays || rows.is_err() { self.pool.done(session, rows)? } else { rows? };
+        let read = |row| {
+            let subscription = Subscription::read(column::<Value>(row, 0)?);
+            subscription.map_err(|trouble| FeedError::new(Kind::Internal, trouble.message))
+        };
+        rows.iter().map(read).collect()
+    }
+}
+
+impl Database {
+    /// Begins and ends what is to be begun and ended.
+    fn work_for(&mut self, config: &PostgresConfig, name: &str, subscriptions: Vec<Subscription>) {
+        let ended: Vec<i32> = self
+            .running
+            .keys()
+            .filter(|id| !subscriptions.iter().any(|one| one.id == **id))
+            .copied()
+            .collect();
+        for id in ended {
+            if let Some(running) = self.running.remove(&id) {
+                tracing::info!(
+                    database = name,
+                    subscription = running.subscription.name,
+                    "a subscription was ended"
+                );
+                tokio::spawn(farewell(config.clone(), name.to_owned(), running.subscription.clone()));
+            }
+        }
+        for subscription in subscriptions {
+            let known = self.running.get(&subscription.id);
+            let alive = |known: &Running| known.task.as_ref().is_none_or(|task| !task.is_finished());
+            if known.is_some_and(|known| known.subscription == subscription && alive(known)) {
+                continue;
+            }
+            // What was begun by other settings ends first.
+            self.running.remove(&subscription.id);
+            let task = subscription.enabled.then(|| {
+                tracing::info!(
+                    database = name,
+                    subscription = subscription.name,
+                    "a subscription is worked for"
+                );
+                tokio::spawn(work(config.clone(), name.to_owned(), subscription.clone()))
+            });
+            self.running.insert(subscription.id, Running { subscription, task });
+        }
+    }
+}
+
+async fn work(config: PostgresConfig, database: String, subscription: Subscription) {
+    let target = Arc::new(Local::new(config, &database, &subscription));
+    match Remote::new(&subscription) {
+        Ok(remote) => Runner::new(subscription, Arc::new(remote), target).run().await,
+        Err(trouble) => {
+            // Nothing changes before the settings do.
+            while say(&target, &trouble).await.is_err() {
+                tokio::time::sleep(ROUND).await;
+            }
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn say(target: &Local, trouble: &Trouble) -> super::trouble::Result<()> {
+    let (code, detail) = (Some(trouble.code.clone()), Some(trouble.message.clone()));
+    target.report(Report { state: trouble.state(), code, detail, end: None }).await
+}
+
+/// Tells the source that its log need not be kept for this subscription any more. If that fails, the source forgets it by
+/// itself, after days.
+async fn farewell(config: PostgresConfig, database: String, subscription: Subscription) {
+    let told = async {
+        let origin = Local::new(config, &database, &subscription).origin().await?;
+        Remote::new(&subscription)?.forget(&follower_name(&origin, subscription.id)).await
+    };
+    match tokio::time::timeout(FAREWELL, told).await {
+        Ok(Ok(())) => {}
+        Ok(Err(trouble)) => {
+            tracing::info!(code = trouble.code, "the source of an ended subscription was not told")
+        }
+        Err(_) => tracing::info!("the source of an ended subscription was not told in time"),
+    }
+}
