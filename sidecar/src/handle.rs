@@ -6,7 +6,7 @@ use pgquorum_agent::view::{Trace, View};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 /// How many lines of the trace are kept for those who ask later.
 const TRACES_KEPT: usize = 1000;
@@ -61,6 +61,8 @@ pub struct Handle {
     pub requests: mpsc::Sender<Asked>,
     pub traces: Traces,
     pub weak_commits: watch::Receiver<Vec<WeakCommits>>,
+    /// Tells those who work for subscriptions that one was changed.
+    pub subscriptions_changed: Arc<Notify>,
 }
 
 impl Handle {

@@ -89,8 +89,10 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let watchdog = Watchdog::new(config.watchdog_config());
     let (driver, view) =
         Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone(), watchdog);
-    tokio::spawn(follow::oversee(postgres_config, pool, view.clone(), Arc::new(Notify::new())));
-    let handle = Handle { view, requests, traces, weak_commits: postgres.weak_commits() };
+    let changed = Arc::new(Notify::new());
+    tokio::spawn(follow::oversee(postgres_config, pool, view.clone(), Arc::clone(&changed)));
+    let weak_commits = postgres.weak_commits();
+    let handle = Handle { view, requests, traces, weak_commits, subscriptions_changed: changed };
     tokio::spawn(statements::rounds(Arc::clone(&statements), handle.view.clone()));
     let (stop_rest, rest_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(bound.serve(handle, channels, statements, incoming, async {

@@ -23,6 +23,8 @@ mod readonly;
 mod run;
 mod secret_input;
 mod status;
+mod subscribe;
+mod subscriptions;
 mod user;
 
 use clap::{Parser, Subcommand};
@@ -72,6 +74,12 @@ enum Command {
     Channel(channel::ChannelArgs),
     /// Print the changes of a channel as they come.
     Follow(follow::FollowArgs),
+    /// Follow a channel of another cluster: copy its tables, then apply their changes.
+    Subscribe(Box<subscribe::SubscribeArgs>),
+    /// Follow it no longer.
+    Unsubscribe(subscribe::UnsubscribeArgs),
+    /// Show what is followed and how far, and let it rest or go on.
+    Subscriptions(subscriptions::SubscriptionsArgs),
     /// Show which statements are known to write nothing, and may be sent to standbys.
     Readonly(readonly::ReadonlyArgs),
     /// Add, change, remove and list those who may log in at the REST interface, and make tokens for them.
@@ -114,6 +122,9 @@ async fn dispatch(command: Command, out: Out) -> Result<(), Failure> {
         Command::ForceLeader(args) => force_leader::run(args, out).await,
         Command::Channel(args) => channel::run(args, out).await,
         Command::Follow(args) => follow::run(args, out).await,
+        Command::Subscribe(args) => subscribe::run(*args, out).await,
+        Command::Unsubscribe(args) => subscribe::end(args, out).await,
+        Command::Subscriptions(args) => subscriptions::run(args, out).await,
         Command::Readonly(args) => readonly::run(args, out).await,
         Command::User(args) => user::run(args, out).await,
         Command::Events(args) => events::run(args, out).await,

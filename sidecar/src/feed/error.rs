@@ -12,6 +12,7 @@ pub enum Kind {
     UnknownTable,
     UnknownColumn,
     UnknownFollower,
+    UnknownSubscription,
     /// A copy that was begun is over: its time was up, or the node that held it leads no more.
     CopyGone,
     AlreadyExists,
@@ -52,6 +53,7 @@ impl Kind {
             Kind::UnknownTable => "unknown_table",
             Kind::UnknownColumn => "unknown_column",
             Kind::UnknownFollower => "unknown_follower",
+            Kind::UnknownSubscription => "unknown_subscription",
             Kind::CopyGone => "copy_gone",
             Kind::AlreadyExists => "already_exists",
             Kind::PositionPurged => "position_purged",
@@ -135,6 +137,7 @@ fn kind_of(state: &SqlState, message: &str) -> Kind {
         "PQ002" => Kind::PositionUnknownEpoch,
         "PQ003" => Kind::PositionInFuture,
         "PQ004" => Kind::SnapshotTooOld,
+        "42704" if message.starts_with("there is no subscription") => Kind::UnknownSubscription,
         "42704" if message.contains("channel") => Kind::UnknownChannel,
         // No schema `quorum`, or one without these functions.
         "3F000" | "42883" | "42P01" if ours => Kind::NoExtension,
@@ -168,6 +171,7 @@ mod tests {
             ("PQ002", "", Kind::PositionUnknownEpoch),
             ("PQ003", "", Kind::PositionInFuture),
             ("42704", "there is no channel shop", Kind::UnknownChannel),
+            ("42704", "there is no subscription channel", Kind::UnknownSubscription),
             ("42704", "type \"x\" does not exist", Kind::Refused),
             ("42P01", "relation \"orders\" does not exist", Kind::UnknownTable),
             ("42P01", "relation \"quorum.channel_state\" does not exist", Kind::NoExtension),

@@ -1,9 +1,11 @@
 //! A database for tests: database `postgres` with channel `shop`, whose log is in memory.
 
+mod snapshots;
+
 use super::error::{FeedError, Kind, Result};
 use super::position::{After, Position};
 use super::source::{
-    Answer, Call, ChannelId, CopyOut, DumpTable, LAST, LogRow, Rows, Shared, SharedTable, Snapshot, Source,
+    Answer, Call, ChannelId, DumpTable, LAST, LogRow, Rows, Shared, SharedTable, Snapshot, Source,
 };
 use bytes::Bytes;
 use pgquorum_change::{Chunk, Chunker, Encoder, Header, Old, Op};
@@ -326,6 +328,21 @@ impl Source for Fake {
         })
     }
 
+    fn subscriptions<'a>(&'a self, database: &'a str, name: Option<&'a str>) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.admit(database)?;
+            let known = name.is_none_or(|name| name == "mirror");
+            Ok(if known { vec![json!({"name": "mirror", "state": "following"})] } else { vec![] })
+        })
+    }
+
+    fn subscription_tables<'a>(&'a self, database: &'a str, _name: &'a str) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.admit(database)?;
+            Ok(vec![json!({"schema": "public", "table": "orders", "state": "following"})])
+        })
+    }
+
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String> {
         Box::pin(async move {
             self.admit(database)?;
@@ -352,7 +369,7 @@ impl Source for Fake {
             let copy = ["1\ta\n2\t", "\\N\n3\tc\\n\n"].map(Bytes::from).to_vec();
             self.snapshots.fetch_add(1, Ordering::Relaxed);
             let (held, hangs) = (Arc::clone(&self.snapshots), self.copies_hang.load(Ordering::Relaxed));
-            let copied = Copied { position: *self.end.borrow(), tables, copy, hangs, held };
+            let copied = snapshots::Copied { position: *self.end.borrow(), tables, copy, hangs, held };
             Ok(Box::new(copied) as Box<dyn Snapshot>)
         })
     }
@@ -364,97 +381,8 @@ impl Source for Fake {
             let tables = vec![SharedTable { table, rows: Some(2), bytes: 8192 }];
             self.snapshots.fetch_add(1, Ordering::Relaxed);
             let (held, hangs) = (Arc::clone(&self.snapshots), self.copies_hang.load(Ordering::Relaxed));
-            Ok(Box::new(Together { position: *self.end.borrow(), tables, hangs, held }) as Box<dyn Shared>)
-        })
-    }
-}
-
-struct Together {
-    position: Position,
-    tables: Vec<SharedTable>,
-    hangs: bool,
-    held: Arc<AtomicUsize>,
-}
-
-impl Drop for Together {
-    fn drop(&mut self) {
-        self.held.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Shared for Together {
-    fn position(&self) -> Position {
-        self.position
-    }
-
-    fn origin(&self) -> &str {
-        "berlin"
-    }
-
-    fn tables(&self) -> &[SharedTable] {
-        &self.tables
-    }
-
-    fn is_held(&self) -> bool {
-        true
-    }
-
-    fn open<'a>(&'a self, statement: &'a str) -> Answer<'a, Box<dyn CopyOut>> {
-        // What was asked for, as a row.
-        let lines = vec![Bytes::from("1\ta\n2\t"), Bytes::from(format!("{statement}\n"))];
-        Box::pin(async move { Ok(Box::new(Lines { lines, hangs: self.hangs }) as Box<dyn CopyOut>) })
-    }
-}
-
-struct Lines {
-    lines: Vec<Bytes>,
-    hangs: bool,
-}
-
-impl CopyOut for Lines {
-    fn next(&mut self) -> Answer<'_, Option<Bytes>> {
-        Box::pin(async {
-            if self.hangs && self.lines.len() == 1 {
-                std::future::pending::<()>().await;
-            }
-            Ok(if self.lines.is_empty() { None } else { Some(self.lines.remove(0)) })
-        })
-    }
-}
-
-struct Copied {
-    position: Position,
-    tables: Vec<DumpTable>,
-    copy: Vec<Bytes>,
-    hangs: bool,
-    held: Arc<AtomicUsize>,
-}
-
-impl Drop for Copied {
-    fn drop(&mut self) {
-        self.held.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Snapshot for Copied {
-    fn position(&self) -> Position {
-        self.position
-    }
-
-    fn tables(&self) -> &[DumpTable] {
-        &self.tables
-    }
-
-    fn open(&mut self, _table: usize) -> Answer<'_, ()> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn next(&mut self) -> Answer<'_, Option<Bytes>> {
-        Box::pin(async {
-            if self.hangs {
-                std::future::pending::<()>().await;
-            }
-            Ok(if self.copy.is_empty() { None } else { Some(self.copy.remove(0)) })
+            Ok(Box::new(snapshots::Together { position: *self.end.borrow(), tables, hangs, held })
+                as Box<dyn Shared>)
         })
     }
 }

@@ -22,6 +22,12 @@ const SCHEMAS: &str = "SELECT to_jsonb(v) FROM quorum.schema_version v JOIN quor
                        WHERE c.name = $1 AND ($2::int8 IS NULL OR v.id = $2) ORDER BY v.id";
 const FOLLOWERS: &str = "SELECT to_jsonb(f) - 'channel' FROM quorum.follower f \
                          JOIN quorum.channel c ON c.id = f.channel WHERE c.name = $1 ORDER BY f.name";
+/// Certificates are long, and of no use to those who look.
+const SUBSCRIPTIONS: &str = "SELECT to_jsonb(s) - 'id' - 'ca' || jsonb_build_object('database', current_database(), \
+                             'remote_database', s.database, 'has_ca', s.ca IS NOT NULL) FROM quorum.subscription_state s \
+                             WHERE $1::text IS NULL OR s.name = $1 ORDER BY s.name";
+const SUBSCRIPTION_TABLES: &str = "SELECT to_jsonb(t) - 'subscription' FROM quorum.subscription_tables t \
+                                   WHERE t.subscription = $1 ORDER BY t.\"schema\", t.\"table\"";
 const WAIT: &str = "SELECT quorum.wait($1, $2, make_interval(secs => $3))";
 const FIND: &str = "SELECT epoch, tick FROM quorum.find_position($1, $2)";
 /// In the list, not behind FROM: there all rows would be read before the first one is sent.
@@ -51,7 +57,17 @@ impl Server {
     }
 
     async fn jsons(&self, database: &str, query: &str, values: &[Parameter<'_>]) -> Result<Vec<Value>> {
-        let session = self.pool.take(database, Purpose::Read).await?;
+        self.jsons_for(Purpose::Read, database, query, values).await
+    }
+
+    async fn jsons_for(
+        &self,
+        purpose: Purpose,
+        database: &str,
+        query: &str,
+        values: &[Parameter<'_>],
+    ) -> Result<Vec<Value>> {
+        let session = self.pool.take(database, purpose).await?;
         let rows = within(READ_DEADLINE, ONLY_READ, said(session.query_typed(query, values))).await;
         let rows = self.pool.done(session, rows)?;
         rows.iter().map(|row| column(row, 0)).collect()
@@ -147,6 +163,18 @@ impl Source for Server {
 
     fn read<'a>(&'a self, id: &'a ChannelId, after: &'a str, max_bytes: usize) -> Answer<'a, Rows> {
         Box::pin(self.read_rows(id, after, max_bytes))
+    }
+
+    fn subscriptions<'a>(&'a self, database: &'a str, name: Option<&'a str>) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.jsons_for(Purpose::Follow, database, SUBSCRIPTIONS, &[(&name, Type::TEXT)]).await
+        })
+    }
+
+    fn subscription_tables<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.jsons_for(Purpose::Follow, database, SUBSCRIPTION_TABLES, &[(&name, Type::TEXT)]).await
+        })
     }
 
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String> {

@@ -91,7 +91,7 @@ impl Rows {
     }
 }
 
-/// A change of channels, tables or followers: a function of the extension and those of its arguments that are given.
+/// A change of channels, tables, followers or subscriptions: a function of the extension and those of its arguments that are given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
     /// Its name in schema `quorum`.
@@ -213,6 +213,10 @@ pub trait Source: Send + Sync + 'static {
     /// Log rows from the change after `after` on, and what is needed to read them, up to about `max_bytes`: where that change
     /// is longer, only its beginning.
     fn read<'a>(&'a self, id: &'a ChannelId, after: &'a str, max_bytes: usize) -> Answer<'a, Rows>;
+    /// Subscriptions of this database, or the one of this name: rows of `quorum.subscription_state`.
+    fn subscriptions<'a>(&'a self, database: &'a str, name: Option<&'a str>) -> Answer<'a, Vec<Value>>;
+    /// Their tables: rows of `quorum.subscription_tables`.
+    fn subscription_tables<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Vec<Value>>;
     /// Carries out a change, on the leader only; the function's result as text.
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String>;
     /// One snapshot for these tables, or for all of the channel if none is named; on the leader only.

@@ -91,7 +91,7 @@ impl From<FeedError> for Refusal {
         let status = match error.kind {
             Kind::UnknownColumn | Kind::Refused => 400,
             Kind::UnknownDatabase | Kind::NoExtension | Kind::UnknownChannel => 404,
-            Kind::UnknownTable | Kind::UnknownFollower => 404,
+            Kind::UnknownTable | Kind::UnknownFollower | Kind::UnknownSubscription => 404,
             Kind::AlreadyExists | Kind::PositionUnknownEpoch | Kind::PositionInFuture => 409,
             Kind::PositionPurged | Kind::CopyGone => 410,
             Kind::Removed => 412,

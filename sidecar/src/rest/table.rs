@@ -118,6 +118,13 @@ pub(super) const ROUTES: &[Route] = &[
         &[(Method::GET, READER), (Method::HEAD, READER), (Method::POST, FOLLOWER)],
     ),
     route("/channels/{channel}/followers/{follower}", &[(Method::PUT, FOLLOWER), (Method::DELETE, FOLLOWER)]),
+    route("/subscriptions", READ_AND_POST),
+    route(
+        "/subscriptions/{name}",
+        &[(Method::GET, READER), (Method::HEAD, READER), (Method::PATCH, ADMIN), (Method::DELETE, ADMIN)],
+    ),
+    route("/subscriptions/{name}/tables", READ),
+    route("/subscriptions/{name}/tables/{table}/resume", &[(Method::POST, ADMIN)]),
     route("/users", &[(Method::GET, ADMIN), (Method::HEAD, ADMIN), (Method::POST, ADMIN)]),
     route(
         "/users/{user}",

@@ -156,6 +156,16 @@ impl Fields {
         })
     }
 
+    /// A text that may be empty.
+    pub(in crate::rest) fn any_text(&mut self, name: &'static str) -> Result<Option<String>, Refusal> {
+        let fits = |text: &&str| !text.contains('\0');
+        self.take(name, "a text", |value| value.as_str().filter(fits).map(str::to_owned))
+    }
+
+    pub(in crate::rest) fn flag(&mut self, name: &'static str) -> Result<Option<Given>, Refusal> {
+        self.take(name, "true or false", |value| value.as_bool().map(|flag| Given::Text(flag.to_string())))
+    }
+
     pub(in crate::rest) fn number(&mut self, name: &'static str) -> Result<Option<Given>, Refusal> {
         let read = |value: &Value| value.as_i64().filter(|n| *n >= 0).map(Given::Number);
         self.take(name, "a number from 0 on", read)

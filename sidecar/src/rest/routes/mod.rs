@@ -24,5 +24,6 @@ pub(super) mod rpc;
 pub(super) mod schemas;
 pub(super) mod sql;
 pub(super) mod stream;
+pub(super) mod subscriptions;
 pub(super) mod user_tokens;
 pub(super) mod users;

@@ -12,6 +12,7 @@ mod readonly;
 mod reads;
 mod remote;
 mod streams;
+mod subscriptions;
 mod table;
 mod transport;
 mod users;
@@ -88,7 +89,9 @@ async fn serve_with(config: &RestConfig, view: View, driver: Driver) -> Served {
         }
     });
     let (weak_commits, counts) = watch::channel(Vec::new());
-    let handle = Handle { view: views, requests, traces: traces.clone(), weak_commits: counts };
+    let subscriptions_changed = Arc::new(tokio::sync::Notify::new());
+    let handle =
+        Handle { view: views, requests, traces: traces.clone(), weak_commits: counts, subscriptions_changed };
     let database = Arc::new(Fake::default());
     let source = Arc::<Fake>::clone(&database);
     let learner = Arc::<statements::fake::Fake>::default();

@@ -12,6 +12,7 @@ pub(super) fn example(path: &str) -> String {
         .replace("{user}", "bob")
         .replace("{token}", "t1")
         .replace("{copy}", "0a1b")
+        .replace("{name}", "mirror")
 }
 
 #[tokio::test]

@@ -1,0 +1,60 @@
+//! Subscriptions: what is asked of the database, and what is not shown.
+
+use super::*;
+use crate::feed::Given;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_subscription_is_made_changed_and_ended() {
+    let served = serve(view(1), accept).await;
+    let new = json!({"name": "mirror", "remote": ["http://a:1", "http://b:1"], "channel": "shop", "secret": "s3cret",
+        "remote_database": "sales", "forward": true, "jobs": 4});
+    let made = served.send("POST /subscriptions", &[], &new.to_string()).await;
+    assert_eq!((made.status, &made.json()["name"]), (200, &json!("mirror")), "{made:?}");
+    let patch = json!({"enabled": false, "tables": null, "login": null, "policy": "skip"}).to_string();
+    assert_eq!(served.send("PATCH /subscriptions/mirror", &[], &patch).await.status, 200);
+    let resumed =
+        served.send("POST /subscriptions/mirror/tables/public.orders/resume", &[], "{\"copy\": true}").await;
+    assert_eq!(resumed.status, 200, "{resumed:?}");
+    assert_eq!(served.get("/subscriptions/mirror/tables").await.json()[0]["table"], "orders");
+    assert_eq!(served.send("DELETE /subscriptions/mirror", &[], "").await.status, 200);
+    let calls = served.database.calls.lock().unwrap();
+    let functions: Vec<&str> = calls.iter().map(|(_, call)| call.function).collect();
+    let expected = ["subscribe", "alter_subscription", "enable_subscription", "resume_table", "unsubscribe"];
+    assert_eq!(functions, expected);
+    let given = |call: usize, name: &str| {
+        let arguments = &calls[call].1.arguments;
+        arguments.iter().find(|one| one.name == name).map(|one| one.value.clone())
+    };
+    assert_eq!(given(0, "database"), Some(Given::Text("sales".to_owned())));
+    assert_eq!(given(0, "jobs"), Some(Given::Number(4)));
+    assert_eq!(given(1, "tables"), Some(Given::Texts(Vec::new())));
+    assert_eq!(given(1, "login"), Some(Given::Text(String::new())));
+    assert_eq!(given(1, "remote"), None);
+    assert_eq!(given(2, "enabled"), Some(Given::Text("false".to_owned())));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_without_the_secret() {
+    let served = serve(view(1), accept).await;
+    for (body, code) in [
+        (json!({"name": "a", "channel": "shop"}), "missing_field"),
+        (json!({"name": "a", "channel": "shop", "remote": [], "secret": "s3cret"}), "bad_field"),
+        (
+            json!({"name": "a", "channel": "shop", "remote": ["http://a:1"], "secret": ["s3cret"]}),
+            "bad_field",
+        ),
+        (
+            json!({"name": "a", "channel": "shop", "remote": ["http://a:1"], "password": "s3cret"}),
+            "unknown_field",
+        ),
+    ] {
+        let answer = served.send("POST /subscriptions", &[], &body.to_string()).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, code), "{body}");
+        assert!(!answer.body.contains("s3cret"), "{answer:?}");
+    }
+    assert_eq!(served.get("/subscriptions/other").await.code(), "unknown_subscription");
+    let other = serve(view(2), accept).await;
+    assert_eq!(other.send("DELETE /subscriptions/mirror", &[], "").await.code(), "not_leader");
+    assert_eq!(other.get("/subscriptions").await.status, 200);
+}
