@@ -1,6 +1,6 @@
 //! The routes of channels, in the same states of the same nodes.
 
-use super::Seen;
+use super::{Seen, subscriptions};
 use pgquorum_tests::{LineStream, PATIENCE, await_until, request, request_raw};
 
 const CHANNEL: &str = "/channels/{channel}";
@@ -46,6 +46,7 @@ pub(super) fn want_reads(seen: &mut Seen, status: u16, port: u16) {
     for rest in READS {
         want(seen, status, port, "GET", rest, "", "");
     }
+    subscriptions::want_reads(seen, status, port);
 }
 
 pub(super) fn want_changes(seen: &mut Seen, status: u16, port: u16) {
@@ -55,6 +56,7 @@ pub(super) fn want_changes(seen: &mut Seen, status: u16, port: u16) {
     for (method, rest) in COPIES {
         want(seen, status, port, method, rest, "", "");
     }
+    subscriptions::want_changes(seen, status, port);
 }
 
 fn copy(seen: &mut Seen, port: u16) {
@@ -99,6 +101,7 @@ pub(super) fn healthy(seen: &mut Seen) {
         seen.answers.insert(("GET".to_owned(), path("/stream"), 200));
     }
     copy(seen, at_leader);
+    subscriptions::healthy(seen);
     // Another node takes this one for the leader.
     let hop = "GET /channels/shop/stream?changes=false HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
                x-pgquorum-forwarded-by: 9\r\n\r\n";

@@ -4,6 +4,7 @@
 mod at_work;
 mod channels;
 mod outside;
+mod subscriptions;
 mod troubled;
 mod users;
 

@@ -1,0 +1,125 @@
+//! Two clusters, of which one follows the other.
+
+use crate::{Cluster, PATIENCE, await_until};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A source and a target with one subscription, `mirror`.
+pub struct Pair {
+    pub source: Cluster,
+    pub target: Cluster,
+}
+
+impl Pair {
+    /// Two clusters of so many nodes each, with these statements run on both leaders.
+    pub fn start(nodes: (usize, usize), tables: &str) -> Pair {
+        // Two clusters are much for one machine: it is not to be taken for a dead node.
+        let settings = [("node-timeout", "3s")];
+        let (source, target) =
+            (Cluster::start_with(nodes.0, &settings), Cluster::start_with(nodes.1, &settings));
+        let pair = Pair { source, target };
+        pair.source.sql(tables);
+        pair.target.sql(tables);
+        pair
+    }
+
+    /// Puts tables of the source into channel `shop`.
+    ///
+    /// # Panics
+    /// The source does not take that.
+    pub fn track(&self, tables: &[&str]) {
+        let leader = self.source.leader();
+        let ask = |path: &str, body: Value| {
+            let (status, answer) = self.source.post(leader, path, Some(&body));
+            assert!(status == 200 || status == 409, "{path} {body}: {answer}");
+        };
+        ask("/channels", json!({"name": "shop"}));
+        for table in tables {
+            ask("/channels/shop/tables", json!({"table": table}));
+        }
+    }
+
+    /// The addresses of all nodes of the source.
+    pub fn remote(&self) -> Value {
+        let nodes = self.source.status().nodes;
+        nodes.iter().map(|node| format!("http://127.0.0.1:{}", node.api_port())).collect::<Vec<_>>().into()
+    }
+
+    /// Subscribes over REST, with further settings.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn subscribe(&self, more: &Value) -> Value {
+        let mut body = json!({"name": "mirror", "remote": self.remote(), "channel": "shop"});
+        for (name, value) in more.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
+        let (status, answer) = self.target.post(self.target.leader(), "/subscriptions", Some(&body));
+        assert_eq!(status, 200, "{body}: {answer}");
+        answer
+    }
+
+    /// The subscription as the target's leader shows it.
+    ///
+    /// # Errors
+    /// The leader does not answer now.
+    pub fn state(&self) -> Result<Value, String> {
+        let leader = self.target.status().leader.ok_or("no leader")?;
+        let port = self.target.node(leader).api_port();
+        match crate::request(port, "GET", "/subscriptions/mirror", None) {
+            Ok((200, state)) => Ok(state),
+            Ok((status, answer)) => Err(format!("{status} {answer}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits until the subscription is in this state, with this code.
+    ///
+    /// # Panics
+    /// The time is over.
+    pub fn await_state(&self, state: &str, code: Option<&str>) -> Value {
+        await_until(PATIENCE, &format!("state {state}, code {code:?}"), || {
+            let found = self.state()?;
+            if found["state"] == state && found["code"].as_str() == code {
+                Ok(found)
+            } else {
+                Err(found.to_string())
+            }
+        })
+    }
+
+    /// Waits until everything that is committed at the source now is applied.
+    ///
+    /// # Panics
+    /// The time is over.
+    pub fn await_applied(&self) {
+        let leader = self.source.leader();
+        let end = await_until(PATIENCE, "the end of the channel", || {
+            self.source.try_ask(leader, "SELECT quorum.cut('shop')")
+        });
+        let tick = |text: &str| text.split_once(':').and_then(|(_, tick)| tick.parse::<u64>().ok());
+        await_until(PATIENCE * 2, &format!("position {end}"), || {
+            let found = self.state()?;
+            let here = found["position"].as_str().and_then(tick);
+            if here.is_some_and(|here| Some(here) >= tick(&end)) { Ok(()) } else { Err(found.to_string()) }
+        });
+    }
+
+    /// The table has the same rows on both sides.
+    ///
+    /// # Panics
+    /// It has not.
+    pub fn assert_same(&self, table: &str) {
+        let sum = format!(
+            "SELECT count(*) || ' rows, ' || coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '-') FROM {table} AS t"
+        );
+        let there = self.source.ask(self.source.leader(), &sum);
+        let here = self.target.ask(self.target.leader(), &sum);
+        assert_eq!(here, there, "{table}");
+    }
+
+    /// Waits a little, for scenarios in which nothing is to happen.
+    pub fn settle(&self) {
+        std::thread::sleep(Duration::from_secs(3));
+    }
+}

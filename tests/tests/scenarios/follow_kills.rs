@@ -1,0 +1,149 @@
+//! What dies in the middle of a copy, or while changes are applied: everything is there once, nothing twice.
+
+use pgquorum_tests::{Cluster, PATIENCE, Pair, await_until};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const TABLES: &str =
+    "CREATE TABLE big (id bigint PRIMARY KEY, note text); CREATE TABLE hot (id bigint PRIMARY KEY, n bigint)";
+
+/// Writes until it is told to stop, whoever leads; what is acknowledged counts.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<u64>,
+}
+
+impl Writer {
+    fn start(dsn: String) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut done = 0_u64;
+            let mut client = None;
+            while !told.load(Ordering::Relaxed) {
+                let connected = match client.take() {
+                    Some(connected) => Some(connected),
+                    None => postgres::Client::connect(&dsn, postgres::NoTls).ok(),
+                };
+                let Some(mut connected) = connected else {
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                };
+                let next = done * 3;
+                let sql = format!(
+                    "BEGIN; INSERT INTO hot VALUES ({next}, 0), ({next} + 1, 0), ({next} + 2, 0) ON CONFLICT DO NOTHING; \
+                     UPDATE hot SET n = n + 1 WHERE id = {next} - 30; DELETE FROM hot WHERE id = {next} - 300; COMMIT"
+                );
+                if connected.batch_execute(&sql).is_ok() {
+                    done += 1;
+                    client = Some(connected);
+                }
+            }
+            done
+        });
+        Writer { stop, thread }
+    }
+
+    fn end(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the writer")
+    }
+}
+
+fn start(nodes: (usize, usize)) -> Pair {
+    let pair = Pair::start(nodes, TABLES);
+    pair.source.sql("INSERT INTO big SELECT g, repeat('x', 800) FROM generate_series(1, 60000) AS g");
+    pair.track(&["big", "hot"]);
+    pair
+}
+
+/// Waits until some rows of the table are copied and not all.
+fn await_half_a_copy(pair: &Pair) {
+    await_until(PATIENCE, "a copy that is under way", || {
+        let leader = pair.target.status().leader.ok_or("no leader")?;
+        let (_, tables) = pair.target.get(leader, "/subscriptions/mirror/tables");
+        let state = pair.state()?;
+        if state["state"] == "copying" { Ok(()) } else { Err(format!("{state} {tables}")) }
+    });
+}
+
+fn end(pair: &Pair, writer: Writer) {
+    let done = writer.end();
+    assert!(done > 20, "only {done} transactions");
+    pair.source.leader();
+    pair.await_applied();
+    for table in ["big", "hot"] {
+        pair.assert_same(table);
+    }
+}
+
+fn other(cluster: &Cluster, not: u64) -> u64 {
+    cluster.await_leader(Some(not))
+}
+
+#[test]
+fn the_source_loses_its_leader_while_it_is_copied_and_while_it_is_followed() {
+    let pair = start((3, 1));
+    let writer = Writer::start(pair.source.status().dsn);
+    pair.subscribe(&json!({"copy": "error"}));
+    await_half_a_copy(&pair);
+    let leader = pair.source.leader();
+    pair.source.kill(leader, None);
+    other(&pair.source, leader);
+    pair.source.start_node(leader);
+    pair.await_state("following", None);
+    pair.source.await_replicas(2);
+    let leader = pair.source.leader();
+    pair.source.kill(leader, Some("sidecar"));
+    other(&pair.source, leader);
+    pair.source.start_node(leader);
+    pair.source.await_replicas(2);
+    end(&pair, writer);
+}
+
+#[test]
+fn the_target_loses_its_leader_while_it_copies_and_while_it_applies() {
+    let pair = start((1, 3));
+    let writer = Writer::start(pair.source.status().dsn);
+    pair.subscribe(&json!({"copy": "error"}));
+    await_half_a_copy(&pair);
+    let leader = pair.target.leader();
+    pair.target.kill(leader, None);
+    other(&pair.target, leader);
+    pair.target.start_node(leader);
+    pair.await_state("following", None);
+    pair.target.await_replicas(2);
+    let leader = pair.target.leader();
+    pair.target.kill(leader, Some("sidecar"));
+    other(&pair.target, leader);
+    pair.target.start_node(leader);
+    pair.target.await_replicas(2);
+    std::thread::sleep(Duration::from_secs(2));
+    // In order, too.
+    let leader = pair.target.leader();
+    let next = leader % 3 + 1;
+    assert_eq!(pair.target.hand_over(next).0, 200);
+    end(&pair, writer);
+    pair.target.assert_one_writable();
+}
+
+#[test]
+fn servers_that_restart_under_it_are_waited_for() {
+    let pair = start((1, 1));
+    let writer = Writer::start(pair.source.status().dsn);
+    pair.subscribe(&json!({"copy": "error"}));
+    await_half_a_copy(&pair);
+    pair.target.kill(1, Some("sidecar"));
+    pair.target.start_node(1);
+    pair.await_state("following", None);
+    pair.source.kill(1, None);
+    pair.source.start_node(1);
+    pair.source.leader();
+    pair.target.kill(1, None);
+    pair.target.start_node(1);
+    pair.target.leader();
+    std::thread::sleep(Duration::from_secs(2));
+    end(&pair, writer);
+}
