@@ -141,9 +141,10 @@ impl Copies {
         columns: Option<&[String]>,
     ) -> Result<mpsc::Receiver<Bytes>> {
         let copy = self.find(id, name)?;
+        // Whoever asks for what is not in it reads nothing, and does not keep it.
+        let statement = statement(&copy, table, columns)?;
         // Counted before the database is asked, which may take longer than is left.
         let reader = Reader::new(&copy);
-        let statement = statement(&copy, table, columns)?;
         let rows = copy.shared.open(&statement).await?;
         let (mut out, client) = Outlet::new();
         let (gone, mut ended) = (out.gone(), copy.ended.subscribe());

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 const ROWS: i64 = 20_000;
 const COPY: &str = "application/x-postgresql-copy";
@@ -146,10 +145,14 @@ fn readers_in_parallel_see_one_snapshot_and_the_log_goes_on_from_it() {
         let (status, ended) =
             request(port, "DELETE", &format!("/channels/shop/copies/{copy}"), None).expect("an answer");
         assert_eq!(status, 200, "{ended}");
-        std::thread::sleep(Duration::from_millis(300));
-        let until = cluster.ask(1, "SELECT quorum.cut('shop')");
-        follow(port, begun["position"].as_str().expect("a position"), &mut tables);
-        assert!(!until.is_empty());
+        let position = begun["position"].as_str().expect("a position");
+        await_until(PATIENCE, "changes after the copy", || {
+            match cluster.ask(1, "SELECT quorum.cut('shop')") {
+                end if end != position => Ok(()),
+                end => Err(end),
+            }
+        });
+        follow(port, position, &mut tables);
     }
     let (_, begun) = begin(port, "");
     let copy = id(&begun);
@@ -165,6 +168,15 @@ fn readers_in_parallel_see_one_snapshot_and_the_log_goes_on_from_it() {
     follow(port, begun["position"].as_str().expect("a position"), &mut tables);
     for table in ["giver", "taker"] {
         assert!(tables[table] == real(&cluster, table), "{table} is not what the log made of the copy");
+    }
+}
+
+/// Whether a copy is over. Asking for a table that it has not does not keep it.
+fn is_gone(port: u16, copy: &str) -> Result<(), String> {
+    match request(port, "GET", &format!("/channels/shop/copies/{copy}/public.none"), None).expect("an answer")
+    {
+        (410, answer) if answer["code"] == "copy_gone" => Ok(()),
+        (status, answer) => Err(format!("{status} {answer}")),
     }
 }
 
@@ -184,9 +196,11 @@ fn a_copy_holds_its_tables_and_lets_them_go() {
     let copy = id(&begun);
     assert!(blocked("TRUNCATE giver") && blocked("ALTER TABLE giver ADD COLUMN more int"));
     assert!(!blocked("ALTER TABLE taker ADD COLUMN more int"));
-    // A reader that takes nothing for longer than that keeps it.
+    // A reader that takes nothing for longer than that keeps it: another one, that nobody reads, ends meanwhile.
     let reading = open(port, &copy, "giver", "").expect("the table");
-    std::thread::sleep(Duration::from_secs(4));
+    let (_, unread) = begin(port, "?tables=taker&ttl=4s");
+    let unread = id(&unread);
+    await_until(PATIENCE, "the end of the copy that nobody reads", || is_gone(port, &unread));
     assert!(blocked("TRUNCATE giver"));
     let renewed =
         request(port, "PUT", &format!("/channels/shop/copies/{copy}?ttl=1s"), None).expect("an answer");
@@ -199,18 +213,7 @@ fn a_copy_holds_its_tables_and_lets_them_go() {
     // One that nobody reads or renews ends by itself.
     let (_, begun) = begin(port, "?ttl=1s");
     let copy = id(&begun);
-    await_until(PATIENCE, "the copy's end", || {
-        match request(port, "GET", &format!("/channels/shop/copies/{copy}/public.none"), None)
-            .expect("an answer")
-        {
-            (410, answer) if answer["code"] == "copy_gone" => Ok(()),
-            // Asking does not keep it.
-            (status, answer) => {
-                std::thread::sleep(Duration::from_secs(2));
-                Err(format!("{status} {answer}"))
-            }
-        }
-    });
+    await_until(PATIENCE, "the copy's end", || is_gone(port, &copy));
     assert!(!blocked("TRUNCATE giver"));
     let held =
         cluster.ask(1, "SELECT count(*)::text FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'");
