@@ -177,6 +177,7 @@ DECLARE
     s quorum.subscription := quorum.require_subscription(copy_plan.subscription);
     t quorum.subscription_table := quorum.require_table(copy_plan.subscription, copy_plan."schema", copy_plan."table");
     relation regclass := to_regclass(format('%I.%I', copy_plan."schema", copy_plan."table"));
+    fired text;
     missing text;
     list text;
     keys text;
@@ -190,6 +191,18 @@ BEGIN
     IF copy_plan."schema" IN ('pg_catalog', 'information_schema', 'quorum', 'quorum_log', 'pg_toast') THEN
         RAISE EXCEPTION 'table %.% is one of the system''s or of pgquorum''s own', copy_plan."schema", copy_plan."table"
             USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    -- COPY fires them with the rights of who copies, and that is a superuser.
+    SELECT string_agg(quote_ident(g.tgname), ', ') INTO fired FROM pg_trigger AS g
+    JOIN pg_class AS c ON c.oid = g.tgrelid JOIN pg_roles AS o ON o.oid = c.relowner
+    WHERE g.tgrelid IN (SELECT p.relid FROM pg_partition_tree(relation) AS p UNION SELECT relation)
+      AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal AND NOT o.rolsuper
+      AND NOT EXISTS (SELECT FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'pgquorum'
+                      WHERE d.classid = 'pg_proc'::regclass AND d.objid = g.tgfoid AND d.refclassid = 'pg_extension'::regclass);
+    IF fired IS NOT NULL THEN
+        RAISE EXCEPTION 'triggers of table % would run with the rights of a superuser when its rows are copied: %', relation, fired
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Disable them (ALTER TABLE … DISABLE TRIGGER), call quorum.resume_table(…, copy => true), and enable them when the table is copied. Or copy the rows by hand and subscribe with copy => ''none''.';
     END IF;
     SELECT string_agg(quote_ident(c), ', ') INTO missing FROM unnest(copy_plan.columns) AS c
     WHERE NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = c);
@@ -225,7 +238,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.copy_plan(integer, text, text, text[]) IS
-    'How to copy a table of the source into the one here: statements to run before, the COPY, statements to run after (NULL: none), and the columns to ask the source for, in this order. All in one transaction with session_replication_role = replica, and quorum.table_copied at its end. Errors: 42P01 no such table, 42703 it lacks columns, 42P16 no key to merge by, 42501 a system table.';
+    'How to copy a table of the source into the one here: statements to run before, the COPY, statements to run after (NULL: none), and the columns to ask the source for, in this order. All in one transaction with session_replication_role = replica, and quorum.table_copied at its end. Errors: 42P01 no such table, 42703 it lacks columns, 42P16 no key to merge by, 42501 a system table, or triggers of somebody who is no superuser would run.';
 
 CREATE FUNCTION quorum.reload_subscription(subscription integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -193,6 +193,22 @@ mod tests {
         ));
     }
 
+    #[pg_test(
+        error = "triggers of table public.g would run with the rights of a superuser when its rows are copied: always"
+    )]
+    fn a_copy_fires_nobodys_triggers_as_superuser() {
+        let id = followed("");
+        run("CREATE ROLE somebody; CREATE TABLE public.g (a int PRIMARY KEY); ALTER TABLE public.g OWNER TO somebody;
+             CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+             CREATE TRIGGER usual BEFORE INSERT ON public.g FOR EACH ROW EXECUTE FUNCTION public.note();
+             CREATE TRIGGER always BEFORE INSERT ON public.g FOR EACH ROW EXECUTE FUNCTION public.note();
+             ALTER TABLE public.g ENABLE ALWAYS TRIGGER always");
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "g"}}]');
+               SELECT quorum.copy_plan({id}, 'public', 'g', '{{a}}')"#
+        ));
+    }
+
     #[pg_test]
     fn an_empty_batch_tells_where_the_subscription_is() {
         let id = followed("");
