@@ -118,6 +118,20 @@ impl Pair {
         assert_eq!(here, there, "{table}");
     }
 
+    /// Waits until changes are applied that come after those that are applied now.
+    ///
+    /// # Panics
+    /// None is, in time.
+    pub fn await_progress(&self) {
+        let position = || Ok::<_, String>(self.state()?["position"].clone());
+        let mut before = None;
+        await_until(PATIENCE, "further changes are applied", || {
+            let now = position()?;
+            let first = before.get_or_insert_with(|| now.clone());
+            if *first == now { Err(format!("still at {now}")) } else { Ok(()) }
+        });
+    }
+
     /// Waits a little, for scenarios in which nothing is to happen.
     pub fn settle(&self) {
         std::thread::sleep(Duration::from_secs(3));

@@ -4,7 +4,6 @@ use pgquorum_tests::{Pair, pgquorum};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 const TABLES: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint, amount numeric, note text, at timestamptz DEFAULT now()); \
                       CREATE TABLE items (a int, b text, price double precision, data jsonb, raw bytea, PRIMARY KEY (a, b)); \
@@ -52,7 +51,7 @@ fn tables_are_copied_under_writes_and_followed() {
         .collect();
     pair.subscribe(&json!({"jobs": 2}));
     pair.await_state("following", None);
-    std::thread::sleep(Duration::from_secs(3));
+    pair.await_progress();
     // One that is larger than a batch.
     pair.source.sql("UPDATE orders SET note = repeat('large', 100) WHERE id BETWEEN 100 AND 9000");
     stop.store(true, Ordering::Relaxed);

@@ -120,7 +120,7 @@ fn the_target_loses_its_leader_while_it_copies_and_while_it_applies() {
     other(&pair.target, leader);
     pair.target.start_node(leader);
     pair.target.await_replicas(2);
-    std::thread::sleep(Duration::from_secs(2));
+    pair.await_progress();
     // In order, too.
     let leader = pair.target.leader();
     let next = leader % 3 + 1;
@@ -144,6 +144,6 @@ fn servers_that_restart_under_it_are_waited_for() {
     pair.target.kill(1, None);
     pair.target.start_node(1);
     pair.target.leader();
-    std::thread::sleep(Duration::from_secs(2));
+    pair.await_progress();
     end(&pair, writer);
 }

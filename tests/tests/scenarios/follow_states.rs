@@ -58,7 +58,7 @@ fn what_was_pruned_at_the_source_stops_it_or_is_copied_anew() {
     pair.await_state("following", None);
     let prune = || {
         assert_eq!(patch(&pair, &json!({"enabled": false})).0, 200);
-        pair.settle();
+        pair.await_state("disabled", None);
         pair.source.sql("UPDATE t SET note = 'pruned'; DELETE FROM t WHERE id = 1");
         pair.source.ask(1, "SELECT quorum.cut('shop')");
         assert_eq!(pair.source.post(1, "/channels/shop/prune", None).0, 200);
