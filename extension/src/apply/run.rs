@@ -285,7 +285,7 @@ fn ddl(
                 return Ok(());
             };
             let run = || {
-                let _path = apply_session::PathOf::new(&schema);
+                let _path = apply_session::path_of(&schema);
                 apply_write::as_owner(owner, || apply_session::run(&statement));
                 Ok::<(), Halt>(())
             };

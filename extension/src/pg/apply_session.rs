@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
-use super::formats::Formats;
+use super::formats::{Formats, PlainPath};
 use super::process;
 
 /// Why a session cannot apply changes.
@@ -95,36 +95,7 @@ pub fn run(statement: &str) {
     }
 }
 
-/// While it lives, names without a schema mean those of this one.
-pub struct PathOf(i32);
-
-impl PathOf {
-    pub fn new(schema: &str) -> Self {
-        let path = CString::new(pgrx::spi::quote_identifier(schema)).unwrap_or_default();
-        // SAFETY: a level of settings is opened and, if anything fails, closed by the abort.
-        unsafe {
-            let level = pg_sys::NewGUCNestLevel();
-            pg_sys::set_config_option(
-                c"search_path".as_ptr(),
-                path.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
-            Self(level)
-        }
-    }
-}
-
-impl Drop for PathOf {
-    fn drop(&mut self) {
-        // After an error the abort closes the level.
-        if !std::thread::panicking() {
-            // SAFETY: the level that was opened; all that were opened above it are closed too.
-            unsafe { pg_sys::AtEOXact_GUC(true, self.0) }
-        }
-    }
+/// While the result lives, names without a schema mean those of this one.
+pub fn path_of(schema: &str) -> PlainPath {
+    PlainPath::of(&CString::new(pgrx::spi::quote_identifier(schema)).unwrap_or_default())
 }

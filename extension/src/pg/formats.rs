@@ -1,7 +1,7 @@
 //! The settings under which values are turned into text, whatever the session's are.
 
 use std::cell::Cell;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
@@ -64,17 +64,22 @@ impl Drop for Formats {
     }
 }
 
-/// `search_path = pg_catalog` while it lives, for types whose text leaves out schemas that are in the path.
+/// Another search path while it lives: `pg_catalog`, for types whose text leaves out schemas that are in the path.
 pub struct PlainPath(c_int);
 
 impl PlainPath {
     pub fn take() -> Self {
+        Self::of(c"pg_catalog")
+    }
+
+    /// Another search path, for who runs statements of others.
+    pub fn of(path: &CStr) -> Self {
         // SAFETY: a level of settings is opened and, if anything fails, closed by the abort.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
             pg_sys::set_config_option(
                 c"search_path".as_ptr(),
-                c"pg_catalog".as_ptr(),
+                path.as_ptr(),
                 pg_sys::GucContext::PGC_USERSET,
                 pg_sys::GucSource::PGC_S_SESSION,
                 pg_sys::GucAction::GUC_ACTION_SAVE,
