@@ -234,8 +234,9 @@ impl NetCluster {
         }
     }
 
-    /// Waits until `n` full nodes stream from the leader and have all that it has. The map says who is a full node; that
-    /// they stream is asked of the server itself, because only that ends a disturbance.
+    /// Waits until `n` full nodes stream from the leader and have all that it has. The server itself is asked whether they
+    /// do, because only that ends a disturbance; the map of the leader must say it, too, because by what the map says a
+    /// change of leader is done or refused.
     pub fn await_streaming(&self, n: usize) {
         let stream = "SELECT count(*)::text FROM pg_stat_replication WHERE state = 'streaming' AND \
                       flush_lsn >= pg_current_wal_flush_lsn() - 1000000";
@@ -243,7 +244,9 @@ impl NetCluster {
             let leader =
                 self.ids().into_iter().find(|id| self.leads(*id).is_some()).ok_or_else(|| self.seen())?;
             let (_, map) = self.request(leader, "GET", "/map")?;
-            let full = |node: &&Value| node["state"] == "replica" && node["role"] == "node";
+            let full = |node: &&Value| {
+                node["state"] == "replica" && node["role"] == "node" && node["streaming"] == true
+            };
             let listed = map["nodes"].as_array().into_iter().flatten().filter(full).count();
             let streams = self.ask(leader, stream)?;
             if listed == n && streams == n.to_string() {
