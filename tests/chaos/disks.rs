@@ -1,4 +1,6 @@
-//! Each node's data and WAL lie on small disks of their own (tmpfs), which can be filled. Its state (votes, log) does not.
+//! Each node's data and WAL lie on small disks of their own (tmpfs), which can be filled. Its state (votes, log) lies beside
+//! them, in memory, too, where this machine has such a place: a disk that others share may stand still for half a minute,
+//! and that is no fault of this run.
 
 use pgquorum_tests::{NetCluster, poll_until};
 use std::fs::File;
@@ -7,6 +9,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+/// Where the whole cluster lies.
+pub fn base() -> &'static Path {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory } else { Path::new("/var/tmp") }
+}
 
 /// Much more than a run needs; only what is used takes memory.
 const SIZE: &str = "3g";
@@ -55,7 +63,9 @@ pub fn prepare(cluster: &NetCluster, place: u64) {
 pub fn remove(cluster: &NetCluster, place: u64) {
     let dir = cluster.node_dir(place);
     let free = (1..).map(|n| dir.with_extension(format!("former{n}.log"))).find(|log| !log.exists());
-    let _ = std::fs::rename(dir.join("sidecar.log"), free.expect("a name that is not taken"));
+    let free = free.expect("a name that is not taken");
+    let _ = std::fs::rename(dir.join("sidecar.log"), &free);
+    let _ = std::fs::rename(dir.join("state/postgres.log"), free.with_extension("postgres.log"));
     for disk in [data_disk(cluster, place), wal_disk(cluster, place)] {
         let _ = Command::new("umount").arg("-l").arg(&disk).output();
     }

@@ -58,6 +58,7 @@ pub struct Result {
 pub fn run(options: &Options) -> Result {
     let clock = options.clock.then(Clocks::available).flatten();
     let cluster = Arc::new(NetCluster::start_prepared(
+        disks::base(),
         options.nodes,
         Box::new(move |cluster, place| {
             disks::prepare(cluster, place);

@@ -1,7 +1,7 @@
 //! A cluster whose nodes are machines of a [`Network`], made by `init`, `join` and `run` as on several machines.
 
 use crate::command::pgquorum_program;
-use crate::user::{give, server_directory};
+use crate::user::{give, server_directory_below};
 use crate::{CLIENT, Network, PATIENCE, Probe, ProbeOptions, await_until, request_to, request_within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -40,15 +40,15 @@ impl NetCluster {
     /// # Panics
     /// It cannot be made.
     pub fn start(size: u64) -> NetCluster {
-        NetCluster::start_prepared(size, Box::new(|_, _| {}))
+        NetCluster::start_prepared(Path::new("/var/tmp"), size, Box::new(|_, _| {}))
     }
 
-    /// The same with something done to each node before its first start.
+    /// The same below this directory, with something done to each node before its first start.
     ///
     /// # Panics
     /// As [`NetCluster::start`].
-    pub fn start_prepared(size: u64, prepare: Prepare) -> NetCluster {
-        let dir = server_directory("pgquorum-net-");
+    pub fn start_prepared(base: &Path, size: u64, prepare: Prepare) -> NetCluster {
+        let dir = server_directory_below(base, "pgquorum-net-");
         // The servers' user may not be able to enter the folder that the program was built in.
         std::fs::copy(pgquorum_program(), dir.join("pgquorum")).expect("a copy of the program");
         let mut cluster = NetCluster {

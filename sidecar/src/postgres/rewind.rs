@@ -10,7 +10,7 @@ use super::state::Inner;
 use super::{config_files, control, cut, lifecycle, lost, process};
 use pgquorum_agent::postgres::{PgFailureKind, PgOutcome, StopMode, Upstream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The bound of the operation is shorter.
 const REWIND_LIMIT: Duration = Duration::from_secs(4 * 3600);
@@ -108,7 +108,12 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
         .env("PGPASSFILE", inner.config.passfile())
         .env("PGOPTIONS", "-c pgquorum.bypass_fence=on -c statement_timeout=0")
         .env("LC_ALL", "C");
+    let begun = Instant::now();
     let ended = process::run_to_end("pg_rewind", command, REWIND_LIMIT).await?;
+    // Where the time went, when somebody asks why a node was away.
+    let copied =
+        ended.stderr.lines().find(|line| line.contains(BEGINS_TO_WRITE)).unwrap_or("nothing to copy");
+    tracing::info!(took = ?begun.elapsed(), well = ended.success(), copied, "pg_rewind has ended");
     if !ended.success() {
         if !ended.stderr.contains(BEGINS_TO_WRITE) {
             inner.mark_rewind(RewindMark::None).await?;
