@@ -305,6 +305,27 @@ $$;
 COMMENT ON FUNCTION quorum.prune(text) IS
     'Purges all changes of a channel and raises its database_version, which it returns: whoever goes by versions copies the tables again. Error 42704: no such channel.';
 
+CREATE FUNCTION quorum.unread_since(channel integer, tick bigint) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    part oid;
+    result timestamptz;
+BEGIN
+    SELECT b.batches INTO part FROM quorum.batch_segment AS b WHERE b.channel = unread_since.channel
+    ORDER BY b.first_tick <= unread_since.tick + 1 DESC,
+             CASE WHEN b.first_tick <= unread_since.tick + 1 THEN -b.number ELSE b.number END LIMIT 1;
+    IF FOUND THEN
+        EXECUTE format('SELECT b.cut_at FROM %s AS b WHERE b.last_tick > $1 ORDER BY b.last_tick LIMIT 1', part::regclass)
+        INTO result USING unread_since.tick;
+    END IF;
+    RETURN result;
+EXCEPTION WHEN undefined_table OR syntax_error THEN
+    RETURN NULL; -- it was dropped just now
+END
+$$;
+COMMENT ON FUNCTION quorum.unread_since(integer, bigint) IS
+    'Internal. When the first change after a tick became readable; NULL: there is none.';
+
 CREATE VIEW quorum.channel_state AS
     SELECT c.name AS channel, e.epoch, e.first_tick, e.last_tick, e.start_position, e.end_position, c.database_version,
            e.last_tick - c.version_tick AS delta_version, e.last_tick - e.first_tick + 1 AS changes,
@@ -318,3 +339,14 @@ CREATE VIEW quorum.channel_state AS
     FROM quorum.channel AS c, LATERAL quorum.channel_ends(c.id) AS e;
 COMMENT ON VIEW quorum.channel_state IS
     'One row for each channel of this database: what can be read of it here, its versions and size, and who follows it. pending_transactions: those that are writing to this database''s log now or are prepared (primary only).';
+
+CREATE VIEW quorum.followers AS
+    SELECT c.channel, f.name, f.epoch || ':' || f.tick AS position, greatest(c.last_tick - f.tick, 0) AS lag_ticks,
+           (c.bytes::numeric * greatest(c.last_tick - f.tick, 0) / greatest(c.changes, 1))::bigint AS lag_bytes,
+           CASE WHEN f.tick >= c.last_tick THEN 0
+                ELSE extract(epoch FROM clock_timestamp() - quorum.unread_since(f.channel, f.tick)) END::double precision AS lag_seconds,
+           f.ttl, f.seen_at
+    FROM quorum.follower AS f JOIN quorum.channel AS h ON h.id = f.channel
+    JOIN quorum.channel_state AS c ON c.channel = h.name;
+COMMENT ON VIEW quorum.followers IS
+    'Registered readers of channels and how far behind each is, by what it has said (seen_at). lag_bytes: of the log, taken from the mean size of a change. lag_seconds: for how long the first change that it has not confirmed can be read.';

@@ -110,10 +110,11 @@ ALTER FUNCTION quorum.find_position_now(text, text) ROWS 1;
 REVOKE ALL ON SCHEMA quorum_log FROM PUBLIC;
 GRANT USAGE ON SCHEMA quorum TO quorum_follower;
 GRANT quorum_reader TO quorum_follower;
-GRANT SELECT ON TABLE quorum.channel_state, quorum.channel_epoch, quorum.follower, quorum.retired_channel
+GRANT SELECT ON TABLE quorum.channel_state, quorum.channel_epoch, quorum.follower, quorum.followers, quorum.retired_channel
     TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.read_log(text, text, integer), quorum.read_packed(text, text, integer),
-    quorum.changes(text, text, integer, text[]), quorum.wait(text, text, interval), quorum.find_position(text, text), quorum.channel_ends(integer), quorum.dump_start(text)
+    quorum.changes(text, text, integer, text[]), quorum.wait(text, text, interval), quorum.find_position(text, text), quorum.channel_ends(integer), quorum.dump_start(text),
+    quorum.unread_since(integer, bigint)
     TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.register_follower(text, text, text, interval), quorum.move_follower(text, text, text),
     quorum.drop_follower(text, text) TO quorum_follower, quorum_admin;
@@ -167,13 +168,18 @@ ALTER FUNCTION quorum.apply(integer, bytea, text) ROWS 1;
 ALTER FUNCTION quorum.retry_rejected(bigint) SECURITY DEFINER;
 ALTER FUNCTION quorum.retry_rejected(bigint) SET search_path = pg_catalog, pg_temp;
 
+COMMENT ON FUNCTION quorum.lock_sequence(oid) IS
+    'Internal. Keeps others from taking numbers from a sequence until the transaction ends. Errors: 42809 it is none, 55P03 a transaction that used it stays open.';
+ALTER FUNCTION quorum.lock_sequence(oid) SET lock_timeout = '5s';
+
 REVOKE ALL ON TABLE quorum.identity, quorum.subscription, quorum.subscription_status, quorum.subscription_position,
     quorum.subscription_table, quorum.subscription_schema, quorum.conflict_count, quorum.rejected_change,
     quorum.subscription_state, quorum.subscription_tables, quorum.rejected_changes, quorum.conflicts FROM PUBLIC;
 -- quorum.subscription itself is for nobody: it holds secrets.
 GRANT SELECT ON TABLE quorum.subscription_state, quorum.subscription_tables, quorum.rejected_changes, quorum.conflicts
     TO quorum_reader, quorum_admin;
-GRANT EXECUTE ON FUNCTION quorum.origin_name() TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.origin_name(), quorum.channel_sequences(text) TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.advance_sequences(text, bigint, jsonb) TO quorum_admin;
 GRANT EXECUTE ON FUNCTION
     quorum.set_origin_name(text), quorum.subscription_id(text),
     quorum.subscribe(text, text[], text, text, text[], text, text, text, text, text, boolean, integer, text, text, text),

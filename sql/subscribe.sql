@@ -294,8 +294,9 @@ CREATE VIEW quorum.subscription_state AS
     SELECT s.id, s.name, CASE WHEN s.enabled THEN x.state ELSE 'disabled' END AS state, x.code, x.detail,
            p.epoch || ':' || p.tick AS position, x.end_epoch || ':' || x.end_tick AS "end",
            greatest(x.end_tick - p.tick, 0) AS lag_ticks,
-           CASE WHEN x.end_tick <= p.tick THEN 0
-                ELSE greatest(extract(epoch FROM clock_timestamp() - p.committed_at), 0) END::double precision AS lag_seconds,
+           CASE WHEN x.end_tick > p.tick THEN greatest(extract(epoch FROM clock_timestamp() - p.committed_at), 0)
+                WHEN x.end_seen_at >= clock_timestamp() - interval '20 seconds' THEN 0
+                ELSE extract(epoch FROM clock_timestamp() - x.end_seen_at) END::double precision AS lag_seconds,
            t.tables AS tables_known, t.copying AS tables_copying, t.stopped AS tables_stopped,
            coalesce((SELECT sum(c.count) FROM quorum.conflict_count AS c WHERE c.subscription = s.id), 0)::bigint AS conflicts,
            (SELECT count(*) FROM quorum.rejected_change AS r WHERE r.subscription = s.id) AS rejected,
@@ -309,4 +310,4 @@ CREATE VIEW quorum.subscription_state AS
                                count(*) FILTER (WHERE y.state = 'stopped') AS stopped
                         FROM quorum.subscription_table AS y WHERE y.subscription = s.id) AS t;
 COMMENT ON VIEW quorum.subscription_state IS
-    'Each subscription: how it is, how far, how far behind, and its settings. lag_seconds: the age of the last applied transaction, 0 where everything that is known is applied.';
+    'Each subscription: how it is, how far, how far behind, and its settings. lag_seconds: the age of the last applied transaction; where everything that is known is applied 0, or, if the source was not heard of for 20 seconds, since when.';

@@ -63,6 +63,11 @@ extension_sql_file!(
 extension_sql_file!("../../sql/subscriptions.sql", name = "subscriptions", requires = ["track", "feed"]);
 extension_sql_file!("../../sql/subscribe.sql", name = "subscribe", requires = ["subscriptions"]);
 extension_sql_file!("../../sql/following.sql", name = "following", requires = ["subscribe"]);
+extension_sql_file!(
+    "../../sql/sequences.sql",
+    name = "sequences",
+    requires = ["subscribe", apply::sequences::lock_sequence]
+);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]

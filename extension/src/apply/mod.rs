@@ -10,7 +10,8 @@
 //! often, each change of the call goes that way.
 //!
 //! * `error` – how it refuses; `tables` – what is known of a subscription; `state` – what is known during a transaction;
-//! * `run` – from frames to changes of tables; `careful` – conflicts; `rejected` – changes that were left out.
+//! * `run` – from frames to changes of tables; `careful` – conflicts; `rejected` – changes that were left out;
+//! * `sequences` – for `sql/sequences.sql`.
 //!
 //! Invariant: a transaction of the caller commits whole transactions of the source only; see [`before_commit`].
 //! Invariant: the position is saved by the transaction that has applied what it stands for.
@@ -19,6 +20,7 @@ mod careful;
 mod error;
 mod rejected;
 mod run;
+pub mod sequences;
 mod state;
 mod tables;
 

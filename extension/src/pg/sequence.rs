@@ -1,12 +1,27 @@
-//! Numbers from a sequence of the extension's, whatever rights the session has.
+//! Numbers from a sequence of the extension's, whatever rights the session has; the lock of a sequence.
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::worker::lock as modes;
+
 unsafe extern "C-unwind" {
     /// commands/sequence.h; missing from pgrx's bindings.
     fn nextval_internal(relid: pg_sys::Oid, check_permissions: bool) -> i64;
+}
+
+/// Takes the lock of `ALTER SEQUENCE`, which keeps `nextval` out, until the transaction ends. False: it is no sequence.
+pub fn lock(sequence: pg_sys::Oid) -> bool {
+    // SAFETY: looks into the catalogues' caches; locks whatever stands behind the number, and its errors are passed on.
+    unsafe {
+        if pg_sys::get_rel_relkind(sequence) as u8 != pg_sys::RELKIND_SEQUENCE {
+            return false;
+        }
+        pg_sys::LockRelationOid(sequence, modes::SHARE_ROW_EXCLUSIVE);
+        // It may have been dropped while this waited.
+        pg_sys::get_rel_relkind(sequence) as u8 == pg_sys::RELKIND_SEQUENCE
+    }
 }
 
 /// The next number of a sequence in schema `quorum`. `None`: there is no such sequence.

@@ -48,6 +48,9 @@ mod tests {
         let state =
             "SELECT concat_ws(' ', followers, slowest_follower, slowest_tick) FROM quorum.channel_state";
         assert_eq!(text(state), "1 cache 0");
+        let behind =
+            "SELECT concat_ws(' ', name, position, lag_ticks, lag_bytes, lag_seconds) FROM quorum.followers";
+        assert_eq!(text(behind), "cache 0:0 0 0 0");
         assert_eq!(text("SELECT quorum.drop_follower('shop', 'cache')::text"), "true");
         assert_eq!(text("SELECT quorum.drop_follower('shop', 'cache')::text"), "false");
     }

@@ -11,6 +11,7 @@ mod lease;
 mod privileges;
 mod read;
 mod readonly;
+mod sequences;
 #[cfg(test)]
 mod sessions;
 mod slots;

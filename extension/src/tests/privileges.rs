@@ -32,10 +32,10 @@ mod tests {
     fn readers_read() {
         assert_eq!(
             executable("quorum_reader"),
-            "admits_clients applied_index changes channel_ends channel_id dump_start \
+            "admits_clients applied_index changes channel_ends channel_id channel_sequences dump_start \
              explain_readonly find_position info is_leader key_number leader lease map \
              origin_name read_log read_packed row_version_of served_statements statement_hash \
-             statements_here statements_state wait wal_position weak_commits who_wins"
+             statements_here statements_state unread_since wait wal_position weak_commits who_wins"
         );
         Spi::run("SET LOCAL ROLE quorum_reader").expect("the role is taken");
         for sql in [
@@ -59,8 +59,8 @@ mod tests {
     fn admins_change_through_functions_only() {
         assert_eq!(
             executable("quorum_admin"),
-            "add_schemas admit_clients admits_clients alter_subscription applied_index apply \
-             apply_entry apply_snapshot changes channel_ends channel_id copy_plan create_channel \
+            "add_schemas admit_clients admits_clients advance_sequences alter_subscription applied_index apply \
+             apply_entry apply_snapshot changes channel_ends channel_id channel_sequences copy_plan create_channel \
              cut drop_channel drop_follower drop_rejected drop_versions dump_start \
              enable_subscription explain_readonly find_position forget_statements info is_leader \
              keep_versions key_number leader lease lease_renew lease_revoke map mark_unsent \
@@ -69,7 +69,7 @@ mod tests {
              retry_rejected row_version_of served_statements set_leader_hint set_origin_name \
              set_table_policy statement_hash statements_here statements_state subscribe \
              subscription_id subscription_tables_found table_copied take_learned track \
-             unsubscribe untrack wait wal_position weak_commits who_wins"
+             unread_since unsubscribe untrack wait wal_position weak_commits who_wins"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
                       AND c.relkind = 'r' AND has_table_privilege('quorum_admin', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')";

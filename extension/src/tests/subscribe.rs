@@ -28,6 +28,23 @@ mod tests {
     }
 
     #[pg_test]
+    fn nobody_is_said_to_be_up_to_date_who_hears_nothing() {
+        let id = followed("");
+        let lag = "SELECT lag_ticks || ' ' || CASE WHEN lag_seconds < 1 THEN 'now' WHEN lag_seconds < 100 THEN 'late' ELSE 'old' END
+                   FROM quorum.subscription_state";
+        run(&format!(
+            "SELECT quorum.report_subscription({id}, 'following', end_epoch => 5, end_tick => 100)"
+        ));
+        assert_eq!(text(lag), "0 now");
+        run("UPDATE quorum.subscription_status SET end_seen_at = end_seen_at - interval '1 minute'");
+        run(&format!("SELECT quorum.report_subscription({id}, 'waiting', 'unreachable')"));
+        assert_eq!(text(lag), "0 late");
+        run(&format!("SELECT quorum.report_subscription({id}, 'following', end_epoch => 5, end_tick => 130);
+                      UPDATE quorum.subscription_position SET committed_at = clock_timestamp() - interval '1 hour'"));
+        assert_eq!(text(lag), "30 old");
+    }
+
+    #[pg_test]
     fn a_subscription_is_made_changed_and_ended() {
         followed("");
         let state =
