@@ -9,6 +9,7 @@ mod capture;
 mod failover;
 mod feed;
 mod floor;
+mod follow;
 mod is_leader;
 mod keep_alive;
 mod line;
@@ -38,7 +39,7 @@ impl Options {
 /// A group shares its servers; it prints a line for each of its benchmarks that is wanted and says whether all are good.
 type Group = fn(&Options) -> bool;
 
-const GROUPS: [(&[&str], Group); 15] = [
+const GROUPS: [(&[&str], Group); 16] = [
     (&failover::NAMES, failover::run),
     (&[black_hole::NAME], black_hole::run),
     (&tps::NAMES, tps::run),
@@ -50,6 +51,7 @@ const GROUPS: [(&[&str], Group); 15] = [
     (&[feed::latency::NAME], feed::latency::run),
     (&[feed::throughput::NAME], feed::throughput::run),
     (&apply::NAMES, apply::run),
+    (&follow::NAMES, follow::run),
     (&[statement_hash::NAME], statement_hash::run),
     (&statements::selects::NAMES, statements::selects::run),
     (&[statements::distinct::NAME], statements::distinct::run),
