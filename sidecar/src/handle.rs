@@ -1,5 +1,6 @@
 //! How the rest of the process talks to the driver: a snapshot to read, a queue for requests, a trace to follow.
 
+use crate::follow::Board;
 use crate::postgres::WeakCommits;
 use pgquorum_agent::request::{Rejection, RejectionKind, Reply, Request};
 use pgquorum_agent::view::{Trace, View};
@@ -63,6 +64,8 @@ pub struct Handle {
     pub weak_commits: watch::Receiver<Vec<WeakCommits>>,
     /// Tells those who work for subscriptions that one was changed.
     pub subscriptions_changed: Arc<Notify>,
+    /// What this node does for subscriptions.
+    pub subscriptions: Board,
 }
 
 impl Handle {

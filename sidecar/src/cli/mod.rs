@@ -20,6 +20,7 @@ mod output;
 mod place;
 mod probe;
 mod readonly;
+mod rejected;
 mod run;
 mod secret_input;
 mod status;

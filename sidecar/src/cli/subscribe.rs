@@ -3,7 +3,7 @@
 use super::client::{Client, Target};
 use super::failure::{Context, Failure};
 use super::output::{Out, bytes, plain};
-use super::subscriptions::{path, query};
+use super::subscriptions::{path, query, sequences};
 use clap::{Args, ValueEnum};
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -269,12 +269,40 @@ pub struct UnsubscribeArgs {
     /// The database here that follows [default: the cluster's admin database].
     #[arg(long)]
     database: Option<String>,
+    /// Set the sequences of its tables first, because this database takes the source's place: by what the source's have given,
+    /// or, if that is lost, by the rows here.
+    #[arg(long, value_enum)]
+    sequences: Option<Basis>,
+    /// How many numbers to leave out for safety [default: 1000].
+    #[arg(long, requires = "sequences")]
+    step: Option<u64>,
+}
+
+/// By what sequences are set.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Basis {
+    Source,
+    Rows,
 }
 
 pub async fn end(args: UnsubscribeArgs, out: Out) -> Result<(), Failure> {
-    let database = query(args.database.as_deref());
-    let answer = args.target.client()?.call(Method::DELETE, &path(&args.name, "", &database), None).await?;
-    out.show(&answer, || format!("Subscription {} has ended, its tables stay as they are.", args.name));
+    let mut query = query(args.database.as_deref());
+    let more = [("sequences", args.sequences.as_ref().map(word)), ("step", args.step.map(Value::from))];
+    for (name, value) in more {
+        if let Some(value) = value {
+            let begin = if query.is_empty() { '?' } else { '&' };
+            query.push_str(&format!("{begin}{name}={}", plain(&value)));
+        }
+    }
+    let answer = args.target.client()?.call(Method::DELETE, &path(&args.name, "", &query), None).await?;
+    out.show(&answer, || {
+        let ended = format!("Subscription {} has ended, its tables stay as they are.", args.name);
+        if answer["sequences"].is_null() {
+            ended
+        } else {
+            format!("{}\n{ended}", sequences(&answer["sequences"]))
+        }
+    });
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 use super::client::Target;
 use super::failure::{Context, Failure};
 use super::output::{Out, bytes, pairs, plain, table};
-use super::subscribe::{Ddl, OnPurged, Policy, SecretArgs, word};
+use super::rejected;
+use super::subscribe::{Basis, Ddl, OnPurged, Policy, SecretArgs, word};
 use crate::uri::encoded;
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -37,6 +38,37 @@ enum SubscriptionsCommand {
         #[arg(long)]
         copy: bool,
     },
+    /// Set the sequences of its tables so far that they give no number that the source's have given.
+    Sequences {
+        name: String,
+        /// By what: the source's sequences, or the rows that are here.
+        #[arg(long, value_enum)]
+        from: Option<Basis>,
+        /// How many numbers to leave out for safety [default: 1000].
+        #[arg(long)]
+        step: Option<u64>,
+    },
+    /// Set what to do about conflicts in one table.
+    Policy {
+        name: String,
+        /// As schema.table.
+        table: String,
+        /// "default" for that of the subscription.
+        policy: String,
+    },
+    /// Show what changes met here, and what was done.
+    Conflicts { name: String },
+    /// Show the changes that were left out, 100 at a time.
+    Rejected {
+        name: String,
+        /// Only those with higher numbers.
+        #[arg(long)]
+        after: Option<u64>,
+    },
+    /// Try a change again that was left out.
+    Retry { name: String, change: u64 },
+    /// Forget a change that was left out.
+    Drop { name: String, change: u64 },
     /// Let one rest; it goes on from where it is when it is enabled again.
     Disable { name: String },
     /// Let one that rests, or has stopped, go on.
@@ -137,6 +169,43 @@ pub async fn run(args: SubscriptionsArgs, out: Out) -> Result<(), Failure> {
             let answer = client.call(Method::POST, &path(&name, &rest, &query), Some(&body)).await?;
             out.show(&answer, || format!("Table {table} goes on: {}.", plain(&answer["state"])));
         }
+        Some(SubscriptionsCommand::Sequences { name, from, step }) => {
+            let fields = [("from", from.as_ref().map(word)), ("step", step.map(Value::from))];
+            let body: Map<String, Value> =
+                fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+            let path = path(&name, "/sequences", &query);
+            let answer = client.call(Method::POST, &path, Some(&body.into())).await?;
+            out.show(&answer, || sequences(&answer["sequences"]));
+        }
+        Some(SubscriptionsCommand::Policy { name, table, policy }) => {
+            let body = json!({ "policy": (policy != "default").then_some(&policy) });
+            let rest = format!("/tables/{}", encoded(&table));
+            let answer = client.call(Method::PATCH, &path(&name, &rest, &query), Some(&body)).await?;
+            out.show(&answer, || format!("Conflicts in {table}: {policy}."));
+        }
+        Some(SubscriptionsCommand::Conflicts { name }) => {
+            let answer = client.get(&path(&name, "/conflicts", &query)).await?;
+            out.show(&answer, || rejected::conflicts(&answer));
+        }
+        Some(SubscriptionsCommand::Rejected { name, after }) => {
+            let mut query = query;
+            if let Some(after) = after {
+                let begin = if query.is_empty() { '?' } else { '&' };
+                query.push_str(&format!("{begin}after={after}"));
+            }
+            let answer = client.get(&path(&name, "/rejected", &query)).await?;
+            out.show(&answer, || rejected::list(&answer));
+        }
+        Some(SubscriptionsCommand::Retry { name, change }) => {
+            let rest = format!("/rejected/{change}/retry");
+            let answer = client.call(Method::POST, &path(&name, &rest, &query), None).await?;
+            out.show(&answer, || format!("Change {change}: {}.", plain(&answer["outcome"])));
+        }
+        Some(SubscriptionsCommand::Drop { name, change }) => {
+            let rest = format!("/rejected/{change}");
+            let answer = client.call(Method::DELETE, &path(&name, &rest, &query), None).await?;
+            out.show(&answer, || format!("Change {change} is forgotten."));
+        }
         Some(SubscriptionsCommand::Disable { name }) => {
             let answer = client
                 .call(Method::PATCH, &path(&name, "", &query), Some(&json!({"enabled": false})))
@@ -193,6 +262,24 @@ fn list(answer: &Value) -> String {
     table(&head, rows)
 }
 
+/// What was done with sequences.
+pub fn sequences(rows: &Value) -> String {
+    let row = |one: &Value| {
+        vec![
+            format!("{}.{}.{}", plain(&one["schema"]), plain(&one["table"]), plain(&one["column"])),
+            plain(&one["sequence"]),
+            plain(&one["was"]),
+            plain(&one["now"]),
+            plain(&one["outcome"]),
+        ]
+    };
+    let rows: Vec<_> = rows.as_array().into_iter().flatten().map(row).collect();
+    if rows.is_empty() {
+        return "No column of its tables takes numbers from a sequence.".to_owned();
+    }
+    table(&["COLUMN", "SEQUENCE", "WAS", "NOW", "OUTCOME"], rows)
+}
+
 fn seconds(value: &Value) -> String {
     value.as_f64().map_or_else(|| plain(value), |seconds| format!("{seconds:.1}"))
 }
@@ -230,6 +317,10 @@ mod tests {
             &json!({"name": "mirror", "its_tables": [{"schema": "public", "table": "orders", "bytes": 2048}]}),
         );
         assert!(text.contains("public.orders") && text.contains("2.0 kB"), "{text}");
+        let set = json!([{"schema": "public", "table": "orders", "column": "id", "sequence": "orders_id_seq", "was": null,
+            "now": 1500, "outcome": "set"}]);
+        assert!(sequences(&set).contains("1500"), "{}", sequences(&set));
+        assert!(sequences(&json!([])).contains("No column"));
         assert_eq!(path("a b", "/tables", "?database=x"), "/subscriptions/a%20b/tables?database=x");
     }
 }

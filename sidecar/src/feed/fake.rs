@@ -343,6 +343,47 @@ impl Source for Fake {
         })
     }
 
+    fn conflicts<'a>(&'a self, database: &'a str, _name: &'a str) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.admit(database)?;
+            Ok(vec![
+                json!({"table": "orders", "conflict": "insert_exists", "resolution": "rejected", "count": 2}),
+            ])
+        })
+    }
+
+    fn rejected<'a>(
+        &'a self,
+        database: &'a str,
+        _name: &'a str,
+        after: u64,
+        limit: u64,
+    ) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.admit(database)?;
+            let all = [17, 19].into_iter().filter(|id| *id > after);
+            Ok(all.take(limit as usize).map(|id| json!({"id": id, "op": "insert"})).collect())
+        })
+    }
+
+    fn subscription<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Option<Value>> {
+        Box::pin(async move {
+            self.admit(database)?;
+            // Nobody answers there.
+            let row = json!({"id": 1, "name": name, "enabled": true, "remote": ["http://127.0.0.1:9"], "channel": "shop",
+                "policy": "error", "ddl": "ignore", "on_purged": "stop", "forward": false, "copy": "error", "jobs": 2,
+                "secret": "s3cret"});
+            Ok((name == "mirror").then_some(row))
+        })
+    }
+
+    fn sequences<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.channel(id)?;
+            Ok(vec![json!({"schema": "public", "table": "orders", "column": "id", "last_value": 7})])
+        })
+    }
+
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String> {
         Box::pin(async move {
             self.admit(database)?;

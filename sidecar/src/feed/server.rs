@@ -20,14 +20,23 @@ const TABLES: &str =
     "SELECT to_jsonb(t) FROM quorum.tracked_tables t WHERE t.channel = $1 ORDER BY t.schema, t.\"table\"";
 const SCHEMAS: &str = "SELECT to_jsonb(v) FROM quorum.schema_version v JOIN quorum.channel c ON c.id = v.channel \
                        WHERE c.name = $1 AND ($2::int8 IS NULL OR v.id = $2) ORDER BY v.id";
-const FOLLOWERS: &str = "SELECT to_jsonb(f) - 'channel' FROM quorum.follower f \
-                         JOIN quorum.channel c ON c.id = f.channel WHERE c.name = $1 ORDER BY f.name";
+const FOLLOWERS: &str = "SELECT to_jsonb(f) - 'channel' || jsonb_build_object('lag_ticks', l.lag_ticks, \
+                         'lag_bytes', l.lag_bytes, 'lag_seconds', l.lag_seconds) FROM quorum.follower f \
+                         JOIN quorum.channel c ON c.id = f.channel \
+                         JOIN quorum.followers l ON l.channel = c.name AND l.name = f.name \
+                         WHERE c.name = $1 ORDER BY f.name";
 /// Certificates are long, and of no use to those who look.
 const SUBSCRIPTIONS: &str = "SELECT to_jsonb(s) - 'id' - 'ca' || jsonb_build_object('database', current_database(), \
                              'remote_database', s.database, 'has_ca', s.ca IS NOT NULL) FROM quorum.subscription_state s \
                              WHERE $1::text IS NULL OR s.name = $1 ORDER BY s.name";
 const SUBSCRIPTION_TABLES: &str = "SELECT to_jsonb(t) - 'subscription' FROM quorum.subscription_tables t \
                                    WHERE t.subscription = $1 ORDER BY t.\"schema\", t.\"table\"";
+const CONFLICTS: &str = "SELECT to_jsonb(c) - 'subscription' FROM quorum.conflicts c WHERE c.subscription = $1 \
+                         ORDER BY c.\"schema\", c.\"table\", c.conflict, c.resolution";
+const REJECTED: &str = "SELECT to_jsonb(r) - 'subscription' FROM quorum.rejected_changes r \
+                        WHERE r.subscription = $1 AND r.id > $2 ORDER BY r.id LIMIT $3";
+const SUBSCRIPTION: &str = "SELECT to_jsonb(s) FROM quorum.subscription s WHERE s.name = $1";
+const SEQUENCES: &str = "SELECT to_jsonb(s) FROM quorum.channel_sequences($1) s";
 const WAIT: &str = "SELECT quorum.wait($1, $2, make_interval(secs => $3))";
 const FIND: &str = "SELECT epoch, tick FROM quorum.find_position($1, $2)";
 /// In the list, not behind FROM: there all rows would be read before the first one is sent.
@@ -177,6 +186,37 @@ impl Source for Server {
         })
     }
 
+    fn conflicts<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Vec<Value>> {
+        Box::pin(
+            async move { self.jsons_for(Purpose::Follow, database, CONFLICTS, &[(&name, Type::TEXT)]).await },
+        )
+    }
+
+    fn rejected<'a>(
+        &'a self,
+        database: &'a str,
+        name: &'a str,
+        after: u64,
+        limit: u64,
+    ) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            let [after, limit] = [after, limit].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+            let values: [Parameter; 3] = [(&name, Type::TEXT), (&after, Type::INT8), (&limit, Type::INT8)];
+            self.jsons_for(Purpose::Follow, database, REJECTED, &values).await
+        })
+    }
+
+    fn subscription<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Option<Value>> {
+        Box::pin(async move {
+            let found = self.jsons_for(Purpose::Follow, database, SUBSCRIPTION, &[(&name, Type::TEXT)]).await;
+            Ok(found?.pop())
+        })
+    }
+
+    fn sequences<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move { self.jsons(&id.database, SEQUENCES, &[(&id.channel, Type::TEXT)]).await })
+    }
+
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String> {
         Box::pin(self.carry_out(database, call))
     }
@@ -215,6 +255,7 @@ fn parameter(argument: &Argument) -> Parameter<'_> {
         Given::Text(value) => (value, Type::TEXT),
         Given::Texts(value) => (value, Type::TEXT_ARRAY),
         Given::Number(value) => (value, Type::INT8),
+        Given::Nothing => (&None::<String>, Type::TEXT),
     }
 }
 
@@ -223,7 +264,12 @@ fn statement(call: &Call) -> String {
     let arguments = call.arguments.iter().zip(1..);
     let arguments =
         arguments.map(|(one, n)| format!("\"{}\" => ${n}::pg_catalog.{}", one.name, one.type_name));
-    format!("SELECT quorum.{}({})::pg_catalog.text", call.function, arguments.collect::<Vec<_>>().join(", "))
+    let call_text = format!("quorum.{}({})", call.function, arguments.collect::<Vec<_>>().join(", "));
+    if call.rows {
+        format!("SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(r))::pg_catalog.text FROM {call_text} AS r")
+    } else {
+        format!("SELECT {call_text}::pg_catalog.text")
+    }
 }
 
 async fn collect(found: RowStream) -> Result<Rows> {

@@ -97,6 +97,8 @@ pub struct Call {
     /// Its name in schema `quorum`.
     pub function: &'static str,
     pub arguments: Vec<Argument>,
+    /// It gives rows; they come as one JSON array.
+    pub rows: bool,
 }
 
 /// A named argument.
@@ -113,11 +115,17 @@ pub enum Given {
     Text(String),
     Texts(Vec<String>),
     Number(i64),
+    /// NULL.
+    Nothing,
 }
 
 impl Call {
     pub fn new(function: &'static str) -> Call {
-        Call { function, arguments: Vec::new() }
+        Call { function, arguments: Vec::new(), rows: false }
+    }
+
+    pub fn rows(function: &'static str) -> Call {
+        Call { rows: true, ..Call::new(function) }
     }
 
     pub fn with(mut self, name: &'static str, type_name: &'static str, value: Given) -> Call {
@@ -217,6 +225,20 @@ pub trait Source: Send + Sync + 'static {
     fn subscriptions<'a>(&'a self, database: &'a str, name: Option<&'a str>) -> Answer<'a, Vec<Value>>;
     /// Their tables: rows of `quorum.subscription_tables`.
     fn subscription_tables<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Vec<Value>>;
+    /// What their changes met: rows of `quorum.conflicts`.
+    fn conflicts<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Vec<Value>>;
+    /// Changes that were left out, by their numbers: rows of `quorum.rejected_changes`.
+    fn rejected<'a>(
+        &'a self,
+        database: &'a str,
+        name: &'a str,
+        after: u64,
+        limit: u64,
+    ) -> Answer<'a, Vec<Value>>;
+    /// One with what is secret: the row of `quorum.subscription`.
+    fn subscription<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Option<Value>>;
+    /// Rows of `quorum.channel_sequences`; on the leader only.
+    fn sequences<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>>;
     /// Carries out a change, on the leader only; the function's result as text.
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String>;
     /// One snapshot for these tables, or for all of the channel if none is named; on the leader only.

@@ -16,6 +16,8 @@ use tokio::time::Instant;
 /// How often it is said how far the subscription is, if that is news, and else.
 const REPORT: Duration = Duration::from_secs(1);
 const REPORT_IDLE: Duration = Duration::from_secs(10);
+/// How long a batch may take before it is asked whether somebody holds what it needs.
+const PATIENT: Duration = Duration::from_secs(3);
 /// How often the source hears up to where the log is not needed any more, if that is news, and else.
 const MOVE: Duration = Duration::from_secs(1);
 const MOVE_IDLE: Duration = Duration::from_secs(60);
@@ -33,6 +35,8 @@ pub struct Following<'a> {
     follower: &'a str,
     channel: &'a Channel,
     known: Mutex<Known>,
+    /// When the batch that is being applied was begun.
+    applying: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -48,7 +52,7 @@ struct Known {
 impl<'a> Following<'a> {
     pub fn new(runner: &'a Runner, follower: &'a str, channel: &'a Channel) -> Following<'a> {
         let known = Known { end: runner.end, ..Known::default() };
-        Following { runner, follower, channel, known: Mutex::new(known) }
+        Following { runner, follower, channel, known: Mutex::new(known), applying: Mutex::new(None) }
     }
 
     fn known(&self) -> Known {
@@ -57,6 +61,19 @@ impl<'a> Following<'a> {
 
     fn note(&self, change: impl FnOnce(&mut Known)) {
         change(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn set_applying(&self, since: Option<Instant>) {
+        *self.applying.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Who keeps the present batch waiting, if it has taken long.
+    async fn blocked(&self) -> Result<Option<String>> {
+        let since = *self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        match since {
+            Some(since) if since.elapsed() >= PATIENT => self.runner.target.blocked().await,
+            _ => Ok(None),
+        }
     }
 
     /// Follows until something else is to be done.
@@ -176,7 +193,10 @@ impl<'a> Following<'a> {
     ) -> Result<super::target::Applied> {
         let mut attempt = 0;
         loop {
-            match applier.apply(batch.frames.clone(), batch.ends, only).await {
+            self.set_applying(Some(Instant::now()));
+            let answer = applier.apply(batch.frames.clone(), batch.ends, only).await;
+            self.set_applying(None);
+            match answer {
                 // In a transaction that was begun nothing can be sent again: all of it is read again.
                 Err(Trouble { kind: Kind::UnknownSchema(_), code, message }) => {
                     attempt += 1;
@@ -212,17 +232,17 @@ impl<'a> Following<'a> {
 
     /// Says how far it is; what was applied before that is durable then. Returns when something else is to be done.
     async fn report(&self) -> Result<()> {
-        let mut said: Option<(Known, Instant)> = None;
+        let mut said: Option<(Known, Option<String>, Instant)> = None;
         loop {
-            let known = self.known();
-            let news = said.as_ref().is_none_or(|(last, at)| {
-                (last.applied, last.end) != (known.applied, known.end) || at.elapsed() >= REPORT_IDLE
+            let (known, blocked) = (self.known(), self.blocked().await?);
+            let news = said.as_ref().is_none_or(|(last, by, at)| {
+                (last.applied, last.end, by) != (known.applied, known.end, &blocked)
+                    || at.elapsed() >= REPORT_IDLE
             });
             if news {
-                let report = Report { state: "following", end: known.end, ..Report::default() };
-                self.runner.target.report(report).await?;
+                self.runner.target.report(report(known.end, blocked.as_deref())).await?;
                 self.note(|now| now.durable = known.applied);
-                said = Some((known, Instant::now()));
+                said = Some((known, blocked, Instant::now()));
             }
             let standing: Standing = self.runner.target.standing().await?;
             if !standing.follows() {
@@ -277,6 +297,14 @@ impl<'a> Following<'a> {
             }
         }
     }
+}
+
+fn report(end: Option<Position>, blocked: Option<&str>) -> Report {
+    let Some(by) = blocked else { return Report { state: "following", end, ..Report::default() } };
+    let detail = format!(
+        "a change waits for a lock on a row or table here, which is held by {by}. It goes on when that transaction ends"
+    );
+    Report { state: "waiting", code: Some("blocked".to_owned()), detail: Some(detail), end }
 }
 
 /// Whether a position is lost only the source's leader can say, and it is asked when the follower registers. A node that is

@@ -2,6 +2,7 @@
 //!
 //! All sessions are clients like any other: without the cluster's lease, or on a standby, the server refuses what they write.
 
+use super::board::{Board, Place};
 use super::source::Answer;
 use super::subscription::{Subscription, TableName};
 use super::target::{Applied, Applier, Copier, Report, Standing, Target};
@@ -12,6 +13,8 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use serde_json::{Value, json};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_postgres::types::{ToSql, Type};
@@ -35,6 +38,11 @@ const APPLY: &str = "SELECT epoch, tick, in_transaction, one_by_one FROM quorum.
 const PLAN: &str = "SELECT before, copy, after, copied_columns FROM quorum.copy_plan($1, $2, $3, $4)";
 const ORIGIN: &str = "SELECT set_config('pgquorum.origin', $1, true), \
     set_config('pgquorum.origin_commit_time', transaction_timestamp()::text, true)";
+const BLOCKED: &str = "SELECT string_agg(CASE WHEN b.pid = 0 THEN 'a prepared transaction (pg_prepared_xacts)' \
+    ELSE format('session %s of %s (%s; %s, transaction since %s)', b.pid, coalesce(a.usename, '?'), \
+    coalesce(nullif(a.application_name, ''), 'no application_name'), coalesce(a.state, '?'), coalesce(a.xact_start::text, '?')) END, \
+    ' and ' ORDER BY b.pid) FROM (SELECT DISTINCT unnest(pg_blocking_pids($1)) AS pid) AS b \
+    LEFT JOIN pg_stat_activity AS a ON a.pid = b.pid";
 const TIME: &str = "SELECT (extract(epoch FROM $1::text::timestamptz) * 1000000)::int8";
 
 /// How long small questions may take.
@@ -50,11 +58,22 @@ pub struct Local {
     id: i32,
     /// For everything but applying and copying.
     keeper: Mutex<Option<Session>>,
+    /// The process of the newest applier's session; 0: there is none.
+    applier: AtomicI32,
+    /// What is shown of it to those who watch this node.
+    place: Arc<Place>,
 }
 
 impl Local {
-    pub fn new(config: PostgresConfig, database: &str, subscription: &Subscription) -> Local {
-        Local { config, database: database.to_owned(), id: subscription.id, keeper: Mutex::new(None) }
+    pub fn new(config: PostgresConfig, database: &str, subscription: &Subscription, board: &Board) -> Local {
+        Local {
+            config,
+            database: database.to_owned(),
+            id: subscription.id,
+            keeper: Mutex::new(None),
+            applier: AtomicI32::new(0),
+            place: Arc::new(board.place(database, &subscription.name)),
+        }
     }
 
     async fn connect(&self, settings: &str) -> Result<Session> {
@@ -166,6 +185,8 @@ impl Target for Local {
 
     fn report(&self, report: Report) -> Answer<'_, ()> {
         Box::pin(async move {
+            // Before the database hears of it: that may be the trouble.
+            self.place.report(&report);
             let (epoch, tick) = numbers(report.end);
             let values: [Parameter; 6] = [
                 (&self.id, Type::INT4),
@@ -219,10 +240,20 @@ impl Target for Local {
     fn applier(&self) -> Answer<'_, Box<dyn Applier>> {
         Box::pin(async {
             let session = self.connect(APPLIES).await?;
+            let row = in_time(session.query_typed_one("SELECT pg_backend_pid()", &[])).await?;
+            self.applier.store(column(&row, 0)?, Ordering::Relaxed);
             let statement =
                 in_time(session.prepare_typed(APPLY, &[Type::INT4, Type::BYTEA, Type::TEXT])).await?;
-            let applier = Applying { session, statement, id: self.id, open: false };
+            let place = Arc::clone(&self.place);
+            let applier = Applying { session, statement, id: self.id, open: false, place };
             Ok(Box::new(applier) as Box<dyn Applier>)
+        })
+    }
+
+    fn blocked(&self) -> Answer<'_, Option<String>> {
+        Box::pin(async {
+            let process = self.applier.load(Ordering::Relaxed);
+            self.one(BLOCKED, &[(&process, Type::INT4)]).await
         })
     }
 
@@ -244,6 +275,7 @@ struct Applying {
     id: i32,
     /// A transaction was begun.
     open: bool,
+    place: Arc<Place>,
 }
 
 impl Applying {
@@ -264,6 +296,10 @@ impl Applying {
         if self.open && ends {
             self.run("COMMIT").await?;
             self.open = false;
+        }
+        // Catching up, the position is that of one table.
+        if ends && only.is_none() {
+            self.place.applied(applied.position);
         }
         Ok(applied)
     }

@@ -6,6 +6,7 @@
 //!   [`Target`](target::Target) is what is asked of the database here, `local` asks the server beside this node.
 //! - `copying` copies tables; `copy_end` tells a whole copy from one that was broken off.
 //! - `following` applies changes: `frames` reads the binary stream, `queue` makes batches of it.
+//! - `board` is what `/metrics` shows of it.
 //! - `trouble` is what keeps a subscription from going on, and what its state says then.
 //!
 //! What is durable where: changes and the position up to which they are applied are written together, and may be lost
@@ -14,6 +15,7 @@
 //! Bounds: read ahead 8 MB a subscription; tables copied at a time as the subscription says, with a session each; else two
 //! sessions a subscription.
 
+mod board;
 mod copy_end;
 mod copying;
 #[cfg(test)]
@@ -34,10 +36,6 @@ mod trouble;
 mod wire;
 
 pub use overseer::oversee;
+pub use {board::Board, remote::Remote, subscription::Subscription, trouble::Trouble};
 #[cfg(test)]
-pub use {
-    remote::Remote,
-    source::Source,
-    subscription::{Subscription, TableName},
-    trouble::Kind,
-};
+pub use {source::Source, subscription::TableName, trouble::Kind};

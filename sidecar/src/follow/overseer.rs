@@ -3,6 +3,7 @@
 //! Few sessions, one at a time. One that stays would hold up `DROP DATABASE`, so that only the admin database, and those that
 //! have subscriptions, are looked at each second; the others now and then, and all at once when REST has changed something.
 
+use super::board::Board;
 use super::local::Local;
 use super::remote::Remote;
 use super::runner::{Runner, follower_name};
@@ -42,6 +43,7 @@ const SUBSCRIPTIONS: &str = "SELECT to_jsonb(s) FROM quorum.subscription s ORDER
 pub struct Overseer {
     config: PostgresConfig,
     pool: Arc<Pool>,
+    board: Board,
     databases: BTreeMap<String, Database>,
     listed: Option<Instant>,
 }
@@ -67,14 +69,15 @@ impl Drop for Running {
     }
 }
 
-/// Works until the driver ends. `nudge`: something was changed, look at once.
+/// Works until the driver ends. `nudge`: something was changed, look at once. `board`: what is done, for others to see.
 pub async fn oversee(
     config: PostgresConfig,
     pool: Arc<Pool>,
     mut view: watch::Receiver<Arc<View>>,
     nudge: Arc<Notify>,
+    board: Board,
 ) {
-    let mut overseer = Overseer { config, pool, databases: BTreeMap::new(), listed: None };
+    let mut overseer = Overseer { config, pool, board, databases: BTreeMap::new(), listed: None };
     loop {
         // The sender is gone: the driver has ended.
         if view.has_changed().is_err() {
@@ -136,12 +139,12 @@ impl Overseer {
             || self.databases.get(name).is_some_and(|database| !database.running.is_empty());
         let found = self.read(name, stays).await;
         let many = EACH.saturating_mul(u32::try_from(self.databases.len()).unwrap_or(u32::MAX));
-        let (config, now) = (&self.config, Instant::now());
+        let (config, board, now) = (&self.config, &self.board, Instant::now());
         let Some(database) = self.databases.get_mut(name) else { return };
         let pause = match found {
             Ok(subscriptions) => {
                 database.failure = None;
-                database.work_for(config, name, subscriptions);
+                database.work_for((config, board), name, subscriptions);
                 if stays || !database.running.is_empty() { ROUND } else { EMPTY.max(many) }
             }
             Err(error) if matches!(error.kind, Kind::NoExtension | Kind::UnknownDatabase) => {
@@ -174,7 +177,12 @@ impl Overseer {
 
 impl Database {
     /// Begins and ends what is to be begun and ended.
-    fn work_for(&mut self, config: &PostgresConfig, name: &str, subscriptions: Vec<Subscription>) {
+    fn work_for(
+        &mut self,
+        (config, board): (&PostgresConfig, &Board),
+        name: &str,
+        subscriptions: Vec<Subscription>,
+    ) {
         let ended: Vec<i32> = self
             .running
             .keys()
@@ -205,15 +213,15 @@ impl Database {
                     subscription = subscription.name,
                     "a subscription is worked for"
                 );
-                tokio::spawn(work(config.clone(), name.to_owned(), subscription.clone()))
+                let target = Local::new(config.clone(), name, &subscription, board);
+                tokio::spawn(work(Arc::new(target), subscription.clone()))
             });
             self.running.insert(subscription.id, Running { subscription, task });
         }
     }
 }
 
-async fn work(config: PostgresConfig, database: String, subscription: Subscription) {
-    let target = Arc::new(Local::new(config, &database, &subscription));
+async fn work(target: Arc<Local>, subscription: Subscription) {
     match Remote::new(&subscription) {
         Ok(remote) => Runner::new(subscription, Arc::new(remote), target).run().await,
         Err(trouble) => {
@@ -235,7 +243,7 @@ async fn say(target: &Local, trouble: &Trouble) -> super::trouble::Result<()> {
 /// itself, after days.
 async fn farewell(config: PostgresConfig, database: String, subscription: Subscription) {
     let told = async {
-        let origin = Local::new(config, &database, &subscription).origin().await?;
+        let origin = Local::new(config, &database, &subscription, &Board::default()).origin().await?;
         Remote::new(&subscription)?.forget(&follower_name(&origin, subscription.id)).await
     };
     match tokio::time::timeout(FAREWELL, told).await {

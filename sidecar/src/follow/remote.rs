@@ -245,6 +245,11 @@ struct SchemaBody {
 }
 
 impl Remote {
+    /// The source's sequences: rows of its `quorum.channel_sequences`.
+    pub async fn sequences(&self) -> Result<Value> {
+        self.json(Method::GET, &self.path("/sequences", ""), None).await
+    }
+
     async fn change_at(&self, tick: u64) -> Result<Option<(u64, String)>> {
         let path = self.path("/changes", &format!("after={tick}&limit=1"));
         let found = self.json(Method::GET, &path, None).await?;

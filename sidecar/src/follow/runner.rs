@@ -101,7 +101,8 @@ impl Runner {
             state: trouble.state(),
             code: Some(trouble.code.clone()),
             detail: Some(detail),
-            end: self.end,
+            // Nothing new was heard of it.
+            end: None,
         }
     }
 

@@ -67,6 +67,8 @@ pub trait Target: Send + Sync + 'static {
     /// All tables that are followed are to be copied anew.
     fn reload(&self) -> Answer<'_, ()>;
     fn applier(&self) -> Answer<'_, Box<dyn Applier>>;
+    /// Who holds what the newest applier waits for, in words; `None`: it does not wait for others.
+    fn blocked(&self) -> Answer<'_, Option<String>>;
     fn copier(&self) -> Answer<'_, Box<dyn Copier>>;
     /// A time as this database reads it, in microseconds of Unix time.
     fn time<'a>(&'a self, text: &'a str) -> Answer<'a, i64>;

@@ -62,6 +62,8 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::followers::routes(api),
         routes::dump::routes(api),
         routes::copies::routes(api),
+        routes::sequences::routes(api),
+        routes::conflicts::routes(api),
         routes::subscriptions::routes(api),
         routes::events::routes(api),
         routes::rpc::routes(api),

@@ -155,3 +155,60 @@ fn a_subscription_in_another_database_is_found() {
         admin.batch_execute("DROP DATABASE mine").map_err(|e| e.to_string())
     });
 }
+
+#[test]
+fn who_holds_a_row_that_a_change_needs_is_said() {
+    let pair = Pair::start((1, 1), TABLES);
+    pair.source.sql("INSERT INTO t SELECT g FROM generate_series(1, 10) AS g");
+    pair.track(&["t"]);
+    pair.subscribe(&json!({}));
+    pair.await_state("following", None);
+    let mut holder = pair.target.connect(1).expect("a session");
+    holder
+        .batch_execute("SET application_name = 'forgotten'; BEGIN; SELECT FROM t WHERE id = 7 FOR UPDATE")
+        .expect("a lock");
+    pair.source.sql("UPDATE t SET note = 'new' WHERE id = 7");
+    let state = pair.await_state("waiting", Some("blocked"));
+    assert!(state["detail"].as_str().is_some_and(|detail| detail.contains("forgotten")), "{state}");
+    holder.batch_execute("COMMIT").expect("the lock is gone");
+    pair.await_state("following", None);
+    pair.await_applied();
+    pair.assert_same("t");
+}
+
+#[test]
+fn both_sides_know_how_far_behind_a_follower_is() {
+    let pair = Pair::start((1, 1), TABLES);
+    pair.track(&["t"]);
+    pair.subscribe(&json!({}));
+    pair.await_state("following", None);
+    pair.source.sql("INSERT INTO t SELECT g FROM generate_series(1, 10) AS g");
+    pair.await_applied();
+    let metrics = |line: &str| {
+        await_until(PATIENCE, line, || {
+            let (_, answer) = pair.target.get(1, "/metrics");
+            let text = answer.as_str().unwrap_or_default().to_owned();
+            if text.lines().any(|one| one == line) { Ok(()) } else { Err(text) }
+        });
+    };
+    metrics(
+        "pgquorum_subscription_state{database=\"postgres\",subscription=\"mirror\",state=\"following\"} 1",
+    );
+    metrics("pgquorum_subscription_lag_changes{database=\"postgres\",subscription=\"mirror\"} 0");
+    let behind = |what: &str, wanted: &dyn Fn(&Value) -> bool| {
+        await_until(PATIENCE, what, || {
+            let (status, all) = pair.source.get(1, "/channels/shop/followers");
+            if status == 200 && wanted(&all[0]) { Ok(()) } else { Err(all.to_string()) }
+        });
+    };
+    behind("the follower has all", &|one| {
+        one["lag_ticks"] == 0 && one["lag_bytes"] == 0 && one["lag_seconds"] == 0.0
+    });
+    assert_eq!(patch(&pair, &json!({"enabled": false})).0, 200);
+    pair.await_state("disabled", None);
+    pair.source.sql("INSERT INTO t SELECT g FROM generate_series(11, 30) AS g");
+    behind("the follower is behind", &|one| {
+        let above = |name: &str| one[name].as_f64().is_some_and(|value| value > 0.0);
+        one["lag_ticks"] == 20 && above("lag_bytes") && above("lag_seconds")
+    });
+}

@@ -33,6 +33,7 @@ mod feed_stalls;
 mod feed_writers;
 mod follow_copy;
 mod follow_kills;
+mod follow_sequences;
 mod follow_states;
 mod force_leader;
 mod freeze_postmaster;

@@ -121,6 +121,10 @@ impl Target for Here {
         Box::pin(async { Ok(Box::new(Applies { target: Arc::clone(&self.0) }) as Box<dyn Applier>) })
     }
 
+    fn blocked(&self) -> Answer<'_, Option<String>> {
+        Box::pin(async { Ok(None) })
+    }
+
     fn copier(&self) -> Answer<'_, Box<dyn Copier>> {
         Box::pin(async {
             Ok(Box::new(Copies { target: Arc::clone(&self.0), lines: Vec::new() }) as Box<dyn Copier>)

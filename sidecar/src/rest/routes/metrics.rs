@@ -1,6 +1,7 @@
 //! `GET /metrics`: gauges and counters in Prometheus' text format, read from the view and from what is counted beside it.
 
 use crate::clock;
+use crate::follow::Board;
 use crate::postgres::WeakCommits;
 use crate::rest::api::{Api, is_running, leads, read};
 use crate::rest::refusal::with_body;
@@ -21,6 +22,7 @@ pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
             let mut out = text(&api.view(), clock::now(), api.readers());
             out.weak_commits(&api.handle().weak_commits.borrow());
             out.statements(api.statements().tally());
+            out.subscriptions(&api.handle().subscriptions);
             with_body(200, "text/plain; version=0.0.4", out.0)
         })
         .boxed()
@@ -73,6 +75,25 @@ impl Exposition {
         self.metric("counter", "carried_statements_total", help, [(String::new(), tally.carried())]);
         let help = "Failures to count statements, or to tell the leader of them.";
         self.metric("counter", "statement_failures_total", help, [(String::new(), tally.failures())]);
+    }
+
+    /// Subscriptions that this node works for: those of all databases, on the leader.
+    fn subscriptions(&mut self, board: &Board) {
+        let all = board.all();
+        let labels = |(database, name): &(String, String)| {
+            format!("database=\"{}\",subscription=\"{}\"", escaped(database), escaped(name))
+        };
+        let states =
+            all.iter().map(|(key, seen)| (format!("{{{},state=\"{}\"}}", labels(key), seen.state), 1));
+        self.metric("gauge", "subscription_state", "1 for the state that a subscription is in.", states);
+        let lag = all.iter().filter_map(|(key, seen)| Some((format!("{{{}}}", labels(key)), seen.lag()?)));
+        let help = "Changes of the source that are known of and not applied here yet.";
+        self.metric("gauge", "subscription_lag_changes", help, lag);
+        let heard = all.iter().filter_map(|(key, seen)| {
+            Some((format!("{{{}}}", labels(key)), seen.end?.1.elapsed().as_secs()))
+        });
+        let help = "Time since it was last heard where the source's channel ends: what the lag is known by.";
+        self.metric("gauge", "subscription_heard_seconds", help, heard);
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) {

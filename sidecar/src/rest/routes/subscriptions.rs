@@ -1,6 +1,7 @@
 //! `/subscriptions`, `…/{name}`, `…/{name}/tables` and `…/{name}/tables/{table}/resume`: following other clusters.
 
 use super::channel::{self, Body, Fields, with};
+use super::sequences::{self, Basis};
 use crate::feed::{Call, Given};
 use crate::rest::api::{Api, query, read};
 use crate::rest::body;
@@ -177,10 +178,17 @@ async fn change(api: &Api, name: &str, query: &str, body: Body) -> Result<Value,
 
 async fn end(api: &Api, name: &str, query: &str) -> Result<Value, Refusal> {
     api.leader_view()?;
-    let database = channel::database(api, &Query::strict(query, &["database"])?)?;
+    let query = Query::strict(query, &["database", "sequences", "step"])?;
+    let database = channel::database(api, &query)?;
     let name = channel::segment("name", name)?;
+    let mut ended = json!({"name": name, "database": database, "ended": true});
+    if let Some(basis) = query.get("sequences") {
+        let step = query.number("step")?.map(|step| Given::Number(i64::try_from(step).unwrap_or(i64::MAX)));
+        let basis = Basis::read(Some(basis))?;
+        ended["sequences"] = sequences::advance(api, &database, &name, basis, step).await?;
+    }
     carry_out(api, &database, Call::new("unsubscribe").text("name", "text", &name)).await?;
-    Ok(json!({"name": name, "database": database, "ended": true}))
+    Ok(ended)
 }
 
 async fn list_tables(api: &Api, name: &str, query: &str) -> Result<Value, Refusal> {
@@ -210,14 +218,16 @@ async fn carry_out(api: &Api, database: &str, call: Call) -> Result<String, Refu
     Ok(done)
 }
 
-async fn state(api: &Api, database: &str, name: &str) -> Result<Value, Refusal> {
+pub(super) async fn state(api: &Api, database: &str, name: &str) -> Result<Value, Refusal> {
     let found = api.feed().source().subscriptions(database, Some(name)).await?;
-    found.into_iter().next().ok_or_else(|| {
-        let message = format!(
-            "database {database} has no subscription {name}; GET /subscriptions lists those that there are"
-        );
-        Refusal::new(404, "unknown_subscription", message)
-    })
+    found.into_iter().next().ok_or_else(|| unknown(database, name))
+}
+
+pub(super) fn unknown(database: &str, name: &str) -> Refusal {
+    let message = format!(
+        "database {database} has no subscription {name}; GET /subscriptions lists those that there are"
+    );
+    Refusal::new(404, "unknown_subscription", message)
 }
 
 /// An error about a field shows its value; not this one.

@@ -90,8 +90,14 @@ async fn serve_with(config: &RestConfig, view: View, driver: Driver) -> Served {
     });
     let (weak_commits, counts) = watch::channel(Vec::new());
     let subscriptions_changed = Arc::new(tokio::sync::Notify::new());
-    let handle =
-        Handle { view: views, requests, traces: traces.clone(), weak_commits: counts, subscriptions_changed };
+    let handle = Handle {
+        view: views,
+        requests,
+        traces: traces.clone(),
+        weak_commits: counts,
+        subscriptions_changed,
+        subscriptions: crate::follow::Board::default(),
+    };
     let database = Arc::new(Fake::default());
     let source = Arc::<Fake>::clone(&database);
     let learner = Arc::<statements::fake::Fake>::default();

@@ -58,3 +58,49 @@ async fn what_is_wrong_is_said_without_the_secret() {
     assert_eq!(other.send("DELETE /subscriptions/mirror", &[], "").await.code(), "not_leader");
     assert_eq!(other.get("/subscriptions").await.status, 200);
 }
+
+#[tokio::test]
+async fn sequences_conflicts_and_what_was_left_out() {
+    let served = serve(view(1), accept).await;
+    assert_eq!(served.get("/subscriptions/mirror/conflicts").await.json()[0]["count"], 2);
+    let left = served.get("/subscriptions/mirror/rejected?after=17&limit=5").await;
+    assert_eq!(left.json(), json!([{"id": 19, "op": "insert"}]));
+    for (query, code) in
+        [("limit=0", "bad_parameter"), ("limit=1001", "bad_parameter"), ("after=x", "bad_parameter")]
+    {
+        let answer = served.get(&format!("/subscriptions/mirror/rejected?{query}")).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, code), "{query}");
+    }
+    assert_eq!(served.send("POST /subscriptions/mirror/rejected/17/retry", &[], "").await.status, 200);
+    assert_eq!(served.send("DELETE /subscriptions/mirror/rejected/19", &[], "").await.status, 200);
+    // Of another subscription, or none.
+    let other = served.send("POST /subscriptions/mirror/rejected/18/retry", &[], "").await;
+    assert_eq!((other.status, other.code().as_str()), (404, "unknown_change"));
+    let none = served.send("DELETE /subscriptions/mirror/rejected/last", &[], "").await;
+    assert_eq!((none.status, none.code().as_str()), (400, "bad_parameter"));
+    for (body, status) in [(json!({"policy": "skip"}), 200), (json!({"policy": null}), 200), (json!({}), 400)]
+    {
+        let answer = served.send("PATCH /subscriptions/mirror/tables/public.t", &[], &body.to_string()).await;
+        assert_eq!(answer.status, status, "{body} {answer:?}");
+    }
+    let known = served.get("/channels/shop/sequences").await;
+    assert_eq!((known.status, &known.json()[0]["last_value"]), (200, &json!(7)));
+    let by_rows =
+        served.send("POST /subscriptions/mirror/sequences", &[], r#"{"from": "rows", "step": 5}"#).await;
+    assert_eq!((by_rows.status, &by_rows.json()["sequences"]), (200, &json!([])), "{by_rows:?}");
+    // Nobody answers at the source: nothing is set, nothing ends, and the secret is not told.
+    for request in ["POST /subscriptions/mirror/sequences", "DELETE /subscriptions/mirror?sequences=source"] {
+        let body = if request.starts_with("POST") { "{}" } else { "" };
+        let answer = served.send(request, &[], body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (531, "source_unavailable"), "{request}");
+        assert!(!answer.body.contains("s3cret"), "{answer:?}");
+    }
+    let calls = served.database.calls.lock().unwrap();
+    let functions: Vec<&str> = calls.iter().map(|(_, call)| call.function).collect();
+    let expected =
+        ["retry_rejected", "drop_rejected", "set_table_policy", "set_table_policy", "advance_sequences"];
+    assert_eq!(functions, expected);
+    let policy = |call: usize| calls[call].1.arguments.last().map(|one| one.value.clone());
+    assert_eq!(policy(2), Some(Given::Text("skip".to_owned())));
+    assert_eq!(policy(3), Some(Given::Nothing));
+}

@@ -70,7 +70,9 @@ pub(super) fn after(change: &UserChange) -> Option<User> {
 /// What docs/users.md promises, said once more.
 fn may(role: UserRole, method: &Method, path: &str) -> bool {
     let look = *method == Method::GET || *method == Method::HEAD;
-    let copies = path.ends_with("/dump") || path.ends_with("/copies") || path.contains("/copies/");
+    let sequences = path.starts_with("/channels/") && path.ends_with("/sequences");
+    let copies =
+        path.ends_with("/dump") || path.ends_with("/copies") || path.contains("/copies/") || sequences;
     let theirs = copies || path.ends_with("/followers") || path.contains("/followers/");
     match role {
         UserRole::Admin | UserRole::SuperUser => true,

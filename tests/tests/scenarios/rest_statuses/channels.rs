@@ -9,12 +9,13 @@ const CHANNEL: &str = "/channels/{channel}";
 const READS: [&str; 7] = ["", "/tables", "/followers", "/schemas", "/changes", "/stream", "(all)"];
 
 /// What the leader alone does: method, what follows the channel, body.
-const CHANGES: [(&str, &str, &str); 10] = [
+const CHANGES: [(&str, &str, &str); 11] = [
     ("POST", "(all)", r#"{"name": "shop"}"#),
     ("POST", "/tables", r#"{"table": "orders"}"#),
     ("POST", "/followers", r#"{"name": "cache", "after": "start"}"#),
     ("PUT", "/followers/{follower}", r#"{"position": "start"}"#),
     ("GET", "/dump", ""),
+    ("GET", "/sequences", ""),
     ("POST", "/purge", r#"{"keep": 1}"#),
     ("POST", "/prune", ""),
     ("DELETE", "/followers/{follower}", ""),

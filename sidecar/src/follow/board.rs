@@ -1,0 +1,125 @@
+//! What this node does for subscriptions now, for `/metrics`: kept in memory, so that a scrape asks no database.
+
+use super::target::Report;
+use crate::feed::Position;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Database and subscription.
+pub type Key = (String, String);
+
+/// How one is.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub state: &'static str,
+    /// Up to where changes are applied.
+    pub applied: Option<Position>,
+    /// Where the source's channel ended when that was heard last, and when that was.
+    pub end: Option<(Position, Instant)>,
+}
+
+impl Seen {
+    /// Changes that are known of and not applied; `None`: neither is known.
+    pub fn lag(&self) -> Option<u64> {
+        Some(self.end?.0.tick.saturating_sub(self.applied?.tick))
+    }
+}
+
+/// All subscriptions that this node works for. Clones are the same board.
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<Mutex<Places>>);
+
+#[derive(Debug, Default)]
+struct Places {
+    taken: BTreeMap<Key, (u64, Seen)>,
+    next: u64,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn all(&self) -> BTreeMap<Key, Seen> {
+        self.lock().taken.iter().map(|(key, (_, seen))| (key.clone(), seen.clone())).collect()
+    }
+
+    /// A place on the board, for as long as it is worked for. Whoever had it before has lost it.
+    pub fn place(&self, database: &str, subscription: &str) -> Place {
+        let key = (database.to_owned(), subscription.to_owned());
+        let mut places = self.lock();
+        places.next += 1;
+        let number = places.next;
+        places.taken.insert(key.clone(), (number, Seen { state: "starting", ..Seen::default() }));
+        Place { board: self.clone(), key, number }
+    }
+}
+
+/// One subscription's place; with it the subscription leaves the board.
+#[derive(Debug)]
+pub struct Place {
+    board: Board,
+    key: Key,
+    number: u64,
+}
+
+impl Place {
+    pub fn report(&self, report: &Report) {
+        self.change(|seen| {
+            seen.state = report.state;
+            seen.end = report.end.map(|end| (end, Instant::now())).or(seen.end);
+        });
+    }
+
+    pub fn applied(&self, position: Option<Position>) {
+        self.change(|seen| seen.applied = position.or(seen.applied));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Seen)) {
+        match self.board.lock().taken.get_mut(&self.key) {
+            Some((number, seen)) if *number == self.number => change(seen),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.board.lock();
+        if places.taken.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+            places.taken.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_says_how_far_and_is_gone_with_its_work() {
+        let board = Board::default();
+        let place = board.place("shop", "mirror");
+        let key = ("shop".to_owned(), "mirror".to_owned());
+        assert_eq!((board.all()[&key].state, board.all()[&key].lag()), ("starting", None));
+        place.report(&Report {
+            state: "following",
+            end: Some(Position { epoch: 2, tick: 90 }),
+            ..Report::default()
+        });
+        place.applied(Some(Position { epoch: 2, tick: 70 }));
+        place.applied(None);
+        assert_eq!((board.all()[&key].state, board.all()[&key].lag()), ("following", Some(20)));
+        // What was heard stays when the source does not answer.
+        place.report(&Report { state: "waiting", ..Report::default() });
+        assert_eq!((board.all()[&key].state, board.all()[&key].lag()), ("waiting", Some(20)));
+        // Work that was begun anew has it; the old one's end is none of it.
+        let anew = board.place("shop", "mirror");
+        place.applied(Some(Position { epoch: 2, tick: 80 }));
+        drop(place);
+        assert_eq!((board.all()[&key].state, board.all()[&key].applied), ("starting", None));
+        drop(anew);
+        assert!(board.all().is_empty());
+    }
+}
