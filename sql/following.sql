@@ -76,6 +76,7 @@ BEGIN
            'The source does not track this table in its channel. It is followed as soon as it does.'
     FROM unnest(s.tables) AS w
     WHERE NOT EXISTS (SELECT FROM quorum.subscription_table AS x WHERE x.subscription = s.id AND x.schema_name || '.' || x.table_name = w);
+    PERFORM quorum.keep_versions_of(s.id);
     RETURN added;
 END
 $$;
@@ -182,6 +183,7 @@ DECLARE
     list text;
     keys text;
     updates text;
+    prelude text;
 BEGIN
     PERFORM quorum.require_input(cardinality(copy_plan.columns) > 0, 'the columns that the source copies must be given');
     IF relation IS NULL THEN
@@ -214,6 +216,10 @@ BEGIN
     FROM unnest(copy_plan.columns) WITH ORDINALITY AS u (c, n)
     JOIN pg_attribute AS a ON a.attrelid = relation AND a.attname = c AND a.attgenerated = '';
     copy := format('COPY %s (%s) FROM STDIN', relation, list);
+    -- When the rows were written at the source is not known: any write from elsewhere is later.
+    IF quorum.is_versioned(relation) THEN
+        prelude := 'SET LOCAL pgquorum.origin_commit_time = ''1970-01-01 00:00:00+00''';
+    END IF;
     CASE s.copy
     WHEN 'truncate' THEN
         -- Not TRUNCATE: that would be refused where other tables refer to this one.
@@ -235,6 +241,7 @@ BEGIN
     ELSE
         before := format('SELECT quorum.require_empty(%L)', relation);
     END CASE;
+    before := concat_ws('; ', prelude, before);
 END
 $$;
 COMMENT ON FUNCTION quorum.copy_plan(integer, text, text, text[]) IS

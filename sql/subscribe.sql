@@ -43,14 +43,8 @@ COMMENT ON FUNCTION quorum.check_subscription(quorum.subscription) IS 'Internal.
 CREATE FUNCTION quorum.check_policy(policy text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF check_policy.policy = 'last_write_wins' THEN
-        RAISE EXCEPTION 'the policy last_write_wins is not there yet'
-            USING ERRCODE = 'feature_not_supported',
-                  DETAIL = 'It needs to know who wrote each row last and when, which this version of pgquorum does not keep.',
-                  HINT = 'Use error, skip, apply_remote or keep_local.';
-    END IF;
-    PERFORM quorum.require_input(check_policy.policy IN ('error', 'skip', 'apply_remote', 'keep_local'),
-        format('a policy is error, skip, apply_remote or keep_local, not %s', coalesce(quote_literal(check_policy.policy), 'NULL')));
+    PERFORM quorum.require_input(check_policy.policy IN ('error', 'skip', 'apply_remote', 'keep_local', 'last_write_wins'),
+        format('a policy is error, skip, apply_remote, keep_local or last_write_wins, not %s', coalesce(quote_literal(check_policy.policy), 'NULL')));
 END
 $$;
 COMMENT ON FUNCTION quorum.check_policy(text) IS 'Internal. Raises 22023 unless it is a policy about conflicts.';
@@ -109,7 +103,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.subscribe(text, text[], text, text, text[], text, text, text, text, text, boolean, integer, text, text, text) IS
-    'Follows a channel of another cluster from now on, and returns the subscription''s id. copy: what to do about rows that are here (error, truncate, merge), or none to copy nothing; start: where to begin then. policy: what to do about conflicts. Errors: 42710 it exists, 22023 bad arguments, 0A000 not there yet.';
+    'Follows a channel of another cluster from now on, and returns the subscription''s id. copy: what to do about rows that are here (error, truncate, merge), or none to copy nothing; start: where to begin then. policy: what to do about conflicts. Errors: 42710 it exists, 22023 bad arguments.';
 
 CREATE FUNCTION quorum.alter_subscription(
     name text, remote text[] DEFAULT NULL, tables text[] DEFAULT NULL, policy text DEFAULT NULL, ddl text DEFAULT NULL,
@@ -119,8 +113,10 @@ CREATE FUNCTION quorum.alter_subscription(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s quorum.subscription;
+    before text;
 BEGIN
     SELECT x.* INTO STRICT s FROM quorum.subscription AS x WHERE x.id = quorum.subscription_id(alter_subscription.name) FOR UPDATE;
+    before := s.policy;
     s.remote := coalesce(alter_subscription.remote, s.remote);
     s.tables := nullif(coalesce(alter_subscription.tables, s.tables), '{}');
     s.policy := coalesce(alter_subscription.policy, s.policy);
@@ -140,10 +136,15 @@ BEGIN
         DELETE FROM quorum.subscription_table AS t
         WHERE t.subscription = s.id AND t.schema_name || '.' || t.table_name <> ALL (s.tables);
     END IF;
+    IF s.policy = 'last_write_wins' AND s.policy <> before THEN
+        PERFORM FROM quorum.subscription_position AS p WHERE p.subscription = s.id FOR UPDATE;
+        PERFORM quorum.require_versions(t) FROM quorum.subscription_table AS t
+        WHERE t.subscription = s.id AND t.state <> 'stopped' AND quorum.is_last_write_wins(t);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION quorum.alter_subscription(text, text[], text[], text, text, text, boolean, integer, text, text, text) IS
-    'Changes settings of a subscription; what is NULL stays. An empty array of tables: all; an empty login, secret or ca: none. Errors: 42704 there is none, 22023 bad arguments, 0A000 not there yet.';
+    'Changes settings of a subscription; what is NULL stays. An empty array of tables: all; an empty login, secret or ca: none. Errors: 42704 there is none, 22023 bad arguments, 55000 last_write_wins is not possible for a table, 55P03 a table is busy.';
 
 CREATE FUNCTION quorum.set_table_policy(subscription_name text, "table" text, policy text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -153,12 +154,17 @@ BEGIN
     IF set_table_policy.policy IS NOT NULL THEN
         PERFORM quorum.check_policy(set_table_policy.policy);
     END IF;
+    PERFORM FROM quorum.subscription_position AS p WHERE p.subscription = t.subscription FOR UPDATE;
+    t.policy := set_table_policy.policy;
+    IF quorum.is_last_write_wins(t) THEN
+        PERFORM quorum.require_versions(t);
+    END IF;
     UPDATE quorum.subscription_table AS x SET policy = set_table_policy.policy
     WHERE (x.subscription, x.schema_name, x.table_name) = (t.subscription, t.schema_name, t.table_name);
 END
 $$;
 COMMENT ON FUNCTION quorum.set_table_policy(text, text, text) IS
-    'What to do about conflicts in one table of a subscription; NULL: as the subscription says. Errors: 42704 there is no such subscription, 42P01 no such table in it, 22023 no policy.';
+    'What to do about conflicts in one table of a subscription; NULL: as the subscription says. Errors: 42704 there is no such subscription, 42P01 no such table in it, 22023 no policy, 55000 last_write_wins is not possible, 55P03 the table is busy.';
 
 CREATE FUNCTION quorum.subscribed_table(subscription_name text, "table" text) RETURNS quorum.subscription_table
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -239,6 +245,9 @@ BEGIN
         RAISE EXCEPTION 'table %.% is not stopped, its state is %', t.schema_name, t.table_name, t.state
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'copy => true copies it again whatever its state is.';
     END IF;
+    IF quorum.is_last_write_wins(t) THEN
+        PERFORM quorum.require_versions(t);
+    END IF;
     IF resume_table.copy THEN
         fresh := 'copy';
     ELSIF t.after_tick IS NULL THEN
@@ -258,7 +267,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.resume_table(text, text, boolean) IS
-    'Lets a stopped table go on: with the change at which it stopped, or copied anew. Returns its new state. Errors: 42704 no such subscription, 42P01 no such table in it, 55000 it is not stopped or has no position.';
+    'Lets a stopped table go on: with the change at which it stopped, or copied anew. Returns its new state. Errors: 42704 no such subscription, 42P01 no such table in it, 55000 it is not stopped, has no position or last_write_wins is not possible, 55P03 the table is busy.';
 
 CREATE FUNCTION quorum.drop_rejected(id bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

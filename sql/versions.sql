@@ -128,6 +128,13 @@ END
 $$;
 COMMENT ON FUNCTION quorum.require_tracked(regclass) IS 'Internal. Raises 42704 if a table is not tracked.';
 
+CREATE FUNCTION quorum.is_versioned(relation regclass) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM quorum.versioned_table AS t
+                   WHERE t.relid = relation OR t.relid IN (SELECT a.relid FROM pg_partition_ancestors(relation) AS a(relid)))
+$$;
+COMMENT ON FUNCTION quorum.is_versioned(regclass) IS 'Internal. Are versions kept of the rows of a table or partition?';
+
 CREATE FUNCTION quorum.require_versioned(relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -68,6 +68,11 @@ extension_sql_file!(
     name = "sequences",
     requires = ["subscribe", apply::sequences::lock_sequence]
 );
+extension_sql_file!(
+    "../../sql/last_write_wins.sql",
+    name = "last_write_wins",
+    requires = ["subscribe", "versions"]
+);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]

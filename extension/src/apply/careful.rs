@@ -3,14 +3,15 @@
 use pgquorum_change::{Change, Image, Op, Position, Transaction};
 
 use super::error::ApplyError;
-use super::rejected;
 use super::run::partitions;
 use super::state::{Halt, Met, Session, is_of_the_server};
 use super::tables::Policy;
+use super::{judged, newest, rejected};
 use crate::pg::apply_find::Found;
 use crate::pg::apply_target::{Fault, Target};
 use crate::pg::apply_write;
 use crate::pg::savepoint::attempt;
+use crate::versions::Version;
 
 /// What a change meets, by PostgreSQL's names for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,13 @@ impl Conflict {
         Self { kind, code: "P0002".into(), message }
     }
 
+    fn of_others(op: Op, target: &Target, known: Option<&Version>) -> Self {
+        let who = known.and_then(|known| known.origin.as_deref());
+        let message =
+            format!("the row of {} was written by {} last", target.name(), who.unwrap_or("this database"));
+        Self { kind: judged::origin_differs(op), code: "40001".into(), message }
+    }
+
     fn unique(kind: &'static str, target: &Target, indexes: &[String]) -> Self {
         let kind = if indexes.len() > 1 { "multiple_unique_conflicts" } else { kind };
         let message =
@@ -41,6 +49,12 @@ impl Conflict {
 pub enum Problem {
     Conflict(Conflict),
     Fault(Fault),
+}
+
+impl From<Conflict> for Problem {
+    fn from(conflict: Conflict) -> Self {
+        Self::Conflict(conflict)
+    }
 }
 
 impl From<Fault> for Problem {
@@ -68,9 +82,16 @@ pub fn change(
     bytes: &[u8],
 ) -> Result<(), Halt> {
     let origin = Origin { position, transaction, bytes };
-    match tried(session, version, change)? {
-        Ok(()) => {
+    if session.policy(table) == Policy::LastWriteWins {
+        return newest::change(session, version, table, change, origin);
+    }
+    match looked_at(session, version, table, change)? {
+        Ok(differs) => {
             session.counts.changes += 1;
+            if differs {
+                session.counts.conflicts += 1;
+                count(session, table, judged::origin_differs(change.op), "applied_remote");
+            }
             Ok(())
         }
         Err(Problem::Fault(fault)) => {
@@ -87,11 +108,35 @@ pub fn tried(session: &mut Session, version: usize, change: &Change) -> Result<R
     ended(session, |session| write(session, version, change))
 }
 
-/// An attempt whose errors are conflicts, unless they are the server's own.
-fn ended(
+/// The same, unless somebody else has written the row and the policy lets that stand. True: somebody else has.
+fn looked_at(
     session: &mut Session,
-    body: impl FnOnce(&mut Session) -> Result<(), Problem>,
-) -> Result<Result<(), Problem>, Halt> {
+    version: usize,
+    table: usize,
+    change: &Change,
+) -> Result<Result<bool, Problem>, Halt> {
+    ended(session, |session| {
+        write(session, version, change)?;
+        if change.op == Op::Insert || session.versions[version].judge.is_none() {
+            return Ok(false);
+        }
+        let numbers = session.versions[version].targets[0].numbers(change);
+        let Some(number) = numbers.gone.or(numbers.put) else { return Ok(false) };
+        let known = session.known(version, &number);
+        let differs = judged::is_overwritten(session, known.as_ref());
+        if differs && matches!(session.policy(table), Policy::Skip | Policy::KeepLocal) {
+            let target = &session.versions[version].targets[0];
+            return Err(Problem::Conflict(Conflict::of_others(change.op, target, known.as_ref())));
+        }
+        Ok(differs)
+    })
+}
+
+/// An attempt whose errors are conflicts, unless they are the server's own.
+pub fn ended<T, E: From<Conflict>>(
+    session: &mut Session,
+    body: impl FnOnce(&mut Session) -> Result<T, E>,
+) -> Result<Result<T, E>, Halt> {
     session.settle();
     session.wrote = true;
     let result = attempt(|| {
@@ -106,8 +151,7 @@ fn ended(
             if is_of_the_server(&failure) {
                 return Err(ApplyError::Failed(failure).into());
             }
-            let conflict = Conflict { kind: "value", code: failure.sqlstate(), message: failure.message };
-            Ok(Err(Problem::Conflict(conflict)))
+            Ok(Err(Conflict { kind: "value", code: failure.sqlstate(), message: failure.message }.into()))
         }
     }
 }
@@ -155,7 +199,7 @@ fn insert(target: &mut Target, image: Image) -> Result<(), Problem> {
 }
 
 #[cold]
-fn not_whole(target: &Target) -> Conflict {
+pub fn not_whole(target: &Target) -> Conflict {
     let message = format!(
         "the row would have to be inserted into {}, but large values that did not change were not sent with it",
         target.name()
@@ -167,7 +211,6 @@ fn update(target: &mut Target, change: &Change, image: Image) -> Result<(), Prob
     if target.find_locked(change) == Found::Nothing {
         return Err(Problem::Conflict(Conflict::missing("update_missing", target)));
     }
-    // Here `update_origin_differs` will be found, by quorum.row_version.
     target.prepare(image, true);
     let collisions = target.collisions(true);
     if !collisions.is_empty() {
@@ -182,7 +225,6 @@ fn delete(target: &mut Target, change: &Change, missing: &'static str) -> Result
     if target.find_locked(change) == Found::Nothing {
         return Err(Problem::Conflict(Conflict::missing(missing, target)));
     }
-    // Here `delete_origin_differs` will be found.
     target.delete_located();
     Ok(())
 }
@@ -194,10 +236,13 @@ fn resolve(
     table: usize,
     change: &Change,
     origin: Origin,
-    conflict: Conflict,
+    mut conflict: Conflict,
 ) -> Result<(), Halt> {
     session.counts.conflicts += 1;
-    let policy = session.tables[table].policy.unwrap_or(session.subscription.policy);
+    if conflict.kind == "update_missing" && was_deleted(session, version, change) {
+        conflict.kind = "update_deleted";
+    }
+    let policy = session.policy(table);
     let kind = conflict.kind;
     match policy {
         Policy::Error => {
@@ -224,7 +269,7 @@ fn resolve(
                 }
             }
         }
-        Policy::Skip | Policy::KeepLocal | Policy::ApplyRemote => {
+        Policy::Skip | Policy::KeepLocal | Policy::ApplyRemote | Policy::LastWriteWins => {
             reject(session, version, table, change, origin, &conflict);
             count(session, table, kind, "rejected");
         }
@@ -232,7 +277,17 @@ fn resolve(
     Ok(())
 }
 
-fn reject(
+/// Is it known that the row that is to be updated was deleted?
+fn was_deleted(session: &mut Session, version: usize, change: &Change) -> bool {
+    if session.versions[version].judge.is_none() {
+        return false;
+    }
+    let numbers = session.versions[version].targets[0].numbers(change);
+    let number = numbers.gone.or(numbers.put);
+    number.and_then(|number| session.known(version, &number)).is_some_and(|known| known.deleted)
+}
+
+pub fn reject(
     session: &mut Session,
     version: usize,
     table: usize,
@@ -245,7 +300,7 @@ fn reject(
     rejected::keep(session, version, table, change, origin, conflict);
 }
 
-fn count(session: &mut Session, table: usize, conflict: &'static str, resolution: &'static str) {
+pub fn count(session: &mut Session, table: usize, conflict: &'static str, resolution: &'static str) {
     let same = |met: &&mut Met| (met.table, met.conflict, met.resolution) == (table, conflict, resolution);
     match session.met.iter_mut().find(same) {
         Some(met) => met.count += 1,
@@ -254,7 +309,7 @@ fn count(session: &mut Session, table: usize, conflict: &'static str, resolution
 }
 
 /// Makes the row what it is at the source, whatever is in the way: rows with the same values in a unique index go.
-fn force(session: &mut Session, version: usize, change: &Change) -> Result<(), Problem> {
+pub fn force(session: &mut Session, version: usize, change: &Change) -> Result<(), Problem> {
     session.open(version)?;
     let Some(image) = change.new else { return Ok(()) };
     let mut place = 0;

@@ -29,6 +29,14 @@ pub enum ApplyError {
     /// Pre-commit: a transaction of the source is not complete.
     Incomplete,
     NoRejected(i64),
+    /// The change would win over everything that is written here until its time has come.
+    Ahead {
+        table: String,
+        origin: String,
+        ahead_us: i64,
+    },
+    /// Somebody has written the row while the change was weighed.
+    Overtaken(String),
     /// PostgreSQL's own error, which says nothing about the change.
     Failed(Failure),
 }
@@ -99,6 +107,25 @@ impl ApplyError {
                 "Its changes came in part; the rest would be missing here.".into(),
                 "Send the rest with quorum.apply, or roll back: nothing is lost, it is sent again.",
             ),
+            Self::Ahead { table, origin, ahead_us } => (
+                b"PQ021",
+                format!(
+                    "a change of {table} that was made at {origin} has a time that is {} ahead of this server's clock",
+                    roughly(ahead_us)
+                ),
+                "That is more than pgquorum.clock_skew_max. By last_write_wins it would win over everything that is written here until \
+                 then, so this subscription waits until the clock here gets there."
+                    .into(),
+                "Compare the clocks of both clusters' servers with a good one (date -u; chronyc tracking) and set the wrong one right. \
+                 If the clock there was wrong for a moment only, let the change pass: pgquorum.clock_skew_max, or for this table \
+                 quorum.set_table_policy(…, 'apply_remote') until it is applied.",
+            ),
+            Self::Overtaken(table) => (
+                b"40001",
+                format!("a row of {table} was written here while a change of it was weighed"),
+                String::new(),
+                "Roll back, and send what follows the position again.",
+            ),
             Self::NoRejected(id) => (
                 b"42704",
                 format!("there is no rejected change {id}"),
@@ -107,6 +134,17 @@ impl ApplyError {
             ),
         };
         raise::error(*code, message, detail, hint.into())
+    }
+}
+
+/// As people say it, rounded down.
+fn roughly(us: i64) -> String {
+    let seconds = us / 1_000_000;
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -146,5 +184,19 @@ impl From<Unfit> for ApplyError {
 impl From<Failure> for ApplyError {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::roughly;
+
+    #[test]
+    fn times_are_said_roughly() {
+        for (seconds, said) in
+            [(11, "11 s"), (119, "119 s"), (200, "3 min"), (7_200, "2 hours"), (200_000, "2 days")]
+        {
+            assert_eq!(roughly(seconds * 1_000_000), said);
+        }
     }
 }

@@ -11,13 +11,16 @@
 //!
 //! * `error` – how it refuses; `tables` – what is known of a subscription; `state` – what is known during a transaction;
 //! * `run` – from frames to changes of tables; `careful` – conflicts; `rejected` – changes that were left out;
-//! * `sequences` – for `sql/sequences.sql`.
+//! * `sequences` – for `sql/sequences.sql`;
+//! * `judged` – who wrote the rows last, where that is kept; `newest` – conflicts where the last write wins.
 //!
 //! Invariant: a transaction of the caller commits whole transactions of the source only; see [`before_commit`].
 //! Invariant: the position is saved by the transaction that has applied what it stands for.
 
 mod careful;
 mod error;
+mod judged;
+mod newest;
 mod rejected;
 mod run;
 pub mod sequences;

@@ -5,8 +5,10 @@ use pgrx::prelude::*;
 
 use super::careful::{Conflict, Origin, Problem, tried};
 use super::error::ApplyError;
+use super::judged::Present;
+use super::newest;
 use super::state::{Halt, Session};
-use super::tables::{self, Rejected};
+use super::tables::{self, Policy, Rejected};
 use crate::pg::apply_session::{self, Applying};
 use crate::pg::process;
 
@@ -80,13 +82,48 @@ fn again(session: &mut Session, kept: &tables::Kept) -> Result<Result<(), String
             return Err(ApplyError::OneByOne);
         }
         if let (Some(origin), Some(time)) = (&kept.origin, kept.committed_at) {
-            apply_session::set_origin(origin, process::us_of_time(time));
+            let commit_us = process::us_of_time(time);
+            apply_session::set_origin(origin, commit_us);
+            session.present = Present { dropped: false, origin: origin.as_str().into(), commit_us };
         }
     }
     let version = session.version(change.schema_version)?;
     let _applying = Applying::begin();
+    let table = session.versions[version].table;
+    if table.map_or(session.subscription.policy, |table| session.policy(table)) == Policy::LastWriteWins {
+        return again_if_newest(session, version, &change, &kept.change);
+    }
     match tried(session, version, &change) {
         Ok(Ok(())) => Ok(Ok(())),
+        Ok(Err(Problem::Fault(fault))) => Ok(Err(format!("not applied: {}", fault.message))),
+        Ok(Err(Problem::Conflict(conflict))) => {
+            Ok(Err(format!("not applied: {}: {}", conflict.kind, conflict.message)))
+        }
+        Err(Halt::Error(error)) => Err(error),
+        Err(Halt::Careful) => unreachable!("the careful way asks for no other one"),
+    }
+}
+
+/// The same where the last write wins: what was written since stays.
+fn again_if_newest(
+    session: &mut Session,
+    version: usize,
+    change: &Change,
+    bytes: &[u8],
+) -> Result<Result<(), String>, ApplyError> {
+    if let Err(fault) = session.open(version) {
+        return Ok(Err(format!("not applied: {}", fault.message)));
+    }
+    let tried = newest::tried(session, version, change, bytes).and_then(|tried| {
+        newest::bury(session)?;
+        Ok(tried)
+    });
+    match tried {
+        Ok(Ok(outcome)) if outcome.lost => {
+            let conflict = outcome.conflict.unwrap_or("last_write_wins");
+            Ok(Err(format!("not applied: {conflict}: the row was written later than that")))
+        }
+        Ok(Ok(_)) => Ok(Ok(())),
         Ok(Err(Problem::Fault(fault))) => Ok(Err(format!("not applied: {}", fault.message))),
         Ok(Err(Problem::Conflict(conflict))) => {
             Ok(Err(format!("not applied: {}: {}", conflict.kind, conflict.message)))

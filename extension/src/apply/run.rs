@@ -2,16 +2,18 @@
 
 use pgquorum_change::{Change, Event, Op, Position, Stop, Transaction};
 
-use super::careful;
 use super::error::ApplyError;
-use super::state::{Halt, Present, Session, Way};
+use super::judged::Present;
+use super::state::{Halt, Session, Way};
 use super::tables::{self, OnDdl};
+use super::{careful, judged, newest};
 use crate::capture;
 use crate::pg::apply_find::Found;
 use crate::pg::apply_session;
 use crate::pg::apply_target::{self, Fault};
 use crate::pg::apply_write;
 use crate::pg::savepoint::attempt;
+use crate::versions::Reader;
 
 /// Goes through the frames of a batch.
 pub fn frames(session: &mut Session, batch: &[u8], way: Way) -> Result<(), Halt> {
@@ -25,6 +27,7 @@ pub fn frames(session: &mut Session, batch: &[u8], way: Way) -> Result<(), Halt>
         }
         Event::End(position, transaction) => {
             empty_tables(session, way)?;
+            newest::bury(session)?;
             session.complete = Some((position, transaction.commit_us));
             session.counts.transactions += 1;
             Ok(())
@@ -48,16 +51,18 @@ fn begin(session: &mut Session, transaction: &Transaction) -> Result<(), Halt> {
         Some(_) => !from.forward,
         None => false,
     };
-    session.present = Present { dropped };
     if dropped || !from.captures {
+        session.present = Present { dropped, ..Present::default() };
         return Ok(());
     }
     if capture::holds_changes() {
         return Err(ApplyError::OneByOne.into());
     }
     // The source has said its name before there was a position. Whatever happens, it is not taken for a change made here.
-    let source = transaction.origin.as_deref().or(from.remote_origin.as_deref()).unwrap_or("unknown");
-    apply_session::set_origin(source, transaction.origin_commit_us.unwrap_or(transaction.commit_us));
+    let origin = transaction.origin.as_deref().or(from.remote_origin.as_deref()).unwrap_or("unknown");
+    let commit_us = transaction.origin_commit_us.unwrap_or(transaction.commit_us);
+    apply_session::set_origin(origin, commit_us);
+    session.present = Present { dropped, origin: origin.into(), commit_us };
     Ok(())
 }
 
@@ -104,11 +109,11 @@ fn one(
                 return careful::change(session, version, table, position, transaction, change, bytes);
             }
             match quick(session, version, change) {
-                Ok(true) => {
+                Ok(true) if judged::suits(session, version, table, change)? => {
                     session.counts.changes += 1;
                     Ok(())
                 }
-                Ok(false) | Err(_) => Err(Halt::Careful),
+                Ok(_) | Err(_) => Err(Halt::Careful),
             }
         }
     }
@@ -193,8 +198,12 @@ fn empty_tables(session: &mut Session, way: Way) -> Result<(), Halt> {
         let Some(table) = session.versions[version].table else { continue };
         match session.open(version) {
             Ok(()) => {
+                if judged::was_emptied(session, version, table)? {
+                    continue;
+                }
                 let target = &session.versions[version].targets[0];
                 let (schema, name) = (&session.tables[table].schema, &session.tables[table].name);
+                session.swept.extend(session.versions[version].judge.as_ref().map(Reader::root));
                 opened.push(Emptied {
                     table,
                     before,

@@ -5,13 +5,15 @@ use std::rc::Rc;
 use pgquorum_change::{Position, Progress, Schema};
 
 use super::error::ApplyError;
-use super::tables::{self, State, Subscription, Table};
+use super::judged::{self, Present, Tombstone};
+use super::tables::{self, Policy, State, Subscription, Table};
 use super::{Row, run};
 use crate::pg::apply_session::Applying;
 use crate::pg::apply_target::{self, Fault, Target};
 use crate::pg::apply_write;
 use crate::pg::savepoint::attempt;
 use crate::pg::worker::Failure;
+use crate::versions::Reader;
 
 /// Why the quick or the careful way ends early.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub struct Version {
     pub table: Option<usize>,
     /// The table, and behind it the partitions that were used.
     pub targets: Vec<Target>,
+    /// Who wrote its rows last, where that is kept here; known while it is open.
+    pub judge: Option<Reader>,
 }
 
 /// What a call did.
@@ -51,13 +55,6 @@ pub struct Counts {
     pub changes: i64,
     pub conflicts: i64,
     pub rejected: i64,
-}
-
-/// The present transaction of the source.
-#[derive(Clone, Copy, Default)]
-pub struct Present {
-    /// None of its changes is wanted here.
-    pub dropped: bool,
 }
 
 /// Conflicts that were met, to be counted at the end of the call.
@@ -94,6 +91,9 @@ pub struct Session {
     pub emptied: Vec<(usize, Position)>,
     pub counts: Counts,
     pub met: Vec<Met>,
+    /// Tracked tables that this transaction has emptied: what was known of their rows counts no more.
+    pub swept: Vec<u32>,
+    pub tombstones: Vec<Tombstone>,
 }
 
 /// What a savepoint does not bring back.
@@ -104,6 +104,8 @@ struct Mark {
     present: Present,
     seen: Position,
     complete: Option<(Position, i64)>,
+    swept: Vec<u32>,
+    tombstones: Vec<Tombstone>,
 }
 
 impl Session {
@@ -136,6 +138,8 @@ impl Session {
             emptied: Vec::new(),
             counts: Counts::default(),
             met: Vec::new(),
+            swept: Vec::new(),
+            tombstones: Vec::new(),
         }
     }
 
@@ -178,9 +182,11 @@ impl Session {
         let mark = Mark {
             progress,
             tables: self.tables.clone(),
-            present: self.present,
+            present: self.present.clone(),
             seen: self.seen,
             complete: self.complete,
+            swept: self.swept.clone(),
+            tombstones: self.tombstones.clone(),
         };
         let _applying = Applying::begin();
         loop {
@@ -213,6 +219,8 @@ impl Session {
         self.present = mark.present;
         self.seen = mark.seen;
         self.complete = mark.complete;
+        self.swept = mark.swept;
+        self.tombstones = mark.tombstones;
         self.counts = Counts::default();
         self.emptied.clear();
         self.met.clear();
@@ -270,7 +278,7 @@ impl Session {
             self.tables.push(tables::add_table(&self.subscription, &schema));
             table = Some(self.tables.len() - 1);
         }
-        self.versions.push(Version { id, schema, table, targets: Vec::new() });
+        self.versions.push(Version { id, schema, table, targets: Vec::new(), judge: None });
         Ok(self.versions.len() - 1)
     }
 
@@ -289,12 +297,31 @@ impl Session {
     }
 
     #[cold]
-    fn open_first(&mut self, version: usize) -> Result<(), Fault> {
-        let version = &mut self.versions[version];
+    fn open_first(&mut self, at: usize) -> Result<(), Fault> {
+        let policy = self.versions[at].table.map_or(self.subscription.policy, |table| self.policy(table));
+        let version = &mut self.versions[at];
         let name = || format!("{}.{}", version.schema.schema, version.schema.table);
         let oid = apply_target::find(&version.schema).ok_or_else(|| apply_target::missing(&name()))?;
-        version.targets.push(Target::open(oid, &version.schema)?);
+        let mut target = Target::open(oid, &version.schema)?;
+        if self.subscription.captures {
+            match judged::open(&mut target, &version.schema, policy) {
+                Ok(judge) => version.judge = judge,
+                Err(fault) => {
+                    target.close(true);
+                    return Err(fault);
+                }
+            }
+        } else if policy == Policy::LastWriteWins {
+            target.close(true);
+            return Err(judged::no_versions(&version.schema));
+        }
+        version.targets.push(target);
         Ok(())
+    }
+
+    /// What is to be done about conflicts in a table.
+    pub fn policy(&self, table: usize) -> Policy {
+        self.tables[table].policy.unwrap_or(self.subscription.policy)
     }
 
     /// The partition with this number, among the targets of a version.
@@ -303,7 +330,11 @@ impl Session {
         if let Some(known) = version.targets.iter().position(|target| target.oid() == oid) {
             return Ok(known);
         }
-        version.targets.push(Target::open(oid, &version.schema)?);
+        let mut target = Target::open(oid, &version.schema)?;
+        if let Some(judge) = &version.judge {
+            target.number_by(&version.schema, &tables::key_names(judge.root(), judge.keeping()));
+        }
+        version.targets.push(target);
         Ok(version.targets.len() - 1)
     }
 
@@ -329,6 +360,7 @@ impl Session {
             for target in version.targets.drain(..).rev() {
                 target.close(clean);
             }
+            version.judge = None;
         }
     }
 

@@ -23,8 +23,8 @@ pub enum Policy {
     ApplyRemote,
     /// The change is left out.
     KeepLocal,
-    // Here `last_write_wins` will have its place: it looks at who wrote the row last (quorum.row_version) and goes on as
-    // one of the two above. Until then `quorum.check_policy` refuses it.
+    /// Whoever wrote the row later.
+    LastWriteWins,
 }
 
 impl Policy {
@@ -33,6 +33,7 @@ impl Policy {
             "skip" => Self::Skip,
             "apply_remote" => Self::ApplyRemote,
             "keep_local" => Self::KeepLocal,
+            "last_write_wins" => Self::LastWriteWins,
             _ => Self::Error,
         }
     }
@@ -91,11 +92,16 @@ pub struct Table {
     pub policy: Option<Policy>,
 }
 
+/// A tracked table, and the number under which versions of its rows are kept.
+type Keeping = (u32, i32);
+
 thread_local! {
     /// Statements that are run once a call.
     static PREPARED: RefCell<HashMap<&'static str, OwnedPreparedStatement>> = RefCell::default();
     /// Schema versions never change.
     static SCHEMAS: RefCell<HashMap<(i32, u64), Rc<Schema>>> = RefCell::default();
+    /// Names of keys' columns. Where the key changes, versions are kept under another number.
+    static KEYS: RefCell<HashMap<Keeping, Rc<[String]>>> = RefCell::default();
 }
 
 /// Runs a statement that is prepared the first time. Each sees what is committed when it begins.
@@ -200,6 +206,33 @@ pub fn schema(subscription: i32, id: u64) -> Option<Rc<Schema>> {
     Some(schema)
 }
 
+/// The columns of a tracked table's key, in the order of their names' bytes. `keeping`: under which number versions of its
+/// rows are kept now.
+pub fn key_names(root: u32, keeping: i32) -> Rc<[String]> {
+    if let Some(known) = KEYS.with_borrow(|all| all.get(&(root, keeping)).cloned()) {
+        return known;
+    }
+    let sql = "SELECT k.name FROM quorum.tracked_table AS t, pg_catalog.jsonb_object_keys(quorum.key_columns(t.schema_version)) AS k(name)
+               WHERE t.relid = $1";
+    let types = oids([pg_sys::BuiltinOid::OIDOID]);
+    let found = run(sql, &types, &[pg_sys::Oid::from(root).into()], |row| row.get::<String>(1));
+    let mut names: Vec<String> = found.into_iter().flatten().collect();
+    names.sort_unstable();
+    let names: Rc<[String]> = names.into();
+    if names.is_empty() {
+        return names;
+    }
+    KEYS.with_borrow_mut(|all| all.insert((root, keeping), Rc::clone(&names)));
+    names
+}
+
+/// Sees to it that versions of a table's rows are kept, if they can be.
+fn keep_versions(schema: &Schema) {
+    let sql = "SELECT quorum.versions_lacking($1, $2)";
+    let arguments = [schema.schema.as_str().into(), schema.table.as_str().into()];
+    run(sql, &oids([TEXT, TEXT]), &arguments, |_| Ok(()));
+}
+
 /// Notes a table that has appeared at the source.
 pub fn add_table(subscription: &Subscription, schema: &Schema) -> Table {
     let state = if subscription.copies_nothing { "following" } else { "copy" };
@@ -208,6 +241,10 @@ pub fn add_table(subscription: &Subscription, schema: &Schema) -> Table {
     let arguments =
         [subscription.id.into(), schema.schema.as_str().into(), schema.table.as_str().into(), state.into()];
     run(sql, &oids([INT4, TEXT, TEXT, TEXT]), &arguments, |_| Ok(()));
+    if subscription.policy == Policy::LastWriteWins {
+        // Where they cannot be, the table stops at its first change.
+        keep_versions(schema);
+    }
     Table {
         schema: schema.schema.clone(),
         name: schema.table.clone(),

@@ -14,6 +14,7 @@ mod sql;
 
 use std::cell::{Cell, RefCell};
 
+use pgquorum_change::key_hash;
 use pgrx::PgSqlErrorCode::{
     ERRCODE_INVALID_TRANSACTION_STATE, ERRCODE_PROGRAM_LIMIT_EXCEEDED, ERRCODE_WARNING,
 };
@@ -24,8 +25,9 @@ use crate::pg::relcache::{self, Changes};
 use crate::pg::spill::SpillFile;
 use crate::pg::tables::Table;
 use crate::pg::trigger::{self, OpenTable, RowEvent};
-use crate::pg::{process, statement};
-use crate::versions::{self, entry::Entry};
+use crate::pg::{process, statement, version_rows};
+use crate::versions;
+use crate::versions::entry::{Entry, What};
 
 pub use buffer::Spill;
 pub use commit::{after_abort, after_end, after_prepare, before_commit};
@@ -222,6 +224,19 @@ pub fn truncate(table: OpenTable) {
         Some((_, false)) => trigger::for_each_row(table, row),
         _ => {}
     }
+}
+
+/// A row that is not here was deleted elsewhere: whoever follows this database is to hear of it, and its version is that of
+/// the deletion. `key`: the texts of its key's values in UTF-8, in the order of the columns' names. Versions of the table's
+/// rows are kept, and [`versions::be_alone`] was called.
+pub fn deleted(table: OpenTable, key: &[impl AsRef<[u8]>]) {
+    append(table, |table, buffers, place| {
+        buffers.append(table.channel, place.level, place.limit, |out| table.write_deleted(key, out))?;
+        let Some(keeping) = table.keeping else { return Ok(()) };
+        let place_of_version = version_rows::Place { keeping, key: key_hash(key) };
+        let entry = Entry { what: What::Deleted, place: place_of_version };
+        buffers.append(VERSIONS, place.level, place.limit, |out| entry.put(out))
+    });
 }
 
 /// An entry about a tracked table itself.

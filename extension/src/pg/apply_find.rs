@@ -108,6 +108,18 @@ impl Target {
         found
     }
 
+    /// Is the row that a change is about here, by what is committed and what this transaction has done? Waits for nobody.
+    pub fn is_here(&mut self, change: &Change) -> bool {
+        let outer = self.begin();
+        let known = self.fill_key(change);
+        let found = self.key.as_mut().is_some_and(|key| {
+            // SAFETY: table and index are open; the keys were filled just now.
+            known && unsafe { is_there(self.relation, key.index, &mut key.scan) }
+        });
+        self.finish(outer);
+        found
+    }
+
     /// Takes a row into the slot of found rows by its place and locks it; false: it has gone.
     pub fn find_at(&mut self, place: Place) -> bool {
         let outer = self.begin();

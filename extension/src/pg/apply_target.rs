@@ -1,7 +1,7 @@
 //! A table that changes are applied to: opened once in a transaction, with all that each change needs.
 //!
-//! What is opened here belongs to the transaction as a whole and outlives savepoints. What a single change opens (scans,
-//! pinned pages) belongs to the savepoint in which it is applied, and is let go of before that ends: see `apply_write`.
+//! What is opened here belongs to the transaction and outlives savepoints. What a single change opens (scans, pinned pages)
+//! belongs to the savepoint in which it is applied, and is let go of before that ends: see `apply_write`.
 
 use std::ffi::{CStr, c_int};
 
@@ -53,6 +53,8 @@ pub struct Target {
     /// Indexes that a new row may collide in, each as a list of its own.
     pub(super) unique: Vec<(pg_sys::Oid, *mut pg_sys::List)>,
     pub(super) has_triggers: bool,
+    /// How keys are numbered; empty: they are not.
+    pub(super) parts: Vec<super::apply_number::Part>,
     pub(super) room: Vec<u8>,
     pub(super) routing: Option<super::apply_route::Routing>,
 }
@@ -211,6 +213,7 @@ impl Target {
                 key: None,
                 unique: Vec::new(),
                 has_triggers: !triggers.is_null(),
+                parts: Vec::new(),
                 room: Vec::new(),
                 routing: None,
             };

@@ -9,6 +9,7 @@ use crate::error::Refusal;
 
 pub mod apply_find;
 mod apply_key;
+pub mod apply_number;
 mod apply_route;
 pub mod apply_session;
 pub mod apply_target;

@@ -146,7 +146,10 @@ impl Table {
                 Old::Full => self.columns.put_row(&mut encoder, &self.old, None),
             }
             if new.is_some() {
-                self.columns.put_row(&mut encoder, &self.new, old.map(|_| &self.old));
+                // Where the last write wins, rows here and there may differ: what stays the same here may be another value
+                // there, so each write is whole.
+                let before = old.filter(|_| self.keeping.is_none()).map(|_| &self.old);
+                self.columns.put_row(&mut encoder, &self.new, before);
             }
         }
     }
@@ -182,6 +185,17 @@ impl Table {
         if let Some(new) = new {
             entry(entry::What::Live, new).put(out);
         }
+    }
+
+    /// Writes the deletion of a row by the texts of its key, which are in the order of the columns' names.
+    pub fn write_deleted(&self, key: &[impl AsRef<[u8]>], out: &mut Vec<u8>) {
+        let mut values: Vec<&[u8]> = vec![b""; self.key_order.len()];
+        for (at, text) in self.key_order.iter().zip(key) {
+            values[*at] = text.as_ref();
+        }
+        let mut encoder = Encoder::begin(out, Op::Delete, self.schema_version, Old::Key, false);
+        encoder.image(values.len());
+        values.iter().for_each(|text| encoder.text(text));
     }
 
     /// Writes that the table was emptied.

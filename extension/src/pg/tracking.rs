@@ -115,7 +115,7 @@ fn tracked(all: &Table, relid: u32) -> Option<Tracked> {
 }
 
 /// The tables that a partition belongs to, the nearest first.
-fn ancestors(table: OpenTable) -> Vec<u32> {
+pub fn ancestors(table: OpenTable) -> Vec<u32> {
     // SAFETY: the relation is open; the list is read while it is there.
     unsafe {
         if !(*(*table.0).rd_rel).relispartition {

@@ -74,11 +74,6 @@ impl VersionRows {
     pub fn look_again(&mut self) {
         // SAFETY: in a transaction that has written.
         unsafe { pg_sys::CommandCounterIncrement() };
-        self.look_now();
-    }
-
-    /// From here on it is seen as it is now.
-    pub fn look_now(&mut self) {
         self.snapshot = Snapshot::take(View::Now);
     }
 

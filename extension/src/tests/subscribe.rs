@@ -90,9 +90,56 @@ mod tests {
         run("SELECT quorum.set_origin_name('berlin'); SELECT quorum.set_origin_name('paris')");
     }
 
-    #[pg_test(error = "the policy last_write_wins is not there yet")]
-    fn last_write_wins_comes_later() {
-        run("SELECT quorum.subscribe('s', '{http://a:1}', 'shop', policy => 'last_write_wins')");
+    #[pg_test]
+    fn where_the_last_write_wins_it_is_kept_who_wrote_a_row_last() {
+        let state = "SELECT string_agg(concat_ws(' ', \"table\", state, code), ', ' ORDER BY \"table\")
+                     FROM quorum.subscription_tables";
+        let kept = "SELECT coalesce(string_agg(\"table\", ', '), '') FROM quorum.versioned_tables";
+        let id = followed(", policy => 'last_write_wins'");
+        assert_eq!((text(state).as_str(), text(kept).as_str()), ("orders stopped PQ020", ""));
+        run("SELECT quorum.create_channel('here'); SELECT quorum.track('public.orders', 'here')");
+        assert_eq!(text("SELECT quorum.resume_table('s', 'orders')"), "following");
+        assert_eq!((text(state).as_str(), text(kept).as_str()), ("orders following", "orders"));
+        // Tables that are not here, are not tracked, or whose rows cannot be told apart by their keys.
+        run("CREATE TABLE public.loose (id int PRIMARY KEY); CREATE TABLE public.float (id float PRIMARY KEY);
+             SELECT quorum.track('public.float', 'here')");
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "orders"}},
+               {{"schema": "public", "table": "loose"}}, {{"schema": "public", "table": "float"}}, {{"schema": "public", "table": "none"}}]')"#
+        ));
+        assert_eq!(text(state), "float stopped PQ020, loose stopped PQ020, none following, orders following");
+        let message = "SELECT message FROM quorum.subscription_tables WHERE \"table\" = 'float'";
+        assert!(text(message).contains("keys of type double precision"), "{}", text(message));
+        // They stay when nobody follows any more.
+        run("SELECT quorum.unsubscribe('s')");
+        assert_eq!(text(kept), "orders");
+    }
+
+    #[pg_test(
+        error = "last_write_wins is not possible for table public.orders: table public.orders is not tracked here, so it cannot be kept who wrote a row last"
+    )]
+    fn another_policy_becomes_last_write_wins_only_where_that_is_possible() {
+        followed("");
+        run("SELECT quorum.alter_subscription('s', policy => 'last_write_wins')");
+    }
+
+    #[pg_test]
+    fn copied_rows_are_older_than_everything_where_versions_are_kept() {
+        run("SELECT quorum.create_channel('here'); CREATE TABLE public.a (id int PRIMARY KEY); CREATE TABLE public.b (id int PRIMARY KEY);
+             SELECT quorum.track('public.a', 'here'), quorum.keep_versions('public.a')");
+        run("SELECT quorum.subscribe('s', '{http://a:1}', 'shop', copy => 'truncate')");
+        let id = text("SELECT quorum.subscription_id('s')::text");
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "a"}}, {{"schema": "public", "table": "b"}}]')"#
+        ));
+        let before = |table: &str| {
+            text(&format!("SELECT before FROM quorum.copy_plan({id}, 'public', '{table}', '{{id}}')"))
+        };
+        assert_eq!(
+            before("a"),
+            "SET LOCAL pgquorum.origin_commit_time = '1970-01-01 00:00:00+00'; DELETE FROM public.a"
+        );
+        assert_eq!(before("b"), "DELETE FROM public.b");
     }
 
     #[pg_test(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pgquorum_change::{Header, commit_time};
 
 use super::entry::{self, Emptied, Entry};
-use super::{HERE, kept, origins};
+use super::{HERE, kept, order, origins};
 use crate::pg::version_rows::{Found, Place, Stored, VersionRows};
 
 /// So many rows are dealt with at a time: sorted, each once.
@@ -18,6 +18,7 @@ pub type Entries<'a> = dyn FnMut(&mut dyn FnMut(&[u8])) + 'a;
 /// that of every version that is replaced. Else another cluster, which has that version already, would take this write for
 /// the older one.
 pub fn keep(entries: &mut Entries, header: &Header) -> i64 {
+    order::be_among_others();
     // The extension may have gone with this transaction.
     let Some(mut rows) = VersionRows::open_for_writing() else { return header.commit_us };
     let mut emptied = Emptied::default();

@@ -11,7 +11,7 @@ fn version_of_key(
     relation: pg_sys::Oid,
     key: pgrx::Uuid,
 ) -> TableIterator<'static, (name!(commit_us, i64), name!(origin, Option<Vec<u8>>), name!(deleted, bool))> {
-    let found = Reader::open(relation.to_u32()).and_then(|mut reader| reader.find(&key));
+    let found = Reader::open(relation.to_u32()).and_then(|reader| reader.find(&key));
     let row =
         found.map(|version| (version.commit_us, version.origin.map(String::into_bytes), version.deleted));
     TableIterator::new(row)
@@ -26,7 +26,7 @@ fn judge_write(
     origin: &[u8],
     here: &[u8],
 ) -> &'static str {
-    let local = Reader::open(relation.to_u32()).and_then(|mut reader| reader.find(&key));
+    let local = Reader::open(relation.to_u32()).and_then(|reader| reader.find(&key));
     let (origin, here) = (String::from_utf8_lossy(origin), String::from_utf8_lossy(here));
     match judge(local.as_ref(), &here, Stamp { commit_us, origin: &origin }) {
         Verdict::Remote => "remote",

@@ -91,6 +91,8 @@ impl Trouble {
             "PQ012" => Kind::OneByOne,
             "PQ013" => Kind::Again,
             "PQ014" | "PQ015" => Kind::Stopped,
+            // The clock here gets there, or somebody sets one right.
+            "PQ021" => Kind::Here,
             "XX001" => Kind::Again,
             "42704" if db.message().contains("subscription") => Kind::Gone,
             "55000" if db.message().contains("not enabled") => Kind::Gone,
