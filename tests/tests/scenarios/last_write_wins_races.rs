@@ -1,0 +1,90 @@
+//! Whoever writes a row here at the moment at which a change of it is weighed loses nothing.
+
+use std::time::Duration;
+
+use pgquorum_tests::{await_answer, rows, run, text};
+use postgres::Client;
+
+use super::apply_statements::assert_tidy;
+use super::last_write_wins::{Both, counts, pull};
+
+const SOON: Duration = Duration::from_secs(60);
+const WAITS: &str = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%quorum.apply%'";
+
+/// Applies berlin's changes in paris, while a session in paris has a transaction open that has run `sql`, and ends it so
+/// when the other one waits for it.
+fn while_open(b: &mut Both, sql: &str, end: &str) {
+    let (mut local, mut watcher): (Client, Client) = (b.paris.connect(), b.paris.connect());
+    run(&mut local, &format!("BEGIN; {sql}"));
+    std::thread::scope(|scope| {
+        let there = &mut b.there;
+        let applied = scope.spawn(move || pull(there));
+        await_answer(&mut watcher, SOON, WAITS, "true");
+        run(&mut local, end);
+        applied.join().expect("it is applied");
+    });
+}
+
+fn start() -> Both {
+    let mut b = Both::start("CREATE TABLE t (id int PRIMARY KEY, v text)", &["t"], "");
+    b.in_berlin("INSERT INTO t SELECT i, 'first' FROM generate_series(1, 9) AS i");
+    b.settle();
+    b
+}
+
+#[test]
+fn a_write_that_commits_meanwhile_is_the_later_one() {
+    let mut b = start();
+    // An update and a deletion of a row that is here.
+    b.in_berlin("UPDATE t SET v = 'berlin' WHERE id = 1");
+    while_open(&mut b, "UPDATE t SET v = 'paris' WHERE id = 1", "COMMIT");
+    b.in_berlin("DELETE FROM t WHERE id = 2");
+    while_open(&mut b, "UPDATE t SET v = 'paris' WHERE id = 2", "COMMIT");
+    b.in_berlin("UPDATE t SET v = 'berlin' WHERE id = 3");
+    while_open(&mut b, "DELETE FROM t WHERE id = 3", "COMMIT");
+    // A row that is not here yet.
+    b.in_berlin("INSERT INTO t VALUES (10, 'berlin')");
+    while_open(&mut b, "INSERT INTO t VALUES (10, 'paris')", "COMMIT");
+    // One that is gone here, and is made again while its deletion there is applied.
+    b.in_paris("DELETE FROM t WHERE id = 4");
+    b.in_berlin("DELETE FROM t WHERE id = 4");
+    while_open(&mut b, "INSERT INTO t VALUES (4, 'paris')", "COMMIT");
+    // Made and deleted again, before it comes from there.
+    b.in_berlin("INSERT INTO t VALUES (11, 'berlin')");
+    while_open(
+        &mut b,
+        "INSERT INTO t VALUES (11, 'paris'); DELETE FROM t WHERE id = 11; INSERT INTO t VALUES (11)",
+        "COMMIT",
+    );
+    // What is rolled back was never written.
+    b.in_berlin("UPDATE t SET v = 'berlin' WHERE id = 5; DELETE FROM t WHERE id = 6; INSERT INTO t VALUES (12, 'berlin')");
+    while_open(&mut b, "UPDATE t SET v = 'paris' WHERE id = 5; DELETE FROM t WHERE id = 6", "ROLLBACK");
+    let left = "(1,paris)\n(10,paris)\n(11,)\n(12,berlin)\n(2,paris)\n(4,paris)\n(5,berlin)\n(7,first)\n(8,first)\n(9,first)";
+    assert_eq!(rows(&mut b.there.target, "t"), left);
+    b.settle();
+    b.assert_same("t", "races");
+    assert_eq!(
+        counts(&mut b.there.target),
+        "delete_origin_differs kept_local 2, insert_exists kept_local 2, update_deleted kept_local 1, update_origin_differs kept_local 1"
+    );
+    assert_tidy(&b.paris);
+    assert_tidy(&b.berlin);
+}
+
+#[test]
+fn a_tombstone_waits_for_prepared_transactions() {
+    let mut b = start();
+    b.in_paris("DELETE FROM t WHERE id = 1");
+    b.in_berlin("DELETE FROM t WHERE id = 1");
+    // Whoever has written versions may not have ended while one is written that no row holds.
+    b.in_paris("BEGIN; UPDATE t SET v = 'paris' WHERE id = 9; PREPARE TRANSACTION 'p'");
+    let error = b.there.try_pull(None).expect_err("it waits for half a second");
+    assert_eq!(error.code().map_or("", |code| code.code()), "55P03", "{error:?}");
+    // Others go on meanwhile.
+    b.in_paris("UPDATE t SET v = 'paris' WHERE id = 8");
+    b.in_paris("COMMIT PREPARED 'p'");
+    b.settle();
+    b.assert_same("t", "the prepared transaction has ended");
+    assert_eq!(text(&mut b.there.target, "SELECT count(*)::text FROM t"), "8");
+    assert_eq!(counts(&mut b.there.target), "delete_missing applied_remote 1");
+}
