@@ -259,6 +259,8 @@ BEGIN
     UPDATE quorum.subscription_table AS t
     SET state = 'copy', after_epoch = NULL, after_tick = NULL, code = NULL, message = NULL, since = clock_timestamp()
     WHERE t.subscription = reload_subscription.subscription AND t.state <> 'stopped';
+    INSERT INTO quorum.subscription_version AS v (subscription, loading) VALUES (reload_subscription.subscription, true)
+    ON CONFLICT ON CONSTRAINT subscription_version_pkey DO UPDATE SET loading = true, load_version = NULL, load_tick = NULL;
 END
 $$;
 COMMENT ON FUNCTION quorum.reload_subscription(integer) IS

@@ -192,6 +192,14 @@ GRANT EXECUTE ON FUNCTION
     quorum.report_table(integer, text, text, bigint, bigint, text, text, text)
     TO quorum_admin;
 
+-- The delta interface.
+REVOKE ALL ON TABLE quorum.channel_count, quorum.subscription_version FROM PUBLIC;
+GRANT SELECT ON TABLE quorum.channel_count, quorum.subscription_version TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.delta_state(text, text) TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.flush_caches(text), quorum.count_import(text, text), quorum.reload(text), quorum.confirm_applied(text),
+    quorum.reset_config_versions(), quorum.delta_outcome(text, bigint, bigint, integer), quorum.end_load(integer),
+    quorum.begin_load(integer, bigint, bigint), quorum.see_source(integer, bigint, bigint) TO quorum_admin;
+
 CREATE EVENT TRIGGER pgquorum_ddl ON ddl_command_end EXECUTE FUNCTION quorum.after_ddl();
 ALTER EVENT TRIGGER pgquorum_ddl ENABLE ALWAYS;
 CREATE EVENT TRIGGER pgquorum_drop ON sql_drop EXECUTE FUNCTION quorum.after_drop();

@@ -209,6 +209,7 @@ BEGIN
     DELETE FROM quorum.subscription_schema AS x WHERE x.subscription = gone;
     DELETE FROM quorum.conflict_count AS x WHERE x.subscription = gone;
     DELETE FROM quorum.rejected_change AS x WHERE x.subscription = gone;
+    DELETE FROM quorum.subscription_version AS x WHERE x.subscription = gone;
     DELETE FROM quorum.subscription AS x WHERE x.id = gone;
 END
 $$;

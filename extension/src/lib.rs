@@ -73,6 +73,7 @@ extension_sql_file!(
     name = "last_write_wins",
     requires = ["subscribe", "versions"]
 );
+extension_sql_file!("../../sql/delta.sql", name = "delta", requires = ["following"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]

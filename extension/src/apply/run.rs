@@ -88,6 +88,14 @@ fn one(
     match change.op {
         Op::Ddl => {
             empty_tables(session, way)?;
+            if change.ddl.is_some_and(|entry| entry.tag == b"FLUSH CACHES") {
+                // Whoever is caught up was told when the others were.
+                if session.only.is_none() {
+                    tables::caches_flushed(session.subscription.id, transaction.xid);
+                    session.wrote = true;
+                }
+                return Ok(());
+            }
             ddl(session, table, version, position, change, way)
         }
         Op::Truncate => {

@@ -298,6 +298,12 @@ pub fn count(subscription: i32, table: &Table, conflict: &str, resolution: &str,
     run(sql, &oids([INT4, TEXT, TEXT, TEXT, TEXT, INT8]), &arguments, |_| Ok(()));
 }
 
+/// A transaction of the source has flushed caches.
+pub fn caches_flushed(subscription: i32, xid: u64) {
+    let sql = "SELECT quorum.caches_flushed($1, $2)";
+    run(sql, &oids([INT4, INT8]), &[subscription.into(), xid.cast_signed().into()], |_| Ok(()));
+}
+
 /// A change that is left out, and kept.
 pub struct Rejected<'a> {
     pub position: Position,

@@ -3,6 +3,7 @@
 
 mod apply;
 mod channels;
+mod delta;
 mod describe;
 mod feed;
 #[cfg(test)]
