@@ -84,6 +84,26 @@ enum ChannelCommand {
     Untrack { channel: String, table: String },
     /// Drop all changes and begin a new version of the channel: its followers copy the tables anew.
     Prune { channel: String },
+    /// Show versions and counts of a channel that is published, or followed, here.
+    State { channel: String },
+    /// Tell everybody who reads a channel to drop what was cached of it.
+    Flush { channel: String },
+    /// Apply what is missing here of a channel that is followed, and say what became of each change.
+    Sync {
+        channel: String,
+        /// Show the changed rows, too.
+        #[arg(long)]
+        verbose: bool,
+        /// Give up waiting after so long.
+        #[arg(long, default_value = "60s", value_name = "DURATION")]
+        wait: humantime::Duration,
+    },
+    /// The same for all channels that are followed here; those whose source was pruned are copied anew.
+    Resync {
+        /// Give up waiting after so long.
+        #[arg(long, default_value = "10m", value_name = "DURATION")]
+        wait: humantime::Duration,
+    },
     /// Drop old changes now; followers that still need them are told to load anew.
     #[command(group = clap::ArgGroup::new("what").required(true).args(["keep", "before"]))]
     Purge {
@@ -150,6 +170,28 @@ pub async fn run(args: ChannelArgs, out: Out) -> Result<(), Failure> {
                 format!("Channel {channel} is at version {}.", plain(&answer["database_version"]))
             });
         }
+        ChannelCommand::State { channel } => {
+            let answer = client.get(&delta(&channel, "/state", &query)).await?;
+            out.show(&answer, || state(&answer));
+        }
+        ChannelCommand::Flush { channel } => {
+            let answer = client.call(Method::POST, &path(&channel, "/flush"), None).await?;
+            out.show(&answer, || {
+                format!("Flushes of channel {channel} so far: {}.", plain(&answer["cache_flushes"]))
+            });
+        }
+        ChannelCommand::Sync { channel, verbose, wait } => {
+            let query = and(&query, &format!("verbose={verbose}&wait={}", span(*wait)));
+            let client = client.patient(*wait);
+            let answer = client.call(Method::POST, &delta(&channel, "/database/sync", &query), None).await?;
+            out.show(&answer, || synced(&answer));
+        }
+        ChannelCommand::Resync { wait } => {
+            let query = and(&query, &format!("wait={}", span(*wait)));
+            let client = client.patient(*wait);
+            let answer = client.call(Method::POST, &delta("database", "/sync/full", &query), None).await?;
+            out.show(&answer, || "Everything that is followed here is where its source was.".to_owned());
+        }
         ChannelCommand::Purge { channel, keep, before } => {
             let body = given([("keep", keep.map(Value::from)), ("before", before.map(Value::from))]);
             let answer = client.call(Method::POST, &path(&channel, "/purge"), Some(&body)).await?;
@@ -164,6 +206,46 @@ pub async fn run(args: ChannelArgs, out: Out) -> Result<(), Failure> {
 /// `?database=…`, or nothing.
 fn query(database: Option<&str>) -> String {
     database.map(|name| format!("?database={}", encoded(name))).unwrap_or_default()
+}
+
+/// A path of the delta interface.
+fn delta(channel: &str, rest: &str, query: &str) -> String {
+    format!("/rest/v5/cluster/{}{rest}{query}", encoded(channel))
+}
+
+/// The query with more in it.
+fn and(query: &str, more: &str) -> String {
+    if query.is_empty() { format!("?{more}") } else { format!("{query}&{more}") }
+}
+
+fn span(wait: std::time::Duration) -> String {
+    format!("{}ms", wait.as_millis())
+}
+
+fn state(answer: &Value) -> String {
+    let mut text = String::new();
+    for name in ["databaseVersion", "deltaVersion", "deltaErrorCount", "cacheFlush"] {
+        text.push_str(&format!("{name}: {}\n", plain(&answer[name])));
+    }
+    for import in answer["importCounts"].as_array().into_iter().flatten() {
+        text.push_str(&format!("imports of {}: {}\n", plain(&import["type"]), plain(&import["count"])));
+    }
+    text.trim_end().to_owned()
+}
+
+fn synced(answer: &Value) -> String {
+    let mut text = String::new();
+    let results = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+    let failed = results.iter().filter(|result| result["success"] == false);
+    for result in failed.clone() {
+        let error = &result["error"];
+        text.push_str(&format!("not applied: {}: {}\n", plain(&error["name"]), plain(&error["description"])));
+    }
+    for warning in results.iter().flat_map(|result| result["warnings"].as_array().into_iter().flatten()) {
+        text.push_str(&format!("{}\n", plain(warning)));
+    }
+    let failed = failed.count();
+    format!("{text}Changes that were missing: {}; not applied of them: {failed}.", results.len())
 }
 
 fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
@@ -222,6 +304,26 @@ mod tests {
         let body = given([("name", Some("a".into())), ("old_image", None), ("retain_rows", Some(5.into()))]);
         assert_eq!(body, json!({"name": "a", "retain_rows": 5}));
         assert_eq!(query(Some("my db")), "?database=my%20db");
+    }
+
+    #[test]
+    fn what_was_applied_reads_well() {
+        let answer = json!([{"success": true}, {"success": false, "error": {"name": "update_missing", "description": "no row"}},
+            {"success": true, "warnings": ["more"]}]);
+        let text = synced(&answer);
+        assert_eq!(
+            text,
+            "not applied: update_missing: no row\nmore\nChanges that were missing: 3; not applied of them: 1."
+        );
+        let text = state(
+            &json!({"databaseVersion": 2, "deltaVersion": 0, "importCounts": [{"type": "DATA", "count": 3}]}),
+        );
+        assert!(text.starts_with("databaseVersion: 2\n") && text.ends_with("imports of DATA: 3"), "{text}");
+        assert_eq!(
+            delta("a b", "/state", &and("?database=x", "wait=5ms")),
+            "/rest/v5/cluster/a%20b/state?database=x&wait=5ms"
+        );
+        assert_eq!(and("", "wait=5ms"), "?wait=5ms");
     }
 
     #[test]

@@ -114,6 +114,11 @@ impl Client {
         Client { bases: vec![base], authorization, tls: None, answer_timeout }
     }
 
+    /// The same client for answers that take so long.
+    pub fn patient(&self, wait: Duration) -> Client {
+        Client { answer_timeout: ANSWER_TIMEOUT + wait, ..self.clone() }
+    }
+
     /// The same client for this sidecar alone.
     pub fn at(&self, base: &Base) -> Client {
         Client {
@@ -281,8 +286,10 @@ fn leader_of(body: &Value, https: bool) -> Option<Base> {
 }
 
 fn refusal(base: &Base, status: u16, body: &Value) -> Failure {
-    let code = body.get("code").and_then(Value::as_str).unwrap_or("http_error");
-    let message = match body.get("message").and_then(Value::as_str) {
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    // The delta interface has names of its own.
+    let code = text("code").or_else(|| text("error")).unwrap_or("http_error");
+    let message = match text("message").or_else(|| text("errorDescription")) {
         Some(message) => message.to_owned(),
         None => format!("{base} answered with status {status}"),
     };

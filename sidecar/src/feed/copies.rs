@@ -70,7 +70,9 @@ impl Copy {
                 "columns": shared.table.columns().collect::<Vec<_>>(),
                 "rows_estimate": shared.rows, "bytes_estimate": shared.bytes})
         });
+        let (version, tick) = self.shared.version();
         json!({"id": name, "channel": self.id.channel, "database": self.id.database,
+            "database_version": version, "version_tick": tick,
             "position": self.shared.position().to_string(), "origin": self.shared.origin(),
             "tables": tables.collect::<Vec<_>>(), "ttl": humantime::format_duration(ttl).to_string()})
     }

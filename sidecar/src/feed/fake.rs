@@ -1,15 +1,14 @@
 //! A database for tests: database `postgres` with channel `shop`, whose log is in memory.
 
+mod answers;
 mod snapshots;
 
 use super::error::{FeedError, Kind, Result};
 use super::position::{After, Position};
-use super::source::{
-    Answer, Call, ChannelId, DumpTable, LAST, LogRow, Rows, Shared, SharedTable, Snapshot, Source,
-};
-use bytes::Bytes;
+use super::source::{Call, ChannelId, LAST, LogRow, Rows};
 use pgquorum_change::{Chunk, Chunker, Encoder, Header, Old, Op};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -23,6 +22,14 @@ pub struct Fake {
     end: watch::Sender<Position>,
     /// What was asked to be changed.
     pub calls: Mutex<Vec<(String, Call)>>,
+    /// What functions that change nothing say, by their names.
+    pub says: Mutex<BTreeMap<&'static str, Value>>,
+    /// What one of them says after the next change.
+    pub later: Mutex<Option<(&'static str, Value)>>,
+    /// A subscription as the database keeps it.
+    pub subscription: Mutex<Option<Value>>,
+    /// The channel's version.
+    pub version: Mutex<u64>,
     /// What the next requests fail with.
     pub failure: Mutex<Option<Kind>>,
     /// Waits that are under way.
@@ -64,6 +71,10 @@ impl Default for Fake {
             log: Mutex::default(),
             end: watch::channel(Position { epoch: 5, tick: 0 }).0,
             calls: Mutex::default(),
+            says: Mutex::default(),
+            later: Mutex::default(),
+            subscription: Mutex::default(),
+            version: Mutex::new(1),
             failure: Mutex::default(),
             waits: AtomicUsize::new(0),
             copies_hang: AtomicBool::new(false),
@@ -236,7 +247,8 @@ impl Fake {
 
     fn state(&self) -> Value {
         let (end, purged) = (*self.end.borrow(), self.log().purged);
-        json!({"channel": "shop", "origin": "berlin", "epoch": end.epoch, "first_tick": purged + 1, "last_tick": end.tick})
+        json!({"channel": "shop", "origin": "berlin", "epoch": end.epoch, "first_tick": purged + 1, "last_tick": end.tick,
+            "database_version": *self.version.lock().unwrap(), "delta_version": end.tick})
     }
 }
 
@@ -250,180 +262,4 @@ pub fn schema(version: u64) -> Value {
     json!({"id": version, "relid": 16384 + version, "schema_name": "public", "table_name": table, "columns": [
         {"name": "id", "type": "integer", "type_oid": 23, "attnum": 1, "key": true},
         {"name": "note", "type": "text", "type_oid": 25, "attnum": 2, "key": false}]})
-}
-
-/// Counts a wait as long as it lasts.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Source for Fake {
-    fn default_database(&self) -> &str {
-        "postgres"
-    }
-
-    fn states<'a>(&'a self, database: &'a str, channel: Option<&'a str>) -> Answer<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.admit(database)?;
-            Ok(if channel.is_none_or(|name| name == "shop") { vec![self.state()] } else { vec![] })
-        })
-    }
-
-    fn tables<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.admit(&id.database)?;
-            Ok(vec![json!({"channel": "shop", "schema": "public", "table": "orders"})])
-        })
-    }
-
-    fn schemas<'a>(&'a self, id: &'a ChannelId, version: Option<u64>) -> Answer<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.admit(&id.database)?;
-            let known = [1, 2].into_iter().filter(|one| version.is_none_or(|v| v == *one));
-            Ok(if id.channel == "shop" { known.map(schema).collect() } else { vec![] })
-        })
-    }
-
-    fn followers<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.admit(&id.database)?;
-            Ok(self.log().followers.clone())
-        })
-    }
-
-    fn wait<'a>(&'a self, id: &'a ChannelId, after: &'a str, timeout: Duration) -> Answer<'a, Position> {
-        Box::pin(async move {
-            self.channel(id)?;
-            let after = self.place(after)?;
-            self.waits.fetch_add(1, Ordering::Relaxed);
-            let _counted = Counted(&self.waits);
-            let mut end = self.end.subscribe();
-            let _ = tokio::time::timeout(timeout, end.wait_for(|end| end.tick > after)).await;
-            Ok(*self.end.borrow())
-        })
-    }
-
-    fn read<'a>(&'a self, id: &'a ChannelId, after: &'a str, max_bytes: usize) -> Answer<'a, Rows> {
-        Box::pin(async move {
-            self.channel(id)?;
-            let slowness = *self.slowness.lock().unwrap();
-            if !slowness.is_zero() {
-                tokio::time::sleep(slowness).await;
-            }
-            self.read_rows(self.place(after)?, max_bytes)
-        })
-    }
-
-    fn find<'a>(&'a self, id: &'a ChannelId, tick: u64) -> Answer<'a, Position> {
-        Box::pin(async move {
-            self.channel(id)?;
-            let tick = self.place(&tick.to_string())?;
-            let log = self.log();
-            let holder = log.rows.iter().rfind(|row| row.ticks.0 <= tick);
-            Ok(Position { epoch: holder.map_or(5, |row| row.epoch), tick })
-        })
-    }
-
-    fn subscriptions<'a>(&'a self, database: &'a str, name: Option<&'a str>) -> Answer<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.admit(database)?;
-            let known = name.is_none_or(|name| name == "mirror");
-            Ok(if known { vec![json!({"name": "mirror", "state": "following"})] } else { vec![] })
-        })
-    }
-
-    fn subscription_tables<'a>(&'a self, database: &'a str, _name: &'a str) -> Answer<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.admit(database)?;
-            Ok(vec![json!({"schema": "public", "table": "orders", "state": "following"})])
-        })
-    }
-
-    fn conflicts<'a>(&'a self, database: &'a str, _name: &'a str) -> Answer<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.admit(database)?;
-            Ok(vec![
-                json!({"table": "orders", "conflict": "insert_exists", "resolution": "rejected", "count": 2}),
-            ])
-        })
-    }
-
-    fn rejected<'a>(
-        &'a self,
-        database: &'a str,
-        _name: &'a str,
-        after: u64,
-        limit: u64,
-    ) -> Answer<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.admit(database)?;
-            let all = [17, 19].into_iter().filter(|id| *id > after);
-            Ok(all.take(limit as usize).map(|id| json!({"id": id, "op": "insert"})).collect())
-        })
-    }
-
-    fn subscription<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Option<Value>> {
-        Box::pin(async move {
-            self.admit(database)?;
-            // Nobody answers there.
-            let row = json!({"id": 1, "name": name, "enabled": true, "remote": ["http://127.0.0.1:9"], "channel": "shop",
-                "policy": "error", "ddl": "ignore", "on_purged": "stop", "forward": false, "copy": "error", "jobs": 2,
-                "secret": "s3cret"});
-            Ok((name == "mirror").then_some(row))
-        })
-    }
-
-    fn sequences<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
-        Box::pin(async move {
-            self.channel(id)?;
-            Ok(vec![json!({"schema": "public", "table": "orders", "column": "id", "last_value": 7})])
-        })
-    }
-
-    fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String> {
-        Box::pin(async move {
-            self.admit(database)?;
-            let text = |name| {
-                let found = call.arguments.iter().find(|one| one.name == name);
-                found.map(|one| format!("{:?}", one.value)).unwrap_or_default()
-            };
-            if call.function == "register_follower" {
-                self.log().followers.push(json!({"name": "cache", "tick": 0}));
-            } else if call.function.ends_with("follower") && !text("name").contains("cache") {
-                return Err(FeedError::new(Kind::UnknownChannel, "there is no such follower"));
-            }
-            self.calls.lock().unwrap().push((database.to_owned(), call));
-            Ok(String::new())
-        })
-    }
-
-    fn dump<'a>(&'a self, id: &'a ChannelId, _tables: &'a [String]) -> Answer<'a, Box<dyn Snapshot>> {
-        Box::pin(async move {
-            self.channel(id)?;
-            let schema = super::schemas::parse(&schema(1))?;
-            let tables = vec![DumpTable { schema, from: String::new() }];
-            // COPY's lines may come in any pieces.
-            let copy = ["1\ta\n2\t", "\\N\n3\tc\\n\n"].map(Bytes::from).to_vec();
-            self.snapshots.fetch_add(1, Ordering::Relaxed);
-            let (held, hangs) = (Arc::clone(&self.snapshots), self.copies_hang.load(Ordering::Relaxed));
-            let copied = snapshots::Copied { position: *self.end.borrow(), tables, copy, hangs, held };
-            Ok(Box::new(copied) as Box<dyn Snapshot>)
-        })
-    }
-
-    fn share<'a>(&'a self, id: &'a ChannelId, _tables: &'a [String]) -> Answer<'a, Box<dyn Shared>> {
-        Box::pin(async move {
-            self.channel(id)?;
-            let table = DumpTable { schema: super::schemas::parse(&schema(1))?, from: String::new() };
-            let tables = vec![SharedTable { table, rows: Some(2), bytes: 8192 }];
-            self.snapshots.fetch_add(1, Ordering::Relaxed);
-            let (held, hangs) = (Arc::clone(&self.snapshots), self.copies_hang.load(Ordering::Relaxed));
-            Ok(Box::new(snapshots::Together { position: *self.end.borrow(), tables, hangs, held })
-                as Box<dyn Shared>)
-        })
-    }
 }

@@ -217,6 +217,15 @@ impl Source for Server {
         Box::pin(async move { self.jsons(&id.database, SEQUENCES, &[(&id.channel, Type::TEXT)]).await })
     }
 
+    fn ask<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, Value> {
+        Box::pin(async move {
+            let values: Vec<Parameter> = call.arguments.iter().map(parameter).collect();
+            let query = format!("SELECT to_jsonb(f) FROM {} AS f", expression(&call));
+            let found = self.jsons(database, &query, &values).await?;
+            Ok(found.into_iter().next().unwrap_or_default())
+        })
+    }
+
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String> {
         Box::pin(self.carry_out(database, call))
     }
@@ -259,17 +268,21 @@ fn parameter(argument: &Argument) -> Parameter<'_> {
     }
 }
 
-/// Names and types are this program's own; values go as parameters.
 fn statement(call: &Call) -> String {
-    let arguments = call.arguments.iter().zip(1..);
-    let arguments =
-        arguments.map(|(one, n)| format!("\"{}\" => ${n}::pg_catalog.{}", one.name, one.type_name));
-    let call_text = format!("quorum.{}({})", call.function, arguments.collect::<Vec<_>>().join(", "));
+    let call_text = expression(call);
     if call.rows {
         format!("SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(r))::pg_catalog.text FROM {call_text} AS r")
     } else {
         format!("SELECT {call_text}::pg_catalog.text")
     }
+}
+
+/// Names and types are this program's own; values go as parameters.
+fn expression(call: &Call) -> String {
+    let arguments = call.arguments.iter().zip(1..);
+    let arguments =
+        arguments.map(|(one, n)| format!("\"{}\" => ${n}::pg_catalog.{}", one.name, one.type_name));
+    format!("quorum.{}({})", call.function, arguments.collect::<Vec<_>>().join(", "))
 }
 
 async fn collect(found: RowStream) -> Result<Rows> {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::types::{ToSql, Type};
 
-const EXPORT: &str = "SELECT pg_export_snapshot(), quorum.origin_name()";
+const EXPORT: &str = "SELECT pg_export_snapshot(), quorum.origin_name(), c.database_version, c.version_tick \
+                      FROM quorum.channel c WHERE c.name = $1";
 /// A partitioned table has no rows of its own.
 const SIZE: &str = "SELECT CASE WHEN bool_and(k.reltuples >= 0) THEN sum(k.reltuples)::int8 END, \
                     coalesce(sum(pg_table_size(k.oid)), 0)::int8 \
@@ -28,6 +29,7 @@ pub(super) struct SharedSnapshot {
     name: String,
     position: Position,
     origin: String,
+    version: (u64, u64),
     tables: Vec<SharedTable>,
 }
 
@@ -35,8 +37,11 @@ impl SharedSnapshot {
     pub(super) async fn begin(pool: &Arc<Pool>, id: &ChannelId, wanted: &[String]) -> Result<SharedSnapshot> {
         let session = pool.take(&id.database, Purpose::Hold).await?;
         let Placed { position, tables, members } = place(&session, id, wanted).await?;
-        let row = within(ASK_DEADLINE, ONLY_READ, said(session.query_typed_one(EXPORT, &[]))).await?;
+        let values: [(&(dyn ToSql + Sync), Type); 1] = [(&id.channel, Type::TEXT)];
+        let row = within(ASK_DEADLINE, ONLY_READ, said(session.query_typed_one(EXPORT, &values))).await?;
         let (name, origin) = (column(&row, 0)?, column(&row, 1)?);
+        let number = |at| column::<i64>(&row, at).map(|n| u64::try_from(n).unwrap_or(0));
+        let version = (number(2)?, number(3)?);
         let mut sized = Vec::with_capacity(tables.len());
         for (table, members) in tables.into_iter().zip(members) {
             let values: [(&(dyn ToSql + Sync), Type); 1] = [(&members, Type::OID_ARRAY)];
@@ -47,7 +52,7 @@ impl SharedSnapshot {
             sized.push(SharedTable { table, rows, bytes });
         }
         let (pool, database) = (Arc::clone(pool), id.database.clone());
-        Ok(SharedSnapshot { pool, database, session, name, position, origin, tables: sized })
+        Ok(SharedSnapshot { pool, database, session, name, position, origin, version, tables: sized })
     }
 
     async fn read(&self, statement: &str) -> Result<Box<dyn CopyOut>> {
@@ -79,6 +84,10 @@ impl Shared for SharedSnapshot {
 
     fn origin(&self) -> &str {
         &self.origin
+    }
+
+    fn version(&self) -> (u64, u64) {
+        self.version
     }
 
     fn tables(&self) -> &[SharedTable] {

@@ -178,6 +178,8 @@ pub trait Shared: Send + Sync {
     fn position(&self) -> Position;
     /// The name of the database where the changes were made that say of no other one.
     fn origin(&self) -> &str;
+    /// The channel's `database_version` in it, and the tick after which that began.
+    fn version(&self) -> (u64, u64);
     fn tables(&self) -> &[SharedTable];
     /// False: the session that held it is gone, nobody can begin to read any more.
     fn is_held(&self) -> bool;
@@ -239,6 +241,8 @@ pub trait Source: Send + Sync + 'static {
     fn subscription<'a>(&'a self, database: &'a str, name: &'a str) -> Answer<'a, Option<Value>>;
     /// Rows of `quorum.channel_sequences`; on the leader only.
     fn sequences<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>>;
+    /// What a function says that changes nothing, as JSON; a row as an object.
+    fn ask<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, Value>;
     /// Carries out a change, on the leader only; the function's result as text.
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String>;
     /// One snapshot for these tables, or for all of the channel if none is named; on the leader only.

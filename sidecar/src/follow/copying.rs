@@ -43,6 +43,7 @@ impl Copying<'_> {
                            remote belong to different clusters";
             return Err(Trouble::stopped("PQ015", message));
         }
+        target.begin_load(copy.version).await?;
         let job = |(table, columns): &(TableName, Vec<String>)| Job {
             table: table.clone(),
             columns: columns.clone(),
@@ -59,7 +60,8 @@ impl Copying<'_> {
         };
         // It ends by itself, too.
         let _ = source.end_copy(&copy.id).await;
-        copied
+        copied?;
+        target.end_load().await
     }
 
     async fn work(&self, copy: &CopyBegun, waiting: &Mutex<VecDeque<&Job>>) -> Result<()> {

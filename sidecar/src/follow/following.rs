@@ -285,7 +285,9 @@ impl<'a> Following<'a> {
                 looked = Instant::now();
                 match self.runner.source.channel().await {
                     Ok(channel)
-                        if tables(&channel.tables) != had || channel.origin != self.channel.origin =>
+                        if tables(&channel.tables) != had
+                            || channel.origin != self.channel.origin
+                            || channel.version != self.channel.version =>
                     {
                         return Ok(());
                     }

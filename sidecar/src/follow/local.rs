@@ -32,7 +32,8 @@ const IS_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_extension 
     AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
 const STANDING: &str = "SELECT p.epoch, p.tick, coalesce((SELECT jsonb_agg(jsonb_build_object('schema', t.schema_name, \
     'table', t.table_name, 'state', t.state, 'epoch', t.after_epoch, 'tick', t.after_tick) ORDER BY t.schema_name, t.table_name) \
-    FROM quorum.subscription_table t WHERE t.subscription = p.subscription), '[]'), s.enabled \
+    FROM quorum.subscription_table t WHERE t.subscription = p.subscription), '[]'), s.enabled, \
+    coalesce((SELECT v.config_version = 0 FROM quorum.subscription_version v WHERE v.subscription = p.subscription), false) \
     FROM quorum.subscription_position p JOIN quorum.subscription s ON s.id = p.subscription WHERE p.subscription = $1";
 const APPLY: &str = "SELECT epoch, tick, in_transaction, one_by_one FROM quorum.apply($1, $2, $3)";
 const PLAN: &str = "SELECT before, copy, after, copied_columns FROM quorum.copy_plan($1, $2, $3, $4)";
@@ -55,7 +56,7 @@ type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 pub struct Local {
     config: PostgresConfig,
     database: String,
-    id: i32,
+    pub(super) id: i32,
     /// For everything but applying and copying.
     keeper: Mutex<Option<Session>>,
     /// The process of the newest applier's session; 0: there is none.
@@ -98,7 +99,7 @@ impl Local {
     }
 
     /// Asks in the keeper's session; a commit there returns when it is as durable as the cluster promises.
-    async fn ask(&self, query: &str, values: &[Parameter<'_>]) -> Result<Vec<Row>> {
+    pub(super) async fn ask(&self, query: &str, values: &[Parameter<'_>]) -> Result<Vec<Row>> {
         let mut keeper = self.keeper.lock().await;
         // Taken out: one whose answer was not waited for is not used again.
         let session = match keeper.take().filter(|session| !session.is_closed()) {
@@ -110,7 +111,7 @@ impl Local {
         rows
     }
 
-    async fn one<T: for<'r> tokio_postgres::types::FromSql<'r>>(
+    pub(super) async fn one<T: for<'r> tokio_postgres::types::FromSql<'r>>(
         &self,
         query: &str,
         values: &[Parameter<'_>],
@@ -127,7 +128,7 @@ impl Local {
             return Err(gone());
         }
         let position = position(column(row, 0)?, column(row, 1)?);
-        let mut standing = Standing { position, ..Standing::default() };
+        let mut standing = Standing { position, refetch: column(row, 4)?, ..Standing::default() };
         for table in column::<Value>(row, 2)?.as_array().into_iter().flatten() {
             let text = |name: &str| table[name].as_str().unwrap_or_default().to_owned();
             let name = TableName { schema: text("schema"), table: text("table") };

@@ -7,6 +7,7 @@
 //! - `copying` copies tables; `copy_end` tells a whole copy from one that was broken off.
 //! - `following` applies changes: `frames` reads the binary stream, `queue` makes batches of it.
 //! - `board` is what `/metrics` shows of it.
+//! - `versions` is what is said of the version that is copied and followed; `director` what the delta interface asks the source.
 //! - `trouble` is what keeps a subscription from going on, and what its state says then.
 //!
 //! What is durable where: changes and the position up to which they are applied are written together, and may be lost
@@ -18,6 +19,7 @@
 mod board;
 mod copy_end;
 mod copying;
+mod director;
 #[cfg(test)]
 mod fake;
 mod following;
@@ -33,9 +35,18 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod versions;
 mod wire;
 
+pub use director::tick;
 pub use overseer::oversee;
-pub use {board::Board, remote::Remote, subscription::Subscription, trouble::Trouble};
 #[cfg(test)]
-pub use {source::Source, subscription::TableName, trouble::Kind};
+pub use source::Source;
+#[cfg(test)]
+pub use subscription::TableName;
+pub use {
+    board::Board,
+    remote::Remote,
+    subscription::Subscription,
+    trouble::{Kind, Trouble},
+};

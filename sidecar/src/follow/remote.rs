@@ -3,6 +3,7 @@
 use super::source::{Answer, Bytestream, Channel, CopyBegun, Source};
 use super::subscription::{Subscription, TableName};
 use super::trouble::{Kind, Result, Trouble};
+use super::versions::Version;
 use super::wire::{Base, Wire, unreachable};
 use crate::feed::Position;
 use crate::uri::encoded;
@@ -64,7 +65,7 @@ impl Remote {
         Ok(Remote { wire, bases: Mutex::new(bases), channel: encoded(&subscription.channel), database })
     }
 
-    fn path(&self, rest: &str, query: &str) -> String {
+    pub(super) fn path(&self, rest: &str, query: &str) -> String {
         let query: Vec<&str> =
             [self.database.as_str(), query].into_iter().filter(|part| !part.is_empty()).collect();
         let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
@@ -129,7 +130,7 @@ impl Remote {
         Err(worst(said))
     }
 
-    async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+    pub(super) async fn json(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let (base, response) = self.ask((method, path), JSON, body, ANSWER_DEADLINE).await?;
         let read = tokio::time::timeout(ANSWER_DEADLINE, document(response)).await;
         read.ok().flatten().ok_or_else(|| unreachable(&base, "its answer is no JSON, or was broken off"))
@@ -173,7 +174,7 @@ async fn document(response: Response<Incoming>) -> Option<Value> {
     serde_json::from_slice(&body.to_bytes()).ok()
 }
 
-fn unreadable(what: &str) -> Trouble {
+pub(super) fn unreadable(what: &str) -> Trouble {
     let message = format!(
         "the source's answer about {what} is not what this program expects. Are both of the same version, and is remote the \
          address of a sidecar?"
@@ -217,6 +218,8 @@ struct ChannelBody {
     origin: String,
     epoch: Option<u64>,
     last_tick: Option<u64>,
+    database_version: u64,
+    delta_version: Option<u64>,
     tables: Vec<TableName>,
 }
 
@@ -224,6 +227,8 @@ struct ChannelBody {
 struct CopyBody {
     id: String,
     position: String,
+    database_version: u64,
+    version_tick: u64,
     origin: String,
     tables: Vec<CopyTable>,
 }
@@ -260,15 +265,17 @@ impl Remote {
     }
 }
 
+pub(super) fn channel_of(found: Value) -> Result<Channel> {
+    let body: ChannelBody = serde_json::from_value(found).map_err(|_| unreadable("the channel"))?;
+    let end = Position { epoch: body.epoch.unwrap_or_default(), tick: body.last_tick.unwrap_or_default() };
+    let tick = end.tick.saturating_sub(body.delta_version.unwrap_or_default());
+    let version = Version { number: body.database_version, tick };
+    Ok(Channel { origin: body.origin, end, version, tables: body.tables })
+}
+
 impl Source for Remote {
     fn channel(&self) -> Answer<'_, Channel> {
-        Box::pin(async {
-            let found = self.json(Method::GET, &self.path("", ""), None).await?;
-            let body: ChannelBody = serde_json::from_value(found).map_err(|_| unreadable("the channel"))?;
-            let end =
-                Position { epoch: body.epoch.unwrap_or_default(), tick: body.last_tick.unwrap_or_default() };
-            Ok(Channel { origin: body.origin, end, tables: body.tables })
-        })
+        Box::pin(async { channel_of(self.json(Method::GET, &self.path("", ""), None).await?) })
     }
 
     fn schemas(&self) -> Answer<'_, Value> {
@@ -310,7 +317,8 @@ impl Source for Remote {
             let body: CopyBody = serde_json::from_value(found).map_err(|_| unreadable("a copy"))?;
             let position = body.position.parse().map_err(|_| unreadable("a copy"))?;
             let tables = body.tables.into_iter().map(|table| (table.name, table.columns)).collect();
-            Ok(CopyBegun { id: body.id, position, origin: body.origin, tables })
+            let version = Version { number: body.database_version, tick: body.version_tick };
+            Ok(CopyBegun { id: body.id, position, version, origin: body.origin, tables })
         })
     }
 

@@ -121,6 +121,10 @@ impl Runner {
         let follower = follower_name(&self.target.origin().await?, self.subscription.id);
         self.register(&follower, &standing).await?;
         self.target.add_schemas(self.source.schemas().await?).await?;
+        let outdated = self.target.see_source(channel.version).await?;
+        if outdated && self.subscription.on_purged == "reload" {
+            self.target.reload().await?;
+        }
         loop {
             let standing = self.target.standing().await?;
             if !standing.to_copy.is_empty() {

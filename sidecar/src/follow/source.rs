@@ -3,6 +3,7 @@
 
 use super::subscription::TableName;
 use super::trouble::Result;
+use super::versions::Version;
 use crate::feed::Position;
 use bytes::Bytes;
 use serde_json::Value;
@@ -15,6 +16,7 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 pub struct Channel {
     pub origin: String,
     pub end: Position,
+    pub version: Version,
     pub tables: Vec<TableName>,
 }
 
@@ -23,6 +25,8 @@ pub struct Channel {
 pub struct CopyBegun {
     pub id: String,
     pub position: Position,
+    /// The channel's version in the snapshot.
+    pub version: Version,
     pub origin: String,
     pub tables: Vec<(TableName, Vec<String>)>,
 }

@@ -3,6 +3,7 @@
 
 pub use super::source::Answer;
 use super::subscription::TableName;
+use super::versions::Versions;
 use crate::feed::Position;
 use bytes::Bytes;
 use serde_json::Value;
@@ -18,12 +19,14 @@ pub struct Standing {
     pub to_catch_up: Vec<(TableName, Position)>,
     pub tables: usize,
     pub stopped: usize,
+    /// The description of the source's tables is to be fetched anew.
+    pub refetch: bool,
 }
 
 impl Standing {
     /// Nothing is to be done but to follow.
     pub fn follows(&self) -> bool {
-        self.position.is_some() && self.to_copy.is_empty() && self.to_catch_up.is_empty()
+        self.position.is_some() && self.to_copy.is_empty() && self.to_catch_up.is_empty() && !self.refetch
     }
 }
 
@@ -48,7 +51,7 @@ pub struct Report {
 }
 
 /// The database that follows, for one subscription.
-pub trait Target: Send + Sync + 'static {
+pub trait Target: Versions + Send + Sync + 'static {
     /// The name of this database for others.
     fn origin(&self) -> Answer<'_, String>;
     fn standing(&self) -> Answer<'_, Standing>;

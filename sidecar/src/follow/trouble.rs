@@ -96,6 +96,8 @@ impl Trouble {
             "XX001" => Kind::Again,
             "42704" if db.message().contains("subscription") => Kind::Gone,
             "55000" if db.message().contains("not enabled") => Kind::Gone,
+            // All is to be copied anew.
+            "55000" if db.message().contains("has no position yet") => Kind::Again,
             "25006" | "55P03" | "40P01" | "40001" | "57014" => Kind::Here,
             _ if matches!(code.get(..2), Some("08" | "53" | "57" | "58" | "XX" | "25")) => Kind::Here,
             _ => Kind::Table,

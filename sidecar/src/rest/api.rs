@@ -14,7 +14,7 @@ use pgquorum_agent::standing::Outcast;
 use pgquorum_agent::types::Millis;
 use pgquorum_agent::view::View;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use warp::filters::BoxedFilter;
 use warp::{Filter, http::Method};
 
@@ -44,6 +44,7 @@ struct Inner {
     readers: Arc<Semaphore>,
     statements: Arc<Statements>,
     waiters: Arc<Semaphore>,
+    syncing: Arc<Mutex<()>>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -61,7 +62,9 @@ impl Api {
         let leadership = LeaderSeen::new(handle.view.clone(), Arc::clone(&forward));
         let feed = Feed::new(source, Arc::new(leadership));
         let logins = Arc::new(logins);
-        let inner = Inner { handle, logins, forward, feed, streams, readers, statements, waiters, stopping };
+        let syncing = Arc::default();
+        let inner =
+            Inner { handle, logins, forward, feed, streams, readers, statements, waiters, syncing, stopping };
         Api { inner: Arc::new(inner) }
     }
 
@@ -79,6 +82,11 @@ impl Api {
 
     pub(super) fn feed(&self) -> &Feed {
         &self.inner.feed
+    }
+
+    /// Whoever synchronises subscriptions holds it: one at a time.
+    pub(super) fn syncing(&self) -> &Arc<Mutex<()>> {
+        &self.inner.syncing
     }
 
     pub(super) fn statements(&self) -> &Statements {

@@ -30,8 +30,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(25);
 const BEGIN_DEADLINE: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 
-/// The longest answer that is passed on.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// The longest answer that is passed on: what a worker has applied may be long.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 pub(super) type Failure = Box<dyn Error + Send + Sync>;
 
@@ -57,7 +57,18 @@ impl Forward {
         path: &str,
         from: NodeId,
     ) -> Result<Response, Refusal> {
-        match tokio::time::timeout(ANSWER_DEADLINE, self.exchange(leader, path, from)).await {
+        self.post_within(leader, path, from, ANSWER_DEADLINE).await
+    }
+
+    /// The same for what may take longer.
+    pub(super) async fn post_within(
+        &self,
+        leader: SocketAddr,
+        path: &str,
+        from: NodeId,
+        deadline: Duration,
+    ) -> Result<Response, Refusal> {
+        match tokio::time::timeout(deadline, self.exchange(leader, path, from)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 tracing::warn!(%leader, error, "could not pass a request on to the leader");

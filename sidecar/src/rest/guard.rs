@@ -51,7 +51,7 @@ impl Guard {
                 let response = if served {
                     route(request).await
                 } else {
-                    unrouted(request.method(), request.uri().path())
+                    unrouted(interface, request.method(), request.uri().path())
                 };
                 self.watched(response, caller, need)
             }

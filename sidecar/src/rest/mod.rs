@@ -34,6 +34,7 @@ pub use api::leads;
 pub use listen::{PeerConnection, PeerIo, RestConfig, RestError, TlsFiles, bind};
 
 use api::Api;
+use interface::Interface;
 use table::Route;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
@@ -65,6 +66,7 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::sequences::routes(api),
         routes::conflicts::routes(api),
         routes::subscriptions::routes(api),
+        routes::delta::routes(api),
         routes::events::routes(api),
         routes::rpc::routes(api),
         routes::metrics::routes(api),
@@ -73,14 +75,14 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::documents::routes(),
         warp::method()
             .and(warp::path::full())
-            .map(|method, path: FullPath| unrouted(&method, path.as_str()))
+            .map(|method, path: FullPath| unrouted(Interface::Cluster, &method, path.as_str()))
             .boxed(),
     ];
     all.into_iter().rev().reduce(|rest, first| first.or(rest).unify().boxed()).expect("there are routes")
 }
 
 /// The answer when no route took the request: the path is unknown, or does not know the method.
-fn unrouted(method: &Method, path: &str) -> Response {
+fn unrouted(interface: Interface, method: &Method, path: &str) -> Response {
     let refusal = match Route::find(path) {
         Some(route) => {
             let allowed: Vec<&str> = route.methods().map(Method::as_str).collect();
@@ -92,5 +94,8 @@ fn unrouted(method: &Method, path: &str) -> Response {
             refusal::Refusal::new(404, "no_such_route", "there is no such path; GET /openapi.yaml lists all")
         }
     };
-    refusal.into_response()
+    match interface {
+        Interface::Delta => routes::delta::refuse(refusal, method, path, ""),
+        _ => refusal.into_response(),
+    }
 }

@@ -73,12 +73,23 @@ impl Refusal {
         self
     }
 
-    pub(super) fn into_response(self) -> Response {
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(super) fn into_response(mut self) -> Response {
+        let leader = self.leader.take();
+        self.in_words(|status, code, message| {
+            json(status, &Body { code, message, leader: leader.as_deref() })
+        })
+    }
+
+    /// The answer with another interface's body, made of status, code and message.
+    pub(super) fn in_words(self, words: impl FnOnce(u16, &str, &str) -> Response) -> Response {
         if self.status == 500 {
             tracing::error!(code = %self.code, "{}", self.message);
         }
-        let body = Body { code: &self.code, message: &self.message, leader: self.leader.as_deref() };
-        let mut response = json(self.status, &body);
+        let mut response = words(self.status, &self.code, &self.message);
         if let Some((name, value)) = self.header.map(|header| *header) {
             response.headers_mut().insert(name, value);
         }

@@ -61,6 +61,12 @@ const fn route(path: &'static str, verbs: &'static [Verb]) -> Route {
     Route { path, verbs, interface: Interface::Cluster }
 }
 
+const fn delta(path: &'static str, verbs: &'static [Verb]) -> Route {
+    Route { path, verbs, interface: Interface::Delta }
+}
+
+const RUN_IMPORT: &[Verb] = &[(Method::POST, IMPORT)];
+const SEE_IMPORT: &[Verb] = &[(Method::GET, IMPORT), (Method::HEAD, IMPORT)];
 const READ: &[Verb] = &[(Method::GET, READER), (Method::HEAD, READER)];
 const OPEN: &[Verb] = &[(Method::GET, Need::Open), (Method::HEAD, Need::Open)];
 const PROBE: &[Verb] =
@@ -114,6 +120,8 @@ pub(super) const ROUTES: &[Route] = &[
     route("/channels/{channel}/tables/{table}", &[(Method::DELETE, ADMIN)]),
     route("/channels/{channel}/prune", &[(Method::POST, ADMIN)]),
     route("/channels/{channel}/purge", &[(Method::POST, ADMIN)]),
+    route("/channels/{channel}/flush", &[(Method::POST, ADMIN)]),
+    route("/channels/{channel}/cut", &[(Method::POST, FOLLOWER)]),
     route(
         "/channels/{channel}/followers",
         &[(Method::GET, READER), (Method::HEAD, READER), (Method::POST, FOLLOWER)],
@@ -144,6 +152,21 @@ pub(super) const ROUTES: &[Route] = &[
     route("/metrics", READ),
     route("/openapi.yaml", OPEN),
     route("/dashboard", OPEN),
+    // The delta interface, twice.
+    delta("/rest/v5/cluster/database/sync/full", RUN_IMPORT),
+    delta("/rest/v5/cluster/reset/config/version/counters", &[(Method::POST, COUNTERS)]),
+    delta("/rest/v5/cluster/{channel}/database/prune", RUN_IMPORT),
+    delta("/rest/v5/cluster/{channel}/database/sync", RUN_IMPORT),
+    delta("/rest/v5/cluster/{channel}/database/state", SEE_IMPORT),
+    delta("/rest/v5/cluster/{channel}/import/state", SEE_IMPORT),
+    delta("/rest/v5/cluster/{channel}/state", SEE_IMPORT),
+    delta("/fact-finder/rest/v5/cluster/database/sync/full", RUN_IMPORT),
+    delta("/fact-finder/rest/v5/cluster/reset/config/version/counters", &[(Method::POST, COUNTERS)]),
+    delta("/fact-finder/rest/v5/cluster/{channel}/database/prune", RUN_IMPORT),
+    delta("/fact-finder/rest/v5/cluster/{channel}/database/sync", RUN_IMPORT),
+    delta("/fact-finder/rest/v5/cluster/{channel}/database/state", SEE_IMPORT),
+    delta("/fact-finder/rest/v5/cluster/{channel}/import/state", SEE_IMPORT),
+    delta("/fact-finder/rest/v5/cluster/{channel}/state", SEE_IMPORT),
 ];
 
 /// Paths that belong to other interfaces, whatever comes after them: who is not let in there is told so in that

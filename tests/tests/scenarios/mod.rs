@@ -25,6 +25,7 @@ mod chaos;
 mod cli;
 mod db_config;
 mod dead_man;
+mod delta;
 mod feed_disk_full;
 mod feed_errors;
 mod feed_failover;

@@ -28,6 +28,10 @@ impl Shared for Together {
         "berlin"
     }
 
+    fn version(&self) -> (u64, u64) {
+        (1, 0)
+    }
+
     fn tables(&self) -> &[SharedTable] {
         &self.tables
     }

@@ -6,6 +6,7 @@ use crate::follow::frames::written::{heartbeat_frame, piece_frame, row_frame};
 use crate::follow::source::{Answer, Bytestream, Channel, CopyBegun, Source};
 use crate::follow::subscription::TableName;
 use crate::follow::trouble::{Result, Trouble};
+use crate::follow::versions::Version;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +25,7 @@ pub struct SourceState {
     /// Transactions: the tick of the last change, and the frames.
     pub log: Vec<(u64, Vec<u8>)>,
     pub purged: u64,
+    pub version: Version,
     /// What the next requests fail with.
     pub failures: VecDeque<Trouble>,
     /// The next copies of tables break off.
@@ -101,7 +103,8 @@ impl Source for Shared {
         Box::pin(async {
             self.0.fails()?;
             let state = self.0.lock();
-            Ok(Channel { origin: "berlin".to_owned(), end: state.end(), tables: state.tables.clone() })
+            let (end, version, tables) = (state.end(), state.version, state.tables.clone());
+            Ok(Channel { origin: "berlin".to_owned(), end, version, tables })
         })
     }
 
@@ -123,7 +126,8 @@ impl Source for Shared {
             state.copies += 1;
             let columns = vec!["id".to_owned(), "note".to_owned()];
             let tables = tables.iter().map(|table| (table.clone(), columns.clone())).collect();
-            Ok(CopyBegun { id: "c1".to_owned(), position: state.end(), origin: "berlin".to_owned(), tables })
+            let (id, position, version) = ("c1".to_owned(), state.end(), state.version);
+            Ok(CopyBegun { id, position, version, origin: "berlin".to_owned(), tables })
         })
     }
 

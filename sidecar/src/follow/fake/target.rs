@@ -6,6 +6,7 @@ use crate::follow::frames::{Frame, Frames};
 use crate::follow::subscription::TableName;
 use crate::follow::target::{Answer, Applied, Applier, Copier, Report, Standing, Target};
 use crate::follow::trouble::{Kind, Trouble};
+use crate::follow::versions::{Version, Versions};
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -34,6 +35,11 @@ pub struct TargetState {
     /// What the next batches fail with.
     pub failures: VecDeque<Trouble>,
     pub reloads: usize,
+    /// What was copied, and what the copy under way is of.
+    pub version: Option<Version>,
+    pub load: Option<Version>,
+    pub loads: usize,
+    pub fetched: usize,
 }
 
 impl FakeTarget {
@@ -48,6 +54,39 @@ impl FakeTarget {
 
 #[derive(Clone)]
 pub struct Here(pub Arc<FakeTarget>);
+
+impl Versions for Here {
+    fn see_source(&self, version: Version) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let mut state = self.0.lock();
+            state.fetched += 1;
+            state.standing.refetch = false;
+            let loads = !state.standing.to_copy.is_empty();
+            if state.version.is_none() && !loads {
+                state.version = Some(version);
+            }
+            Ok(!loads && state.version.is_some_and(|here| here.number < version.number))
+        })
+    }
+
+    fn begin_load(&self, version: Version) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.0.lock().load.get_or_insert(version);
+            Ok(())
+        })
+    }
+
+    fn end_load(&self) -> Answer<'_, ()> {
+        Box::pin(async {
+            let mut state = self.0.lock();
+            if state.standing.to_copy.is_empty() && state.standing.position.is_some() {
+                state.version = state.load.take();
+                state.loads += 1;
+            }
+            Ok(())
+        })
+    }
+}
 
 impl Target for Here {
     fn origin(&self) -> Answer<'_, String> {

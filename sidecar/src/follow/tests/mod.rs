@@ -1,5 +1,7 @@
 //! The work for a subscription against a source and a target in memory.
 
+mod versions;
+
 use super::fake::{FakeSource, FakeTarget, Here, Shared, at, orders};
 use super::runner::{Runner, follower_name};
 use super::subscription::Subscription;

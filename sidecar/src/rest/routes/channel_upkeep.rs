@@ -1,17 +1,18 @@
-//! `POST /channels/{channel}/prune` and `…/purge`: begin a new version of a channel, drop old changes.
+//! `POST /channels/{channel}/prune`, `…/purge`, `…/flush` and `…/cut`: begin a new version of a channel, drop old changes, have
+//! caches dropped, see its end as it is at this moment.
 
 use super::channel::{self, Body, Fields, with};
 use crate::feed::{Call, Given};
 use crate::rest::api::{Api, query};
 use crate::rest::query::Query;
 use crate::rest::refusal::{Refusal, respond};
-use serde_json::Value;
+use serde_json::{Value, json};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
-    let pruner = api.clone();
+    let (pruner, flusher, cutter) = (api.clone(), api.clone(), api.clone());
     let prune = warp::path!("channels" / String / "prune").and(warp::post()).and(query()).then(
         move |channel: String, query: String| {
             let api = pruner.clone();
@@ -21,7 +22,19 @@ pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
     let purge = channel::posting(api, "purge", |api, channel, query, body| async move {
         purge(&api, &channel, &query, body).await
     });
-    prune.or(purge).unify().boxed()
+    let flush = warp::path!("channels" / String / "flush").and(warp::post()).and(query()).then(
+        move |channel: String, query: String| {
+            let api = flusher.clone();
+            async move { respond(flush(&api, &channel, &query).await) }
+        },
+    );
+    let cut = warp::path!("channels" / String / "cut").and(warp::post()).and(query()).then(
+        move |channel: String, query: String| {
+            let api = cutter.clone();
+            async move { respond(cut(&api, &channel, &query).await) }
+        },
+    );
+    prune.or(purge).unify().or(flush).unify().or(cut).unify().boxed()
 }
 
 async fn prune(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> {
@@ -29,6 +42,23 @@ async fn prune(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> 
     let id = channel::channel(api, channel, &Query::strict(query, &["database"])?)?;
     let call = Call::new("prune").text("channel", "text", &id.channel);
     api.feed().source().call(&id.database, call).await?;
+    channel::state(api, &id).await
+}
+
+async fn flush(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> {
+    api.leader_view()?;
+    let id = channel::channel(api, channel, &Query::strict(query, &["database"])?)?;
+    let call = Call::new("flush_caches").text("channel", "text", &id.channel);
+    let flushes = api.feed().source().call(&id.database, call).await?;
+    let flushes = flushes.parse::<u64>().ok();
+    Ok(json!({"channel": id.channel, "database": id.database, "cache_flushes": flushes}))
+}
+
+/// What was committed before is before the end that is shown.
+async fn cut(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> {
+    api.leader_view()?;
+    let id = channel::channel(api, channel, &Query::strict(query, &["database"])?)?;
+    api.feed().source().call(&id.database, Call::new("cut").text("channel", "text", &id.channel)).await?;
     channel::state(api, &id).await
 }
 

@@ -9,6 +9,7 @@ pub(super) mod config;
 pub(super) mod conflicts;
 pub(super) mod copies;
 pub(super) mod db_config;
+pub(super) mod delta;
 pub(super) mod documents;
 pub(super) mod dump;
 pub(super) mod events;

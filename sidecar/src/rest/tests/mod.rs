@@ -7,6 +7,7 @@ mod changes;
 mod channel_nodes;
 mod channels;
 mod checks;
+mod delta;
 mod followers_and_dumps;
 mod readonly;
 mod reads;

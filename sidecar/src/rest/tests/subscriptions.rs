@@ -62,6 +62,11 @@ async fn what_is_wrong_is_said_without_the_secret() {
 #[tokio::test]
 async fn sequences_conflicts_and_what_was_left_out() {
     let served = serve(view(1), accept).await;
+    // Nobody answers there.
+    let row = json!({"id": 1, "name": "mirror", "enabled": true, "remote": ["http://127.0.0.1:9"], "channel": "shop",
+        "policy": "error", "ddl": "ignore", "on_purged": "stop", "forward": false, "copy": "error", "jobs": 2,
+        "secret": "s3cret"});
+    *served.database.subscription.lock().unwrap() = Some(row);
     assert_eq!(served.get("/subscriptions/mirror/conflicts").await.json()[0]["count"], 2);
     let left = served.get("/subscriptions/mirror/rejected?after=17&limit=5").await;
     assert_eq!(left.json(), json!([{"id": 19, "op": "insert"}]));

@@ -9,7 +9,7 @@ const CHANNEL: &str = "/channels/{channel}";
 const READS: [&str; 7] = ["", "/tables", "/followers", "/schemas", "/changes", "/stream", "(all)"];
 
 /// What the leader alone does: method, what follows the channel, body.
-const CHANGES: [(&str, &str, &str); 11] = [
+const CHANGES: [(&str, &str, &str); 13] = [
     ("POST", "(all)", r#"{"name": "shop"}"#),
     ("POST", "/tables", r#"{"table": "orders"}"#),
     ("POST", "/followers", r#"{"name": "cache", "after": "start"}"#),
@@ -18,6 +18,8 @@ const CHANGES: [(&str, &str, &str); 11] = [
     ("GET", "/sequences", ""),
     ("POST", "/purge", r#"{"keep": 1}"#),
     ("POST", "/prune", ""),
+    ("POST", "/flush", ""),
+    ("POST", "/cut", ""),
     ("DELETE", "/followers/{follower}", ""),
     ("DELETE", "/tables/{table}", ""),
     ("DELETE", "", ""),
