@@ -10,6 +10,7 @@ mod handle;
 mod login;
 mod peer;
 mod postgres;
+mod registry;
 mod rest;
 mod run;
 mod statements;

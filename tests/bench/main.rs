@@ -16,6 +16,7 @@ mod line;
 mod parameters;
 mod patroni;
 mod pgbench;
+mod registry;
 mod statement_hash;
 mod statements;
 mod tps;
@@ -39,11 +40,12 @@ impl Options {
 /// A group shares its servers; it prints a line for each of its benchmarks that is wanted and says whether all are good.
 type Group = fn(&Options) -> bool;
 
-const GROUPS: [(&[&str], Group); 16] = [
+const GROUPS: [(&[&str], Group); 17] = [
     (&failover::NAMES, failover::run),
     (&[black_hole::NAME], black_hole::run),
     (&tps::NAMES, tps::run),
     (&[is_leader::NAME], is_leader::run),
+    (&[registry::NAME], registry::run),
     (&capture::tpcb::NAMES, capture::tpcb::run),
     (&[capture::updates::NAME], capture::updates::run),
     (&capture::bulk::NAMES, capture::bulk::run),

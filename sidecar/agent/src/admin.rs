@@ -1,8 +1,10 @@
 //! Requests of administrators: checked, proposed, and answered when their effect is there.
 
 mod members;
+mod registry;
 mod users;
 
+pub use registry::RegistryPending;
 pub use users::UserPending;
 
 use crate::entry::Entry;
@@ -93,8 +95,8 @@ impl Node {
         }
         // Who is lost for good may be what an epoch waits for to open, so that can be said before.
         let says_lost = matches!(request, Request::NodeDown { .. } | Request::RemoveNode { .. });
-        // Whoever may log in has to do with none of the others.
-        let apart = matches!(request, Request::User(_));
+        // Whoever may log in, and servers of others, have to do with none of the rest.
+        let apart = matches!(request, Request::User(_) | Request::Registry { .. });
         let open = self.lead.as_ref().is_some_and(|l| matches!(l.phase, Phase::Open(_)));
         if !(open || says_lost && self.lead.as_ref().is_some_and(Lead::is_on_its_way)) {
             return self.reject_no_leader(id);
@@ -128,6 +130,7 @@ impl Node {
             Request::RemoveNode { node } => self.remove_node(id, node),
             Request::NodeDown { node, reason } => self.node_down(id, node, reason),
             Request::User(change) => self.change_user(id, change),
+            Request::Registry { batch, changes } => self.change_registry(id, batch, changes),
         }
     }
 
@@ -327,6 +330,7 @@ impl Node {
     pub(crate) fn drive_pending(&mut self) {
         self.drive_waiting();
         self.drive_user_changes();
+        self.drive_registry_changes();
         let Some(pending) = &self.pending else { return };
         let id = pending.id;
         if let Some(reply) = self.reached(&pending.goal) {

@@ -5,6 +5,7 @@ use crate::lost::LostReport;
 use crate::member::{Member, Role};
 use crate::postgres::EntryRecord;
 use crate::quorum::Durability;
+use crate::registry::{Registry, RegistryChange, RegistryOutcome, Shared};
 use crate::rules::{Rule, holds};
 use crate::settings::Settings;
 use crate::types::{Epoch, Lsn, NodeId, Position, Timeline};
@@ -55,6 +56,13 @@ pub struct Cluster {
     /// Who may log in at the REST interface.
     #[serde(default)]
     pub users: Users,
+    /// Servers of others that registered.
+    #[serde(default, skip_serializing_if = "no_servers")]
+    pub registry: Shared<Registry>,
+}
+
+fn no_servers(registry: &Shared<Registry>) -> bool {
+    registry.is_untouched()
 }
 
 impl Cluster {
@@ -78,6 +86,7 @@ impl Cluster {
             log: VecDeque::new(),
             lost_reports: VecDeque::new(),
             users: Users::default(),
+            registry: Shared::default(),
         }
     }
 
@@ -100,6 +109,7 @@ impl Cluster {
             log: VecDeque::new(),
             lost_reports: VecDeque::new(),
             users: Users::default(),
+            registry: Shared::default(),
         }
     }
 
@@ -156,6 +166,10 @@ impl Cluster {
         {
             return self.passed(index, term);
         }
+        if let Entry::Registry { changes, .. } = entry {
+            self.apply_registry(index, term, changes);
+            return;
+        }
         match entry {
             Entry::AddNode { member } => {
                 self.next_node = self.next_node.max(member.id + 1);
@@ -207,13 +221,30 @@ impl Cluster {
                 self.timelines.insert(appointment.timeline, appointment.epoch);
                 self.appointment = Some(appointment.clone());
             }
-            Entry::Opened { .. } | Entry::LostTransactions(_) | Entry::User(_) | Entry::Note { .. } => {}
+            Entry::Opened { .. }
+            | Entry::LostTransactions(_)
+            | Entry::User(_)
+            | Entry::Registry { .. }
+            | Entry::Note { .. } => {}
         }
         self.log.push_back(LogRecord { index, term, payload: entry.without_secrets() });
         while self.log.len() > LOG_KEPT {
             self.log.pop_front();
         }
         self.passed(index, term);
+    }
+
+    /// Applies what is said of registered servers. It is kept neither in the log that people look at nor in the database:
+    /// there may be much of it, and what counts is who is there now.
+    pub fn apply_registry(
+        &mut self,
+        index: u64,
+        term: u64,
+        changes: &[RegistryChange],
+    ) -> Vec<RegistryOutcome> {
+        let outcomes = self.registry.make_mut().apply(index, changes);
+        self.passed(index, term);
+        outcomes
     }
 
     pub fn has_lost_report(&self, id: &str) -> bool {
@@ -333,6 +364,7 @@ pub fn describe(entry: &Entry) -> Option<(String, Option<NodeId>, String)> {
             let (kind, message) = change.describe();
             event(kind, None, message)
         }
+        Entry::Registry { .. } => None,
         Entry::Note { kind, node, message } => event(kind, *node, message.clone()),
     }
 }

@@ -3,6 +3,7 @@
 use crate::lost::LostReport;
 use crate::member::Member;
 use crate::quorum::Durability;
+use crate::registry::RegistryChange;
 use crate::settings::Settings;
 use crate::types::{Epoch, Lsn, NodeId, Timeline};
 use crate::users::UserChange;
@@ -78,6 +79,12 @@ pub enum Entry {
     LostTransactions(LostReport),
     /// Who may log in at the REST interface.
     User(UserChange),
+    /// Servers of others that registered, or are gone: many changes at once.
+    Registry {
+        /// Random; tells whoever asked for these changes what came of them.
+        batch: u64,
+        changes: Vec<RegistryChange>,
+    },
     /// Something people should know of.
     Note {
         kind: String,

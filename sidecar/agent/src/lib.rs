@@ -23,6 +23,7 @@ pub mod message;
 pub mod node;
 pub mod postgres;
 pub mod quorum;
+pub mod registry;
 pub mod request;
 #[cfg(feature = "mutants")]
 pub mod rules;

@@ -132,6 +132,7 @@ pub struct Node {
     pub(crate) checking: Option<crate::admin::Checking>,
     pub(crate) waiting: Option<crate::admin::Waiting>,
     pub(crate) user_changes: Vec<crate::admin::UserPending>,
+    pub(crate) registry_changes: Vec<crate::admin::RegistryPending>,
     pub(crate) links: BTreeMap<NodeId, Link>,
     pub(crate) statuses: BTreeMap<NodeId, (NodeStatus, Millis)>,
     /// The newest word of a leader.
@@ -179,6 +180,7 @@ impl Node {
             checking: None,
             waiting: None,
             user_changes: Vec::new(),
+            registry_changes: Vec::new(),
             links: BTreeMap::new(),
             statuses: BTreeMap::new(),
             beat: None,

@@ -1,6 +1,7 @@
 //! What administrators ask for, and how it is refused.
 
 use crate::member::{Member, Role};
+use crate::registry::{RegistryChange, RegistryOutcome};
 use crate::settings::{Settings, SettingsPatch};
 use crate::types::NodeId;
 use crate::users::{User, UserChange};
@@ -42,6 +43,12 @@ pub enum Request {
         reason: String,
     },
     User(UserChange),
+    /// Changes of registered servers, made one after the other in one entry of the log.
+    Registry {
+        /// A random number.
+        batch: u64,
+        changes: Vec<RegistryChange>,
+    },
 }
 
 /// What a request brought.
@@ -67,6 +74,10 @@ pub enum Reply {
     /// The user as it is now; `None`: there is none of this name.
     User {
         user: Option<User>,
+    },
+    /// What came of each change.
+    Registry {
+        outcomes: Vec<RegistryOutcome>,
     },
 }
 

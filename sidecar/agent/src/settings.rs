@@ -69,6 +69,13 @@ pub struct Settings {
     pub autoremove_enabled: bool,
     /// Automatic removal only happens while the cluster has more nodes than this.
     pub autoremove_minimum: u32,
+    /// How often servers of others that registered here are to say that they are still there.
+    #[serde(default = "registry_lease")]
+    pub registry_lease: Span,
+}
+
+fn registry_lease() -> Span {
+    Span(60_000)
 }
 
 impl Default for Settings {
@@ -83,6 +90,7 @@ impl Default for Settings {
             replication_retry_interval: Span(300),
             autoremove_enabled: false,
             autoremove_minimum: 3,
+            registry_lease: registry_lease(),
         }
     }
 }
@@ -136,6 +144,9 @@ impl Settings {
                 self.autoremove_minimum
             ));
         }
+        if self.registry_lease.ms() < 1000 {
+            return Err(format!("registry-lease is {}; it must be between 1s and 1h", self.registry_lease));
+        }
         Ok(())
     }
 }
@@ -162,6 +173,8 @@ pub struct SettingsPatch {
     pub autoremove_enabled: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autoremove_minimum: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry_lease: Option<Span>,
 }
 
 impl SettingsPatch {
@@ -179,6 +192,7 @@ impl SettingsPatch {
                 .unwrap_or(old.replication_retry_interval),
             autoremove_enabled: self.autoremove_enabled.unwrap_or(old.autoremove_enabled),
             autoremove_minimum: self.autoremove_minimum.unwrap_or(old.autoremove_minimum),
+            registry_lease: self.registry_lease.unwrap_or(old.registry_lease),
         }
     }
 }

@@ -287,8 +287,10 @@ fn leader_of(body: &Value, https: bool) -> Option<Base> {
 
 fn refusal(base: &Base, status: u16, body: &Value) -> Failure {
     let text = |name: &str| body.get(name).and_then(Value::as_str);
-    // The delta interface has names of its own.
-    let code = text("code").or_else(|| text("error")).unwrap_or("http_error");
+    // The delta interface has names of its own; the registry's refusals are in the words of its clients, with ours beside
+    // them.
+    let theirs = || body.pointer("/info/code").and_then(Value::as_str);
+    let code = text("code").or_else(theirs).or_else(|| text("error")).unwrap_or("http_error");
     let message = match text("message").or_else(|| text("errorDescription")) {
         Some(message) => message.to_owned(),
         None => format!("{base} answered with status {status}"),

@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod db_config;
 mod doctor;
+mod each;
 mod engine;
 mod events;
 mod failure;
@@ -20,6 +21,7 @@ mod output;
 mod place;
 mod probe;
 mod readonly;
+mod registry;
 mod rejected;
 mod run;
 mod secret_input;
@@ -85,6 +87,10 @@ enum Command {
     Readonly(readonly::ReadonlyArgs),
     /// Add, change, remove and list those who may log in at the REST interface, and make tokens for them.
     User(user::UserArgs),
+    /// Show which servers of others are registered, take one out, and print keys for those who check their tokens.
+    Registry(registry::RegistryArgs),
+    /// Send one REST request to every node and show all answers.
+    Each(each::EachArgs),
     /// Show what happened in the cluster.
     Events(events::EventsArgs),
     /// Look for what is wrong on this node and say what to do.
@@ -128,6 +134,8 @@ async fn dispatch(command: Command, out: Out) -> Result<(), Failure> {
         Command::Subscriptions(args) => subscriptions::run(args, out).await,
         Command::Readonly(args) => readonly::run(args, out).await,
         Command::User(args) => user::run(args, out).await,
+        Command::Registry(args) => registry::run(args, out).await,
+        Command::Each(args) => each::run(args, out).await,
         Command::Events(args) => events::run(args, out).await,
         Command::Doctor(args) => doctor::run(args, out).await,
         Command::Local(args) => local::run(args, out).await,

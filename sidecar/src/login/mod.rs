@@ -9,6 +9,8 @@
 mod cache;
 mod credentials;
 mod failures;
+pub mod grant;
+mod jwt;
 pub mod password;
 mod runs;
 #[cfg(test)]
@@ -20,6 +22,7 @@ pub use credentials::basic;
 use cache::Cache;
 use credentials::Credentials;
 use failures::Failures;
+use grant::{Bad, Granted, Grants};
 use hmac::{Hmac, Mac};
 use pgquorum_agent::users::{Secret, User, Users};
 use runs::Runs;
@@ -61,6 +64,8 @@ pub enum Caller {
     User {
         name: String,
         proof: Proof,
+        /// It came with a token for a while, which is for the registry alone.
+        granted: Option<Granted>,
     },
 }
 
@@ -75,7 +80,7 @@ pub enum Proof {
 impl Caller {
     /// The user as it is now; `None`: it is gone, or what it logged in with does not count any more.
     pub fn user<'a>(&self, users: &'a Users) -> Option<&'a User> {
-        let Caller::User { name, proof } = self else { return None };
+        let Caller::User { name, proof, .. } = self else { return None };
         users.get(name).filter(|user| match proof {
             Proof::Password(hash) => user.password.as_ref() == Some(hash),
             Proof::Token(id) => user.tokens.contains_key(id),
@@ -90,6 +95,8 @@ pub enum Denied {
     Missing,
     /// What was shown is wrong.
     Wrong,
+    /// A token for a while was shown that was good once.
+    Outdated,
     /// It was wrong too often; nothing is looked at for so many seconds.
     TooOften { seconds: u64 },
     /// Too many passwords are being verified.
@@ -102,6 +109,8 @@ pub struct Logins {
     keys: Vec<Arc<str>>,
     /// Also while there are no users.
     required: bool,
+    /// Tokens for a while. Without the cluster's secret there are none.
+    grants: Option<Grants>,
     cache: Cache,
     runs: Runs,
     failures: Mutex<Failures>,
@@ -109,7 +118,17 @@ pub struct Logins {
 
 impl Logins {
     pub fn new(keys: Vec<Arc<str>>, required: bool) -> Logins {
-        Logins { keys, required, cache: Cache::default(), runs: Runs::default(), failures: Mutex::default() }
+        let (cache, runs, failures) = (Cache::default(), Runs::default(), Mutex::default());
+        Logins { keys, required, grants: None, cache, runs, failures }
+    }
+
+    /// The same, with tokens for a while under the key of a cluster.
+    pub fn with_grants(self, cluster_key: Option<&str>) -> Logins {
+        Logins { grants: cluster_key.map(Grants::new), ..self }
+    }
+
+    pub fn grants(&self) -> Option<&Grants> {
+        self.grants.as_ref()
     }
 
     /// Whether everybody must log in.
@@ -141,16 +160,39 @@ impl Logins {
         self.runs.run(move || Secret::new(password::hash(&password))).await
     }
 
+    /// Who logs in by name and by a secret that is the user's password, or a token of the user's.
+    ///
+    /// # Errors
+    /// As for [`Logins::admit`].
+    pub async fn client(
+        &self,
+        users: &Users,
+        name: &str,
+        secret: &str,
+        from: IpAddr,
+    ) -> Result<Caller, Denied> {
+        match token::holder(users, secret) {
+            Some((holder, id)) if holder == name => Ok(by_token(holder, id)),
+            Some(_) => Err(self.failed(from, None, "the token is another user's")),
+            None => self.basic(users, name.to_owned(), secret.to_owned(), from).await,
+        }
+    }
+
     fn bearer(&self, users: &Users, given: &str, from: IpAddr) -> Result<Caller, Denied> {
         // All are looked at, so that the time tells nothing.
         let known = self.keys.iter().fold(false, |known, key| known | same(key, given));
         if known {
             return Ok(Caller::Key);
         }
+        if let Some(grants) = self.grants.as_ref().filter(|_| Grants::looks_like(given)) {
+            return match grants.verify(given, users) {
+                Ok((name, proof, granted)) => Ok(Caller::User { name, proof, granted: Some(granted) }),
+                Err(Bad::Outdated) => Err(Denied::Outdated),
+                Err(Bad::Wrong) => Err(self.failed(from, None, "the token was not made here")),
+            };
+        }
         match token::holder(users, given) {
-            Some((name, id)) => {
-                Ok(Caller::User { name: name.to_owned(), proof: Proof::Token(id.to_owned()) })
-            }
+            Some((name, id)) => Ok(by_token(name, id)),
             None => Err(self.failed(from, None, "no user has this token")),
         }
     }
@@ -167,7 +209,8 @@ impl Logins {
         // Whoever does not exist costs as much time as whoever does.
         let hash = stored.unwrap_or_else(password::nobodys);
         let key = self.cache.key(&name, &password, hash.reveal());
-        let caller = Caller::User { name: name.clone(), proof: Proof::Password(hash.clone()) };
+        let proof = Proof::Password(hash.clone());
+        let caller = Caller::User { name: name.clone(), proof, granted: None };
         if known && self.cache.has(&key) {
             return Ok(caller);
         }
@@ -212,6 +255,10 @@ impl Logins {
     fn failures(&self) -> std::sync::MutexGuard<'_, Failures> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn by_token(name: &str, id: &str) -> Caller {
+    Caller::User { name: name.to_owned(), proof: Proof::Token(id.to_owned()), granted: None }
 }
 
 /// As much of a name as a line of the log has room for.

@@ -8,13 +8,14 @@ use crate::clock;
 use crate::feed::{Feed, Source};
 use crate::handle::Handle;
 use crate::login::Logins;
+use crate::registry::Registrar;
 use crate::statements::Statements;
 use pgquorum_agent::request::{Reply, Request};
 use pgquorum_agent::standing::Outcast;
 use pgquorum_agent::types::Millis;
 use pgquorum_agent::view::View;
 use std::sync::Arc;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use warp::filters::BoxedFilter;
 use warp::{Filter, http::Method};
 
@@ -29,6 +30,9 @@ const READERS_MAX: usize = 256;
 
 /// How many clients may wait for other statements to be served at the same time.
 const WAITERS_MAX: usize = 256;
+
+/// How many requests to all nodes may be on their way at the same time.
+const FAN_OUTS_MAX: usize = 16;
 
 #[derive(Clone)]
 pub(super) struct Api {
@@ -45,6 +49,8 @@ struct Inner {
     statements: Arc<Statements>,
     waiters: Arc<Semaphore>,
     syncing: Arc<Mutex<()>>,
+    registrar: Arc<Registrar>,
+    fan_outs: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -62,9 +68,22 @@ impl Api {
         let leadership = LeaderSeen::new(handle.view.clone(), Arc::clone(&forward));
         let feed = Feed::new(source, Arc::new(leadership));
         let logins = Arc::new(logins);
+        let (registrar, fan_outs) = (Registrar::start(handle.clone()), places(FAN_OUTS_MAX));
         let syncing = Arc::default();
-        let inner =
-            Inner { handle, logins, forward, feed, streams, readers, statements, waiters, syncing, stopping };
+        let inner = Inner {
+            handle,
+            logins,
+            forward,
+            feed,
+            streams,
+            readers,
+            statements,
+            waiters,
+            syncing,
+            registrar,
+            fan_outs,
+            stopping,
+        };
         Api { inner: Arc::new(inner) }
     }
 
@@ -91,6 +110,20 @@ impl Api {
 
     pub(super) fn statements(&self) -> &Statements {
         &self.inner.statements
+    }
+
+    pub(super) fn registrar(&self) -> &Registrar {
+        &self.inner.registrar
+    }
+
+    /// A place among the requests to all nodes.
+    pub(super) fn fan_out_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.inner.fan_outs).try_acquire_owned().map_err(|_| {
+            let message = format!(
+                "{FAN_OUTS_MAX} requests to all nodes are on their way already; try again in a moment"
+            );
+            Refusal::new(503, "too_many_requests_to_all", message)
+        })
     }
 
     /// `http` or `https`: how the nodes of this cluster are reached.

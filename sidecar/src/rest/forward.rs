@@ -2,7 +2,7 @@
 
 use super::refusal::{Refusal, with_body};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use pgquorum_agent::types::NodeId;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use warp::http::{Method, Request, header};
+use warp::http::{HeaderMap, HeaderValue, Method, Request, header};
 use warp::reply::Response;
 
 /// Marks a request that came from another node, so that it is not passed on again.
@@ -39,6 +39,17 @@ pub(super) struct Forward {
     /// What lets this node in at the others.
     key: Option<Arc<str>>,
     tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+/// A request for another node.
+#[derive(Clone)]
+pub(super) struct Passed {
+    pub(super) method: Method,
+    /// Path and query.
+    pub(super) path: String,
+    /// Beside those that every request between nodes has.
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
 }
 
 impl Forward {
@@ -90,6 +101,28 @@ impl Forward {
         }
     }
 
+    /// What this node itself is let in with at the others.
+    pub(super) fn own_login(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&format!("Bearer {}", self.key.as_deref()?)).ok()
+    }
+
+    /// Sends a request to another node, in the name of node `from` and with no other login than the one in its headers.
+    /// Returns status and body of the answer. For how long is the caller's to say.
+    pub(super) async fn pass(
+        &self,
+        to: SocketAddr,
+        from: NodeId,
+        passed: Passed,
+        answer_bytes_max: usize,
+    ) -> Result<(u16, Bytes), Failure> {
+        let Passed { method, path, headers, body } = passed;
+        let mut request = between_nodes(method, to, &path, from).body(Full::new(body))?;
+        for (name, value) in &headers {
+            request.headers_mut().insert(name, value.clone());
+        }
+        self.answer(to, request, answer_bytes_max).await
+    }
+
     /// Sends `GET path` to the leader and reads, and throws away, whatever it answers until it ends or says nothing for
     /// long. Returns at once if it refuses.
     pub(super) async fn hold(&self, leader: SocketAddr, path: &str, from: NodeId) -> Result<(), Failure> {
@@ -133,22 +166,31 @@ impl Forward {
     }
 
     async fn exchange(&self, leader: SocketAddr, path: &str, from: NodeId) -> Result<Response, Failure> {
-        let stream = self.connect(leader).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = self.request(Method::POST, leader, path, from)?;
+        let (status, body) = self.answer(leader, request, ANSWER_BYTES_MAX).await?;
+        Ok(with_body(status, "application/json", String::from_utf8(body.into())?))
+    }
+
+    async fn answer(
+        &self,
+        to: SocketAddr,
+        request: Request<Full<Bytes>>,
+        bytes_max: usize,
+    ) -> Result<(u16, Bytes), Failure> {
+        let stream = self.connect(to).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let answer = async {
             let (head, body) = sender.send_request(request).await?.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
-            Ok::<_, Failure>((head.status.as_u16(), String::from_utf8(body.into())?))
+            let body = Limited::new(body, bytes_max).collect().await?.to_bytes();
+            Ok::<_, Failure>((head.status.as_u16(), body))
         };
         // The connection moves the bytes; it ends with the answer, so no task is left behind.
         let mut connection = std::pin::pin!(connection);
         let mut answer = std::pin::pin!(answer);
-        let (status, body) = tokio::select! {
-            answer = &mut answer => answer?,
-            ended = &mut connection => { ended?; answer.await? }
-        };
-        Ok(with_body(status, "application/json", body))
+        tokio::select! {
+            answer = &mut answer => answer,
+            ended = &mut connection => { ended?; answer.await }
+        }
     }
 
     fn request(
@@ -157,18 +199,22 @@ impl Forward {
         leader: SocketAddr,
         path: &str,
         from: NodeId,
-    ) -> Result<Request<Empty<Bytes>>, Failure> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, leader.to_string())
-            .header(header::CONNECTION, "close")
-            .header(HOP_HEADER, from);
-        if let Some(key) = &self.key {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
+    ) -> Result<Request<Full<Bytes>>, Failure> {
+        let mut request = between_nodes(method, leader, path, from);
+        if let Some(login) = self.own_login() {
+            request = request.header(header::AUTHORIZATION, login);
         }
-        Ok(request.body(Empty::new())?)
+        Ok(request.body(Full::default())?)
     }
+}
+
+fn between_nodes(method: Method, to: SocketAddr, path: &str, from: NodeId) -> warp::http::request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, to.to_string())
+        .header(header::CONNECTION, "close")
+        .header(HOP_HEADER, from)
 }
 
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -3,17 +3,25 @@
 
 use super::api::Api;
 use super::guarded::{Guarded, GuardedResponse};
-use super::interface::Why;
+use super::interface::{Interface, Why};
 use super::table::{Need, Rule, rule};
 use super::unrouted;
+use crate::login::grant::Granted;
 use crate::login::{Caller, Denied, Logins, list};
 use hyper::body::Body;
 use pgquorum_agent::users::Users;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::watch;
 use warp::http::{HeaderMap, Method, Request, header};
 use warp::reply::Response;
+
+/// What routes of the registry are told of who asks.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) from: IpAddr,
+    pub(super) granted: Option<Granted>,
+}
 
 #[derive(Clone)]
 pub(super) struct Guard {
@@ -41,13 +49,20 @@ impl Guard {
     /// The answer of the routes to a request, or a refusal.
     pub(super) async fn answer<I, F: Future<Output = Response>>(
         &self,
-        request: Request<I>,
+        mut request: Request<I>,
         from: SocketAddr,
         route: impl FnOnce(Request<I>) -> F,
     ) -> GuardedResponse {
         let Rule { need, interface, served } = rule(request.method(), request.uri().path());
         match self.admit(need, request.method(), request.headers(), from).await {
             Ok(caller) => {
+                if interface == Interface::Registry {
+                    let granted = match &caller {
+                        Some(Caller::User { granted, .. }) => granted.clone(),
+                        _ => None,
+                    };
+                    request.extensions_mut().insert(Known { from: from.ip(), granted });
+                }
                 let response = if served {
                     route(request).await
                 } else {
@@ -120,18 +135,23 @@ impl Guard {
 }
 
 fn permitted(caller: &Caller, need: Need, users: &Users) -> Result<(), Why> {
-    let Caller::User { name, .. } = caller else { return Ok(()) };
+    let Caller::User { name, granted, .. } = caller else { return Ok(()) };
     match caller.user(users) {
+        Some(_) if granted.is_some() && !need.is_registry() => {
+            let user = format!("{name}, with a token that is for the registry alone,");
+            Err(Why::Forbidden { user, roles: list(&need.roles()) })
+        }
         Some(user) if need.allows(&user.roles) => Ok(()),
         Some(_) => Err(Why::Forbidden { user: name.clone(), roles: list(&need.roles()) }),
         None => Err(Why::WrongLogin { users: true }),
     }
 }
 
-fn why(denied: Denied, users: bool) -> Why {
+pub(super) fn why(denied: Denied, users: bool) -> Why {
     match denied {
         Denied::Missing => Why::NoLogin { users },
         Denied::Wrong => Why::WrongLogin { users },
+        Denied::Outdated => Why::Outdated,
         Denied::TooOften { seconds } => Why::TooOften { seconds },
         Denied::Busy => Why::Busy,
     }

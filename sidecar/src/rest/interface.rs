@@ -2,7 +2,7 @@
 
 use super::refusal::{Refusal, json};
 use serde_json::{Value, json};
-use warp::http::{HeaderValue, header};
+use warp::http::{HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
 /// Whose clients a path is for.
@@ -27,6 +27,8 @@ pub(super) enum Why {
     NoLogin { users: bool },
     /// What was shown is wrong.
     WrongLogin { users: bool },
+    /// A token for a while is not good any more.
+    Outdated,
     /// The user may not do this; these roles may.
     Forbidden { user: String, roles: String },
     /// It was wrong too often.
@@ -43,6 +45,8 @@ const LOGIN: &str = "log in: name and password as HTTP Basic, or a token as `Aut
                      makes users with `pgquorum user add`";
 const WRONG: &str =
     "this login is not valid: the name, the password or the token is wrong, or the user was removed";
+const OUTDATED: &str =
+    "the token has run out, or its user was changed since: get a new one with POST /cluster/token";
 const BUSY: &str =
     "too many passwords are being verified at the moment; try again. A login by token is not held up";
 const ORIGIN: &str =
@@ -51,7 +55,7 @@ const ORIGIN: &str =
 impl Why {
     fn status(&self) -> u16 {
         match self {
-            Why::NoLogin { .. } | Why::WrongLogin { .. } => 401,
+            Why::NoLogin { .. } | Why::WrongLogin { .. } | Why::Outdated => 401,
             Why::Forbidden { .. } | Why::ForeignOrigin => 403,
             Why::TooOften { .. } => 429,
             Why::Busy => 503,
@@ -62,7 +66,7 @@ impl Why {
         match self {
             Why::NoLogin { users: false } | Why::WrongLogin { users: false } => "token_required",
             Why::NoLogin { users: true } => "login_required",
-            Why::WrongLogin { users: true } => "login_failed",
+            Why::WrongLogin { users: true } | Why::Outdated => "login_failed",
             Why::Forbidden { .. } => "forbidden",
             Why::TooOften { .. } => "too_many_failures",
             Why::Busy => "busy",
@@ -75,6 +79,7 @@ impl Why {
             Why::NoLogin { users: false } | Why::WrongLogin { users: false } => TOKEN.to_owned(),
             Why::NoLogin { users: true } => LOGIN.to_owned(),
             Why::WrongLogin { users: true } => WRONG.to_owned(),
+            Why::Outdated => OUTDATED.to_owned(),
             Why::Forbidden { user, roles } => {
                 format!("user {user} may not do this; it needs one of the roles {roles}")
             }
@@ -91,7 +96,11 @@ impl Interface {
     /// The answer in this interface's words. `basic`: the client is told that it may log in by name and password; a web
     /// page that asks by itself is not, or the browser would put its own dialogue over it.
     pub(super) fn refuse(self, why: &Why, basic: bool) -> Response {
-        let status = why.status();
+        let status = match (self, why) {
+            // Clients of the registry get a new token when they are told so, and only then.
+            (Interface::Registry, Why::Outdated) => 403,
+            _ => why.status(),
+        };
         let mut response = match self {
             Interface::Cluster => Refusal::new(status, why.code(), why.message()).into_response(),
             Interface::Delta => {
@@ -107,9 +116,7 @@ impl Interface {
                     &json!({"error": true, "code": status, "errorNum": number, "errorMessage": why.message()}),
                 )
             }
-            Interface::Registry => {
-                json(status, &json!({"statusCode": status, "title": title(status), "message": why.message()}))
-            }
+            Interface::Registry => registry(status, why.code(), &why.message(), None),
         };
         let headers = response.headers_mut();
         if status == 401 {
@@ -133,18 +140,23 @@ impl Interface {
 }
 
 fn title(status: u16) -> &'static str {
-    match status {
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        429 => "Too Many Requests",
-        _ => "Service Unavailable",
+    StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error")
+}
+
+/// A refusal in the words of the registry's clients; `code` is our own word for it.
+pub(super) fn registry(status: u16, code: &str, message: &str, info: Option<Value>) -> Response {
+    let mut known = json!({ "code": code });
+    if let (Some(known), Some(Value::Object(more))) = (known.as_object_mut(), info) {
+        known.extend(more);
     }
+    let body = json!({"statusCode": status, "title": title(status), "message": message, "info": known});
+    json(status, &body)
 }
 
 fn operations(why: &Why) -> Value {
     match why {
         Why::NoLogin { .. } => json!({"error": "Must login"}),
-        Why::WrongLogin { .. } => json!({"error": "Login failed"}),
+        Why::WrongLogin { .. } | Why::Outdated => json!({"error": "Login failed"}),
         Why::Forbidden { .. } => json!({
             "error": "This operation is not authorized due to role restrictions and/or invalid database items",
             "unauthorized_access": ["This operation is restricted to 'super_user' roles"],

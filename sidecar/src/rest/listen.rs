@@ -151,7 +151,7 @@ impl Bound {
         let (stop, stopping) = watch::channel(false);
         let required = token.is_some() || !address.ip().is_loopback();
         let keys = [token.clone(), cluster_key.clone()].into_iter().flatten().collect();
-        let logins = Logins::new(keys, required);
+        let logins = Logins::new(keys, required).with_grants(cluster_key.as_deref());
         // The key is as good as a secret of the cluster: it is sent only where there is nothing else.
         let key = token.or(cluster_key);
         let forward = Forward::new(key, tls.as_ref().map(|tls| Arc::clone(&tls.client)));

@@ -15,6 +15,7 @@
 mod api;
 mod body;
 mod condition;
+mod fan_out;
 mod forward;
 mod guard;
 mod guarded;
@@ -72,6 +73,8 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::metrics::routes(api),
         routes::users::routes(api),
         routes::user_tokens::routes(api),
+        routes::it_resources::routes(api),
+        routes::cluster::routes(api),
         routes::documents::routes(),
         warp::method()
             .and(warp::path::full())

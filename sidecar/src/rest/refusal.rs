@@ -3,6 +3,7 @@
 //! A body is `{"code", "message"}`, with `"leader"` where that helps. `code` is a stable word for programs, `message`
 //! says what happened and what to do. Neither ever holds a secret.
 
+use super::interface;
 use crate::feed::{FeedError, Kind};
 use bytes::Bytes;
 use pgquorum_agent::request::{LeaderAddress, Rejection, RejectionKind};
@@ -77,10 +78,30 @@ impl Refusal {
         self.status
     }
 
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn into_response(mut self) -> Response {
         let leader = self.leader.take();
         self.in_words(|status, code, message| {
             json(status, &Body { code, message, leader: leader.as_deref() })
+        })
+    }
+
+    /// The same in the words of the registry's clients, who know no statuses of our own making: to them a cluster that
+    /// cannot decide now is a service that is not available.
+    pub(super) fn into_registry_response(self) -> Response {
+        self.in_words(|status, code, message| {
+            let status = match status {
+                417 | 420 | 530 | 531 => 503,
+                other => other,
+            };
+            let mut response = interface::registry(status, code, message, None);
+            if status == 503 {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            response
         })
     }
 

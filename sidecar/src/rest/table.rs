@@ -24,7 +24,12 @@ const ADMIN: Need = Need::Roles(&[]);
 const IMPORT: Need = Need::Roles(&[UserRole::ApiImport]);
 const COUNTERS: Need = Need::Roles(&[UserRole::ApiImport, UserRole::ApiConfig]);
 const REPLICATION: Need = Need::Roles(&[UserRole::ReplicationSync]);
+/// Register servers, and say that they are gone.
 const REGISTRY: Need = Need::Roles(&[UserRole::Cluster]);
+/// See who is registered.
+const REGISTERED: Need = Need::Roles(&[UserRole::Cluster, UserRole::Reader, UserRole::Follower]);
+/// Ask all nodes for something that each of them looks at as if it had been asked directly.
+const ANY_ROLE: Need = Need::Roles(&UserRole::ALL);
 
 impl Need {
     /// Whether a user with these roles may.
@@ -32,6 +37,14 @@ impl Need {
         match self {
             Need::Open | Need::Login => true,
             Need::Roles(needed) => roles.into_iter().any(|role| role.is_mighty() || needed.contains(role)),
+        }
+    }
+
+    /// Whether it is something for those who come with a token that is for the registry alone.
+    pub(super) fn is_registry(self) -> bool {
+        match self {
+            Need::Open | Need::Login => true,
+            Need::Roles(needed) => needed.contains(&UserRole::Cluster),
         }
     }
 
@@ -67,6 +80,10 @@ const fn delta(path: &'static str, verbs: &'static [Verb]) -> Route {
 
 const RUN_IMPORT: &[Verb] = &[(Method::POST, IMPORT)];
 const SEE_IMPORT: &[Verb] = &[(Method::GET, IMPORT), (Method::HEAD, IMPORT)];
+const fn registry(path: &'static str, verbs: &'static [Verb]) -> Route {
+    Route { path, verbs, interface: Interface::Registry }
+}
+
 const READ: &[Verb] = &[(Method::GET, READER), (Method::HEAD, READER)];
 const OPEN: &[Verb] = &[(Method::GET, Need::Open), (Method::HEAD, Need::Open)];
 const PROBE: &[Verb] =
@@ -150,6 +167,15 @@ pub(super) const ROUTES: &[Route] = &[
     route("/events", READ),
     route("/rpc", READ),
     route("/metrics", READ),
+    registry(
+        "/itResources",
+        &[(Method::GET, REGISTERED), (Method::HEAD, REGISTERED), (Method::POST, REGISTRY)],
+    ),
+    registry("/itResources/{id}", &[(Method::GET, REGISTERED), (Method::HEAD, REGISTERED)]),
+    registry("/itResources/{id}/servers/{server}", &[(Method::DELETE, REGISTRY)]),
+    registry("/cluster/status", &[(Method::GET, REGISTERED), (Method::HEAD, REGISTERED)]),
+    registry("/cluster/token", &[(Method::POST, Need::Open)]),
+    registry("/cluster/request", &[(Method::POST, ANY_ROLE)]),
     route("/openapi.yaml", OPEN),
     route("/dashboard", OPEN),
     // The delta interface, twice.

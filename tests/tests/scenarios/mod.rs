@@ -71,6 +71,8 @@ mod readonly_race;
 mod readonly_rest;
 mod readonly_table_full;
 mod readonly_withdrawal;
+mod registry;
+mod registry_clients;
 mod rejoin_by_clone;
 mod rejoin_by_rewind;
 mod rejoin_interrupted;

@@ -43,7 +43,7 @@ impl Node {
     }
 
     pub(super) fn apply(&mut self, committed: Vec<crate::consensus::Committed>) {
-        let mut changes = Vec::new();
+        let (mut changes, mut batches) = (Vec::new(), Vec::new());
         let cluster = Arc::make_mut(&mut self.cluster);
         for item in committed {
             if item.data.is_empty() {
@@ -51,6 +51,10 @@ impl Node {
                 continue;
             }
             match Entry::decode(&item.data) {
+                Ok(Entry::Registry { batch, changes }) => {
+                    let outcomes = cluster.apply_registry(item.index, item.term, &changes);
+                    batches.push((batch, outcomes));
+                }
                 Ok(entry) => {
                     let changed_at = cluster.users.changed_at();
                     cluster.apply(item.index, item.term, &entry);
@@ -85,6 +89,9 @@ impl Node {
         }
         for (change, made) in changes {
             self.user_changed(&change, made);
+        }
+        for (batch, outcomes) in batches {
+            self.registry_changed(batch, outcomes);
         }
     }
 

@@ -6,6 +6,7 @@ use pgquorum_agent::entry::{Appointment, Entry};
 use pgquorum_agent::message::Wire;
 use pgquorum_agent::postgres::SyncSet;
 use pgquorum_agent::quorum::Durability;
+use pgquorum_agent::registry::{Registry, Shared};
 use pgquorum_agent::types::{Epoch, NodeId, Timeline};
 use pgquorum_agent::users::Users;
 use raft::eraftpb::MessageType;
@@ -44,6 +45,8 @@ pub struct Check {
     writers: BTreeMap<Timeline, (NodeId, u64)>,
     /// The users after each entry that changed them.
     users: BTreeMap<u64, Users>,
+    /// The registered servers after each entry that changed them.
+    servers: BTreeMap<u64, Shared<Registry>>,
     /// The newest committed durability that any node has applied.
     durability: (u64, Durability),
 }
@@ -258,6 +261,14 @@ impl World {
         let newest = self.check.users.range(..=cluster.applied_index).next_back().map(|(&at, _)| at);
         if differ || newest != Some(users.changed_at()) {
             problem = Some(format!("node {node} knows other users than the nodes before it, {users:?}"));
+        }
+        // (i) And so are the servers that registered.
+        let servers = &cluster.registry;
+        let known = self.check.servers.entry(servers.changed_at()).or_insert_with(|| servers.clone());
+        let differ = known != servers;
+        let newest = self.check.servers.range(..=cluster.applied_index).next_back().map(|(&at, _)| at);
+        if differ || newest != Some(servers.changed_at()) {
+            problem = Some(format!("node {node} knows other servers than the nodes before it, {servers:?}"));
         }
         m.checked = cluster.applied_index;
         let newer = cluster.applied_index > self.check.durability.0;

@@ -126,6 +126,8 @@ fn text(view: &View, now: Millis, readers: usize) -> Exposition {
     out.metric("counter", "epoch", "Epoch of the primary this node knows.", [(String::new(), view.epoch)]);
     let index = [(String::new(), cluster.applied_index)];
     out.metric("counter", "applied_index", "Last entry of the cluster's log that this node applied.", index);
+    let registered = cluster.registry.len() as u64;
+    out.gauge("registered_servers", "Servers of others that are registered here.", registered);
     let lease = if leads(view, now) { view.lease_until.saturating_sub(now) } else { 0 };
     out.gauge("lease_remaining_milliseconds", "How long this node may go on accepting writes.", lease);
     out.gauge(

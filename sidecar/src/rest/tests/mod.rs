@@ -11,6 +11,7 @@ mod delta;
 mod followers_and_dumps;
 mod readonly;
 mod reads;
+mod registry;
 mod remote;
 mod streams;
 mod subscriptions;
@@ -29,6 +30,7 @@ use pgquorum_agent::entry::{Appointment, Entry};
 use pgquorum_agent::member::{Member, Role};
 use pgquorum_agent::postgres::{PgObservation, PgProcess};
 use pgquorum_agent::quorum::Durability;
+use pgquorum_agent::registry::RegistryOutcome;
 use pgquorum_agent::request::{LeaderAddress, Rejection, RejectionKind, Reply, Request};
 use pgquorum_agent::settings::Settings;
 use pgquorum_agent::types::{Lsn, NodeId, Position};
@@ -208,6 +210,9 @@ fn accept(request: &Request) -> Result<Reply, Rejection> {
         }
         Request::RemoveNode { node } => Reply::Removed { node: *node },
         Request::User(change) => Reply::User { user: users::after(change) },
+        Request::Registry { changes, .. } => {
+            Reply::Registry { outcomes: changes.iter().map(|_| RegistryOutcome::Done).collect() }
+        }
     })
 }
 
@@ -304,6 +309,11 @@ fn view(id: NodeId) -> View {
         change_in_flight: false,
         at: now + 60_000,
     }
+}
+
+/// The same for tests elsewhere.
+pub(super) fn view_of(id: NodeId) -> View {
+    view(id)
 }
 
 fn stranger() -> View {

@@ -13,6 +13,8 @@ pub(super) fn example(path: &str) -> String {
         .replace("{token}", "t1")
         .replace("{copy}", "0a1b")
         .replace("{name}", "mirror")
+        .replace("{id}", "c0ffee")
+        .replace("{server}", "node-1")
 }
 
 #[tokio::test]

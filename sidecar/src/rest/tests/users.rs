@@ -75,16 +75,19 @@ fn may(role: UserRole, method: &Method, path: &str) -> bool {
         path.ends_with("/dump") || path.ends_with("/copies") || path.contains("/copies/") || sequences;
     let theirs =
         copies || path.ends_with("/followers") || path.contains("/followers/") || path.ends_with("/cut");
+    let registry = path.starts_with("/itResources") || path == "/cluster/status";
     if path.contains("/rest/v5/") {
         let counters = path.ends_with("/reset/config/version/counters");
         return role.is_mighty() || role == UserRole::ApiImport || (role == UserRole::ApiConfig && counters);
     }
     match role {
         UserRole::Admin | UserRole::SuperUser => true,
+        _ if path == "/cluster/request" => true,
         _ if path.starts_with("/users") => false,
         UserRole::Reader => look && !copies,
         UserRole::Follower => look || theirs,
-        UserRole::ApiImport | UserRole::ApiConfig | UserRole::ReplicationSync | UserRole::Cluster => false,
+        UserRole::Cluster => registry,
+        UserRole::ApiImport | UserRole::ApiConfig | UserRole::ReplicationSync => false,
     }
 }
 
@@ -138,7 +141,11 @@ async fn each_role_may_what_the_table_says_and_nothing_else() {
         "/liveness",
         "/readiness",
     ];
-    assert_eq!(open, [&health[..], &["/openapi.yaml", "/dashboard"]].concat(), "nothing else is open");
+    assert_eq!(
+        open,
+        [&health[..], &["/cluster/token", "/openapi.yaml", "/dashboard"]].concat(),
+        "nothing else is open"
+    );
     // What is in no table is nobody's business who has no login.
     for line in ["GET /nothing", "GET //map", "GET /map//", "PUT /map", "GET /USERS", "GET /users/"] {
         assert_eq!(served.send(line, &[], "").await.status, 401, "{line}");
@@ -201,11 +208,15 @@ async fn each_interface_refuses_in_its_own_words() {
         }
         assert_eq!(ask(line, &bearer(UserRole::ReplicationSync)).await.0, 404);
     }
-    for line in ["POST /itResources?managedCluster=off", "POST /cluster/request"] {
+    for (line, known) in [
+        ("POST /itResources?managedCluster=off", 400),
+        ("DELETE /itResources/c0ffee/servers/node-1", 400),
+        ("POST /cluster/elsewhere", 404),
+    ] {
         let (status, body) = ask(line, nobody).await;
         assert_eq!((status, &body["statusCode"], &body["title"]), (401, &json!(401), &json!("Unauthorized")));
         assert_eq!(ask(line, &reader).await.1["statusCode"], 403);
-        assert_eq!(ask(line, &bearer(UserRole::Cluster)).await.0, 404);
+        assert_eq!(ask(line, &bearer(UserRole::Cluster)).await.0, known);
     }
 }
 

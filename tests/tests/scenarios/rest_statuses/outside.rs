@@ -1,6 +1,6 @@
 //! What a node answers that has no part in a cluster, not yet or not any more.
 
-use super::{Seen, channels, users};
+use super::{Seen, channels, registry, users};
 use pgquorum_tests::{
     Cluster, PATIENCE, await_until, free_ports, pgquorum_program, request, server_command, server_directory,
 };
@@ -49,6 +49,8 @@ pub(super) fn stranger(seen: &mut Seen) {
     channels::want_changes(seen, 412, api_port);
     users::want_reads(seen, 412, api_port);
     users::want_changes(seen, 412, api_port);
+    registry::want_reads(seen, 412, api_port);
+    registry::want_changes(seen, 412, api_port);
     for path in ["/read-only", "/readiness"] {
         seen.want(503, api_port, "GET", path, "", "");
     }
@@ -77,5 +79,7 @@ pub(super) fn removed(seen: &mut Seen) {
     channels::want_changes(seen, 410, port);
     users::want_reads(seen, 412, port);
     users::want_changes(seen, 410, port);
+    registry::want_reads(seen, 412, port);
+    registry::want_changes(seen, 410, port);
     seen.want(410, at_leader, "DELETE", "/node/{node}", "", "");
 }

@@ -1,6 +1,6 @@
 //! What is answered while others are silent, and by a sidecar whose disk stands still.
 
-use super::{CHECKS, Seen, channels, users};
+use super::{CHECKS, Seen, channels, registry, users};
 use pgquorum_tests::{PATIENCE, StalledDisk, await_until, request};
 use serde_json::json;
 
@@ -37,6 +37,7 @@ fn in_flight(seen: &mut Seen, port: u16) {
     seen.want_changes(530, port);
     channels::want_changes(seen, 530, port);
     users::want_changes(seen, 530, port);
+    registry::want_changes(seen, 503, port);
     for path in ["/read-only", "/readiness"] {
         seen.want(503, port, "GET", path, "", "");
     }
@@ -86,6 +87,7 @@ pub(super) fn stalled(seen: &mut Seen) {
     channels::want_changes(seen, 531, port);
     users::want_reads(seen, 531, port);
     users::want_changes(seen, 531, port);
+    registry::stalled(seen, port);
     for path in CHECKS {
         seen.want(503, port, "GET", path, "", "");
     }

@@ -5,6 +5,7 @@ mod members;
 mod memory;
 mod mutants;
 mod pledges;
+mod registry;
 mod regressions;
 mod rejoin;
 mod sizes;
