@@ -11,6 +11,7 @@ mod login;
 mod peer;
 mod postgres;
 mod registry;
+mod replication;
 mod rest;
 mod run;
 mod statements;

@@ -22,7 +22,7 @@ impl RowWriter {
         encoder.image(schema.columns.len());
         let mut fields = 0;
         // A table without columns has empty lines.
-        for field in line.split(|b| *b == b'\t').take_while(|_| !schema.columns.is_empty()) {
+        for field in self::fields(line).take_while(|_| !schema.columns.is_empty()) {
             fields += 1;
             if field == b"\\N" {
                 encoder.null();
@@ -49,8 +49,13 @@ impl RowWriter {
     }
 }
 
+/// The values of a line, as they stand there.
+pub fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|b| *b == b'\t')
+}
+
 /// Undoes what `CopyAttributeOutText` does.
-fn unescape(field: &[u8], out: &mut Vec<u8>) {
+pub fn unescape(field: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let mut bytes = field.iter();
     while let Some(byte) = bytes.next() {

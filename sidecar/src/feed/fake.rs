@@ -1,11 +1,12 @@
 //! A database for tests: database `postgres` with channel `shop`, whose log is in memory.
 
 mod answers;
+mod reading;
 mod snapshots;
 
 use super::error::{FeedError, Kind, Result};
-use super::position::{After, Position};
-use super::source::{Call, ChannelId, LAST, LogRow, Rows};
+use super::position::Position;
+use super::source::{Call, ChannelId, LAST};
 use pgquorum_change::{Chunk, Chunker, Encoder, Header, Old, Op};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ pub struct Fake {
     pub waits: AtomicUsize,
     /// The server brings no row of a copy, as if it was stopped.
     pub copies_hang: AtomicBool,
+    /// There is no channel `_logger`.
+    pub unknown_logger: AtomicBool,
     /// Snapshots that are held.
     pub snapshots: Arc<AtomicUsize>,
     /// Bytes of chunks that were read.
@@ -78,6 +81,7 @@ impl Default for Fake {
             failure: Mutex::default(),
             waits: AtomicUsize::new(0),
             copies_hang: AtomicBool::new(false),
+            unknown_logger: AtomicBool::new(false),
             snapshots: Arc::default(),
             bytes_read: AtomicUsize::new(0),
             slowness: Mutex::default(),
@@ -174,75 +178,21 @@ impl Fake {
 
     fn channel(&self, id: &ChannelId) -> Result<()> {
         self.admit(&id.database)?;
-        if id.channel == "shop" {
+        if is_known(&id.channel) {
             return Ok(());
         }
         Err(FeedError::new(Kind::UnknownChannel, format!("there is no channel {}", id.channel)))
     }
 
-    /// The tick after which to read.
-    fn place(&self, after: &str) -> Result<u64> {
-        let end = *self.end.borrow();
-        let purged = self.log().purged;
-        let tick = match after.parse::<After>().unwrap() {
-            After::Start => return Ok(purged),
-            After::Now => return Ok(end.tick),
-            After::Tick(tick) => tick,
-            After::At(at) if at.epoch > end.epoch || at.epoch < 5 => {
-                return Err(FeedError::new(
-                    Kind::PositionUnknownEpoch,
-                    format!("{after} is of another history"),
-                ));
-            }
-            After::At(at) => at.tick,
-        };
-        match tick {
-            _ if tick < purged => Err(FeedError::new(Kind::PositionPurged, format!("{after} was purged"))),
-            _ if tick > end.tick => {
-                Err(FeedError::new(Kind::PositionInFuture, format!("{after} is beyond {end}")))
-            }
-            _ => Ok(tick),
-        }
-    }
-
-    fn read_rows(&self, after: u64, max_bytes: usize) -> Result<Rows> {
-        let log = self.log();
-        let mut found = Rows::default();
-        let Some(holder) = log.rows.iter().position(|row| row.ticks.1 > after) else { return Ok(found) };
-        // Where the change after `after` begins.
-        let mut begin = holder;
-        while log.rows[begin].starts_inside && log.rows[begin].ticks.0 > after {
-            begin -= 1;
-            if log.rows[begin].ticks.1 >= log.rows[begin].ticks.0 {
-                break;
+    /// Epochs with their first ticks.
+    fn epochs(&self) -> Vec<[u64; 2]> {
+        let mut epochs = vec![[5, 1]];
+        for row in &self.log().rows {
+            if row.epoch > epochs.last().map_or(0, |last| last[0]) {
+                epochs.push([row.epoch, row.ticks.0]);
             }
         }
-        let mut push = |row: &Row| {
-            self.bytes_read.fetch_add(row.data.len(), Ordering::Relaxed);
-            let Row { epoch, ticks: (first_tick, last_tick), xid, flags, .. } = *row;
-            found.push(&LogRow { epoch, first_tick, last_tick, xid, flags }, &row.data);
-        };
-        let part = usize::try_from(log.rows[begin].part).unwrap();
-        if part > 0 {
-            push(&log.rows[begin - part]);
-        }
-        let mut bytes = 0;
-        for row in &log.rows[begin..] {
-            if bytes > 0 && bytes + row.data.len() > max_bytes {
-                break;
-            }
-            if row.broken {
-                let error = FeedError::new(Kind::RecordBroken, "the checksum is wrong");
-                if bytes == 0 {
-                    return Err(error);
-                }
-                found.broken = Some(error);
-                break;
-            }
-            bytes += row.data.len();
-            push(row);
-        }
-        Ok(found)
+        epochs
     }
 
     fn state(&self) -> Value {
@@ -250,6 +200,11 @@ impl Fake {
         json!({"channel": "shop", "origin": "berlin", "epoch": end.epoch, "first_tick": purged + 1, "last_tick": end.tick,
             "database_version": *self.version.lock().unwrap(), "delta_version": end.tick})
     }
+}
+
+/// The channel of most tests, and the one that the replication interface reads.
+fn is_known(channel: &str) -> bool {
+    matches!(channel, "shop" | "_logger")
 }
 
 /// The flag that the chunk's last change goes on in the next one.

@@ -34,18 +34,20 @@ mod stream;
 mod tests;
 
 pub use copies::{Copies, TTL_DEFAULT, TTL_MAX};
+pub use copy_text::{RowWriter, fields, unescape};
 pub use ends::Leadership;
 pub use error::{FeedError, Kind, Result};
+pub use pieces::{Piece, Pieces};
 pub use poll::{Ask, Found};
 pub use pool::{Pool, Purpose};
 pub use position::{After, Position};
 pub use server::{ONLY_READ, Server, column, said, within};
-pub use source::{Call, ChannelId, Given, Source};
+pub use source::{Call, ChannelId, CopyOut, Given, LAST, LogRow, Shared, Source};
 
 use bytes::Bytes;
 use ends::Ends;
 use lines::{Form, Lines};
-use pieces::{Budget, Piece, Pieces};
+use pieces::Budget;
 use schemas::Schemas;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,6 +95,15 @@ impl Feed {
 
     pub fn source(&self) -> &dyn Source {
         &*self.source
+    }
+
+    pub fn shared_source(&self) -> Arc<dyn Source> {
+        Arc::clone(&self.source)
+    }
+
+    /// Makes new changes of a channel readable at once for a while, as for those who wait: somebody will ask again.
+    pub fn attend(&self, id: &ChannelId) {
+        self.ends.wait_for(id).linger();
     }
 
     /// Starts a stream of these tables' changes, of all if none is named.
@@ -157,7 +168,10 @@ impl Feed {
 
     /// Reads the first piece, so that a position that is not to be had is known before anything is answered. A standby
     /// may be a moment behind the node that a reader comes from.
-    async fn settle(&self, id: &ChannelId, after: After) -> Result<(Pieces, Option<Piece>)> {
+    ///
+    /// # Errors
+    /// No such channel, the position is not to be had, or the database does not answer.
+    pub async fn settle(&self, id: &ChannelId, after: After) -> Result<(Pieces, Option<Piece>)> {
         let mut pieces = Pieces::new(Arc::clone(&self.source), id.clone(), after, self.budget.clone());
         let deadline = Instant::now() + CATCH_UP;
         loop {

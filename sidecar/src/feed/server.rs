@@ -25,6 +25,25 @@ const FOLLOWERS: &str = "SELECT to_jsonb(f) - 'channel' || jsonb_build_object('l
                          JOIN quorum.channel c ON c.id = f.channel \
                          JOIN quorum.followers l ON l.channel = c.name AND l.name = f.name \
                          WHERE c.name = $1 ORDER BY f.name";
+const LOG: &str = "WITH c AS (SELECT id FROM quorum.channel WHERE name = $1) SELECT jsonb_build_object( \
+     'database', (SELECT d.oid::int8 FROM pg_database d WHERE d.datname = current_database()), \
+     'server', (SELECT system_identifier FROM pg_control_system()), \
+     'state', (SELECT to_jsonb(s) FROM quorum.channel_state s WHERE s.channel = $1), \
+     'epochs', (SELECT coalesce(jsonb_agg(jsonb_build_array(e.epoch, e.first_tick) ORDER BY e.epoch), '[]') \
+                FROM quorum.channel_epoch e JOIN c ON c.id = e.channel), \
+     'segments', (SELECT coalesce(jsonb_agg(jsonb_build_array(b.number, b.first_tick) ORDER BY b.number), '[]') \
+                  FROM quorum.batch_segment b JOIN c ON c.id = b.channel))";
+/// Without the key's own index, those over expressions, and those that do not hold every row.
+const TABLE_DETAILS: &str = "SELECT to_jsonb(v) || jsonb_build_object('relid', t.relid::int8, 'indexes', ( \
+     SELECT coalesce(jsonb_agg(jsonb_build_object('id', i.indexrelid::int8, 'method', m.amname, 'unique', i.indisunique, \
+         'fields', (SELECT jsonb_agg(a.attname ORDER BY k.n) \
+                    FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k(attnum, n) \
+                    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum)) ORDER BY i.indexrelid), '[]') \
+     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam \
+     WHERE i.indrelid = t.relid AND i.indisvalid AND NOT i.indisprimary AND i.indexprs IS NULL AND i.indpred IS NULL \
+         AND m.amname IN ('btree', 'hash'))) \
+     FROM quorum.tracked_table t JOIN quorum.channel c ON c.id = t.channel \
+     JOIN quorum.schema_version v ON v.id = t.schema_version WHERE c.name = $1 ORDER BY t.relid";
 /// Certificates are long, and of no use to those who look.
 const SUBSCRIPTIONS: &str = "SELECT to_jsonb(s) - 'id' - 'ca' || jsonb_build_object('database', current_database(), \
                              'remote_database', s.database, 'has_ca', s.ca IS NOT NULL) FROM quorum.subscription_state s \
@@ -160,6 +179,17 @@ impl Source for Server {
 
     fn followers<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
         Box::pin(async move { self.jsons(&id.database, FOLLOWERS, &[(&id.channel, Type::TEXT)]).await })
+    }
+
+    fn log<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Value> {
+        Box::pin(async move {
+            let mut rows = self.jsons(&id.database, LOG, &[(&id.channel, Type::TEXT)]).await?;
+            Ok(rows.pop().unwrap_or_default())
+        })
+    }
+
+    fn table_details<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move { self.jsons(&id.database, TABLE_DETAILS, &[(&id.channel, Type::TEXT)]).await })
     }
 
     fn wait<'a>(&'a self, id: &'a ChannelId, after: &'a str, timeout: Duration) -> Answer<'a, Position> {

@@ -158,6 +158,15 @@ impl DumpTable {
         let columns: Vec<String> = columns.map(quoted).collect();
         format!("COPY (SELECT {} FROM {}) TO STDOUT", columns.join(", "), self.from)
     }
+
+    /// The statement that copies its rows in the order of the key, which is the same each time.
+    pub fn copy_in_order(&self) -> String {
+        let columns: Vec<String> = self.columns().map(quoted).collect();
+        let key = self.schema.columns.iter().filter(|column| column.key).map(|column| quoted(&column.name));
+        let key: Vec<String> = key.collect();
+        let order = if key.is_empty() { String::new() } else { format!(" ORDER BY {}", key.join(", ")) };
+        format!("COPY (SELECT {} FROM {}{order}) TO STDOUT", columns.join(", "), self.from)
+    }
 }
 
 fn quoted(name: &str) -> String {
@@ -216,6 +225,11 @@ pub trait Source: Send + Sync + 'static {
     /// Versions of tables that the channel has records of; of all, or the one with this number.
     fn schemas<'a>(&'a self, id: &'a ChannelId, version: Option<u64>) -> Answer<'a, Vec<Value>>;
     fn followers<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>>;
+    /// What the channel's log consists of: `database` (oid), `server` (system identifier), `state` (row of
+    /// `quorum.channel_state`, null if there is no such channel), `epochs` and `segments` (number and first tick of each).
+    fn log<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Value>;
+    /// The tables of the channel: rows of `quorum.schema_version` with their `indexes` over plain columns.
+    fn table_details<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>>;
     /// The channel's end, as soon as it is not `after` any more, at the latest after `timeout`.
     fn wait<'a>(&'a self, id: &'a ChannelId, after: &'a str, timeout: Duration) -> Answer<'a, Position>;
     /// The position that a tick alone means.

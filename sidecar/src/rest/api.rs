@@ -9,6 +9,7 @@ use crate::feed::{Feed, Source};
 use crate::handle::Handle;
 use crate::login::Logins;
 use crate::registry::Registrar;
+use crate::replication::Replication;
 use crate::statements::Statements;
 use pgquorum_agent::request::{Reply, Request};
 use pgquorum_agent::standing::Outcast;
@@ -44,6 +45,7 @@ struct Inner {
     logins: Arc<Logins>,
     forward: Arc<Forward>,
     feed: Feed,
+    replication: Replication,
     streams: Arc<Semaphore>,
     readers: Arc<Semaphore>,
     statements: Arc<Statements>,
@@ -66,6 +68,7 @@ impl Api {
         let places = |n| Arc::new(Semaphore::new(n));
         let (streams, readers, waiters) = (places(STREAMS_MAX), places(READERS_MAX), places(WAITERS_MAX));
         let leadership = LeaderSeen::new(handle.view.clone(), Arc::clone(&forward));
+        let replication = Replication::new(Arc::clone(&source));
         let feed = Feed::new(source, Arc::new(leadership));
         let logins = Arc::new(logins);
         let (registrar, fan_outs) = (Registrar::start(handle.clone()), places(FAN_OUTS_MAX));
@@ -75,6 +78,7 @@ impl Api {
             logins,
             forward,
             feed,
+            replication,
             streams,
             readers,
             statements,
@@ -106,6 +110,10 @@ impl Api {
     /// Whoever synchronises subscriptions holds it: one at a time.
     pub(super) fn syncing(&self) -> &Arc<Mutex<()>> {
         &self.inner.syncing
+    }
+
+    pub(super) fn replication(&self) -> &Replication {
+        &self.inner.replication
     }
 
     pub(super) fn statements(&self) -> &Statements {

@@ -23,6 +23,10 @@ pub(super) struct Known {
     pub(super) granted: Option<Granted>,
 }
 
+/// Where a request comes from, for the routes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sender(pub(super) SocketAddr);
+
 #[derive(Clone)]
 pub(super) struct Guard {
     api: Api,
@@ -64,6 +68,7 @@ impl Guard {
                     request.extensions_mut().insert(Known { from: from.ip(), granted });
                 }
                 let response = if served {
+                    request.extensions_mut().insert(Sender(from));
                     route(request).await
                 } else {
                     unrouted(interface, request.method(), request.uri().path())

@@ -1,6 +1,6 @@
 //! The interfaces that share this port, and how each of them says that somebody is not let in.
 
-use super::refusal::{Refusal, json};
+use super::refusal::{Refusal, json, with_body};
 use serde_json::{Value, json};
 use warp::http::{HeaderValue, StatusCode, header};
 use warp::reply::Response;
@@ -111,10 +111,9 @@ impl Interface {
             Interface::Replication => {
                 let status = if status == 403 { 401 } else { status };
                 let number = if status == 401 { 11 } else { status };
-                json(
-                    status,
-                    &json!({"error": true, "code": status, "errorNum": number, "errorMessage": why.message()}),
-                )
+                let body =
+                    json!({"error": true, "code": status, "errorNum": number, "errorMessage": why.message()});
+                with_body(status, "application/json; charset=utf-8", body.to_string())
             }
             Interface::Registry => registry(status, why.code(), &why.message(), None),
         };

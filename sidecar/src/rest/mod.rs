@@ -36,7 +36,7 @@ pub use listen::{PeerConnection, PeerIo, RestConfig, RestError, TlsFiles, bind};
 
 use api::Api;
 use interface::Interface;
-use table::Route;
+use table::{Route, rule};
 use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::reply::Response;
@@ -76,9 +76,12 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::it_resources::routes(api),
         routes::cluster::routes(api),
         routes::documents::routes(),
+        routes::replication::routes(api),
         warp::method()
             .and(warp::path::full())
-            .map(|method, path: FullPath| unrouted(Interface::Cluster, &method, path.as_str()))
+            .map(|method, path: FullPath| {
+                unrouted(rule(&method, path.as_str()).interface, &method, path.as_str())
+            })
             .boxed(),
     ];
     all.into_iter().rev().reduce(|rest, first| first.or(rest).unify().boxed()).expect("there are routes")
@@ -86,6 +89,9 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
 
 /// The answer when no route took the request: the path is unknown, or does not know the method.
 fn unrouted(interface: Interface, method: &Method, path: &str) -> Response {
+    if interface == Interface::Replication {
+        return routes::replication::unrouted(method, path);
+    }
     let refusal = match Route::find(path) {
         Some(route) => {
             let allowed: Vec<&str> = route.methods().map(Method::as_str).collect();

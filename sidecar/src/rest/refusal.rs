@@ -57,6 +57,14 @@ impl Refusal {
         )
     }
 
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn naming(mut self, leader: LeaderAddress) -> Refusal {
         self.leader = Some(Box::new(leader));
         self

@@ -80,8 +80,13 @@ const fn delta(path: &'static str, verbs: &'static [Verb]) -> Route {
 
 const RUN_IMPORT: &[Verb] = &[(Method::POST, IMPORT)];
 const SEE_IMPORT: &[Verb] = &[(Method::GET, IMPORT), (Method::HEAD, IMPORT)];
+
 const fn registry(path: &'static str, verbs: &'static [Verb]) -> Route {
     Route { path, verbs, interface: Interface::Registry }
+}
+
+const fn replication(path: &'static str, verbs: &'static [Verb]) -> Route {
+    Route { path, verbs, interface: Interface::Replication }
 }
 
 const READ: &[Verb] = &[(Method::GET, READER), (Method::HEAD, READER)];
@@ -90,6 +95,14 @@ const PROBE: &[Verb] =
     &[(Method::GET, Need::Open), (Method::HEAD, Need::Open), (Method::OPTIONS, Need::Open)];
 const COPY: &[Verb] = &[(Method::GET, FOLLOWER), (Method::HEAD, FOLLOWER)];
 const READ_AND_POST: &[Verb] = &[(Method::GET, READER), (Method::HEAD, READER), (Method::POST, ADMIN)];
+
+/// Of the replication interface: there is no HEAD, as reading a dump goes on in it.
+const LOGGER_READ: &[Verb] = &[(Method::GET, REPLICATION)];
+const LOGGER_CONFIG: &[Verb] = &[(Method::GET, REPLICATION), (Method::PUT, ADMIN)];
+const LOGGER_CHANGE: &[Verb] = &[(Method::PUT, ADMIN)];
+const BEGIN_BATCH: &[Verb] = &[(Method::POST, REPLICATION)];
+const CHANGE_BATCH: &[Verb] = &[(Method::PUT, REPLICATION), (Method::DELETE, REPLICATION)];
+const LOG_IN: &[Verb] = &[(Method::POST, Need::Open)];
 
 pub(super) const ROUTES: &[Route] = &[
     route("/is-leader", PROBE),
@@ -193,6 +206,51 @@ pub(super) const ROUTES: &[Route] = &[
     delta("/fact-finder/rest/v5/cluster/{channel}/database/state", SEE_IMPORT),
     delta("/fact-finder/rest/v5/cluster/{channel}/import/state", SEE_IMPORT),
     delta("/fact-finder/rest/v5/cluster/{channel}/state", SEE_IMPORT),
+    // The replication interface, with and without the name of a database.
+    replication("/_api/version", LOGGER_READ),
+    replication("/_api/collection", LOGGER_READ),
+    replication("/_api/replication/server-id", LOGGER_READ),
+    replication("/_api/replication/logger-state", LOGGER_READ),
+    replication("/_api/replication/logger-first-tick", LOGGER_READ),
+    replication("/_api/replication/logger-tick-ranges", LOGGER_READ),
+    replication("/_api/replication/logger-config", LOGGER_CONFIG),
+    replication("/_api/replication/logger-start", LOGGER_CHANGE),
+    replication("/_api/replication/logger-stop", LOGGER_CHANGE),
+    replication("/_api/replication/logger-follow", LOGGER_READ),
+    replication("/_api/replication/inventory", LOGGER_READ),
+    replication("/_api/replication/clusterInventory", LOGGER_READ),
+    replication("/_api/replication/batch", BEGIN_BATCH),
+    replication("/_api/replication/batch/{batch}", CHANGE_BATCH),
+    replication("/_api/replication/dump", LOGGER_READ),
+    replication("/_api/wal/range", LOGGER_READ),
+    replication("/_api/wal/lastTick", LOGGER_READ),
+    replication("/_api/wal/tail", LOGGER_READ),
+    replication("/_admin/wal/flush", LOGGER_CHANGE),
+    replication("/_admin/wal/properties", LOGGER_CONFIG),
+    replication("/_admin/wal/transactions", LOGGER_READ),
+    replication("/_open/auth", LOG_IN),
+    replication("/_db/{database}/_api/version", LOGGER_READ),
+    replication("/_db/{database}/_api/collection", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/server-id", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/logger-state", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/logger-first-tick", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/logger-tick-ranges", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/logger-config", LOGGER_CONFIG),
+    replication("/_db/{database}/_api/replication/logger-start", LOGGER_CHANGE),
+    replication("/_db/{database}/_api/replication/logger-stop", LOGGER_CHANGE),
+    replication("/_db/{database}/_api/replication/logger-follow", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/inventory", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/clusterInventory", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/batch", BEGIN_BATCH),
+    replication("/_db/{database}/_api/replication/batch/{batch}", CHANGE_BATCH),
+    replication("/_db/{database}/_api/replication/dump", LOGGER_READ),
+    replication("/_db/{database}/_api/wal/range", LOGGER_READ),
+    replication("/_db/{database}/_api/wal/lastTick", LOGGER_READ),
+    replication("/_db/{database}/_api/wal/tail", LOGGER_READ),
+    replication("/_db/{database}/_admin/wal/flush", LOGGER_CHANGE),
+    replication("/_db/{database}/_admin/wal/properties", LOGGER_CONFIG),
+    replication("/_db/{database}/_admin/wal/transactions", LOGGER_READ),
+    replication("/_db/{database}/_open/auth", LOG_IN),
 ];
 
 /// Paths that belong to other interfaces, whatever comes after them: who is not let in there is told so in that
@@ -215,6 +273,8 @@ const AREAS: &[Area] = &[
     area("/fact-finder", IMPORT, Interface::Delta),
     area("/_api", REPLICATION, Interface::Replication),
     area("/_db", REPLICATION, Interface::Replication),
+    area("/_admin", REPLICATION, Interface::Replication),
+    area("/_open", REPLICATION, Interface::Replication),
     area("/itResources", REGISTRY, Interface::Registry),
     area("/cluster", REGISTRY, Interface::Registry),
 ];

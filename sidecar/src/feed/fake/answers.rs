@@ -4,7 +4,7 @@ use super::super::error::{FeedError, Kind};
 use super::super::position::Position;
 use super::super::schemas;
 use super::super::source::{Answer, Call, ChannelId, DumpTable, Rows, Shared, SharedTable, Snapshot, Source};
-use super::{Fake, schema, snapshots};
+use super::{Fake, is_known, schema, snapshots};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Source for Fake {
         Box::pin(async move {
             self.admit(&id.database)?;
             let known = [1, 2].into_iter().filter(|one| version.is_none_or(|v| v == *one));
-            Ok(if id.channel == "shop" { known.map(schema).collect() } else { vec![] })
+            Ok(if is_known(&id.channel) { known.map(schema).collect() } else { vec![] })
         })
     }
 
@@ -51,6 +51,22 @@ impl Source for Fake {
         Box::pin(async move {
             self.admit(&id.database)?;
             Ok(self.log().followers.clone())
+        })
+    }
+
+    fn log<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Value> {
+        Box::pin(async move {
+            self.admit(&id.database)?;
+            let state = if self.unknown_logger.load(Ordering::Relaxed) { Value::Null } else { self.state() };
+            Ok(json!({"database": 16000, "server": 7, "state": state, "epochs": self.epochs(),
+                "segments": [[1, 1]]}))
+        })
+    }
+
+    fn table_details<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.admit(&id.database)?;
+            Ok([1, 2].into_iter().map(schema).collect())
         })
     }
 

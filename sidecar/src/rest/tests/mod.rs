@@ -13,6 +13,7 @@ mod readonly;
 mod reads;
 mod registry;
 mod remote;
+mod replication;
 mod streams;
 mod subscriptions;
 mod table;

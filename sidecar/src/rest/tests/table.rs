@@ -15,6 +15,8 @@ pub(super) fn example(path: &str) -> String {
         .replace("{name}", "mirror")
         .replace("{id}", "c0ffee")
         .replace("{server}", "node-1")
+        .replace("{database}", "postgres")
+        .replace("{batch}", "57")
 }
 
 #[tokio::test]
@@ -37,8 +39,10 @@ async fn every_route_of_the_table_answers_and_nothing_else_does() {
         for method in methods.iter().filter(|m| **m != Method::GET || !route.path.ends_with("/stream")) {
             let answer = served.send(&format!("{method} {}", example(route.path)), &key, "").await;
             let known = route.methods().any(|known| known == method);
+            // There is no batch 57, and that is the answer of its route.
+            let no_batch = answer.body.contains("\"errorNum\":1600");
             assert_eq!(
-                answer.status != 405 && answer.status != 404,
+                no_batch || answer.status != 405 && answer.status != 404,
                 known,
                 "{method} {}: {answer:?}",
                 route.path

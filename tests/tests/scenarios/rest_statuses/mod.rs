@@ -159,8 +159,9 @@ fn described(seen: &Seen) -> BTreeSet<Answer> {
     let documents = YamlLoader::load_from_str(text.as_str().expect("text")).expect("YAML");
     let Yaml::Hash(paths) = &documents[0]["paths"] else { panic!("no paths") };
     let mut all = BTreeSet::new();
-    // Interfaces with bodies of their own have scenarios of their own.
-    let own = |path: &Yaml| path.as_str().is_some_and(|path| path.contains("/rest/v5/"));
+    // Interfaces with bodies and statuses of their own have scenarios of their own.
+    let own =
+        |path: &Yaml| path.as_str().is_some_and(|path| path.contains("/rest/v5/") || path.starts_with("/_"));
     for (path, item) in paths.iter().filter(|(path, _)| !own(path)) {
         for method in ["get", "post", "patch", "put", "delete"] {
             let Yaml::Hash(responses) = &item[method]["responses"] else { continue };

@@ -1,0 +1,245 @@
+//! Tracked tables as collections: which they are, how their documents are written, and what an inventory says of them.
+
+use super::error::{Failure, Result};
+use super::names;
+use crate::feed::{ChannelId, Source};
+use pgquorum_change::Schema;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A table as it was in one of its versions.
+#[derive(Clone, Debug)]
+pub struct Collection {
+    pub cid: u64,
+    pub name: String,
+    /// With the columns named as attributes.
+    pub schema: Arc<Schema>,
+}
+
+impl Collection {
+    /// From a row of `quorum.schema_version`.
+    pub fn parse(row: &Value) -> Result<Collection> {
+        let text = |name| row.get(name).and_then(Value::as_str).unwrap_or_default();
+        let version = row.get("id").and_then(Value::as_u64).unwrap_or_default();
+        // PostgreSQL writes an oid as a text.
+        let relid = row.get("relid").unwrap_or(&Value::Null);
+        let cid = relid.as_u64().or_else(|| relid.as_str()?.parse().ok()).unwrap_or_default();
+        let (schema, table) = (text("schema_name"), text("table_name"));
+        let columns = renamed(row.get("columns").unwrap_or(&Value::Null)).to_string();
+        let parsed = Schema::new(version, schema, table, &columns).map_err(|error| {
+            Failure::internal(format!(
+                "version {version} of a table does not read as the extension writes it: {error}"
+            ))
+        })?;
+        Ok(Collection { cid, name: names::collection(schema, table), schema: Arc::new(parsed) })
+    }
+
+    /// Without a key there is nothing by which a row could be told from others.
+    pub fn has_key(&self) -> bool {
+        !self.schema.key.is_empty()
+    }
+}
+
+/// The columns with the names of attributes.
+fn renamed(columns: &Value) -> Value {
+    let mut columns = columns.clone();
+    for column in columns.as_array_mut().into_iter().flatten() {
+        if let Some(Value::String(name)) = column.get_mut("name") {
+            *name = names::attribute(name).into_owned();
+        }
+    }
+    columns
+}
+
+/// Versions of tables as one request meets them.
+pub struct Collections {
+    source: Arc<dyn Source>,
+    id: ChannelId,
+    known: HashMap<u64, Collection>,
+    /// Tables that are tracked now; asked for when something is dropped.
+    tracked: Option<Vec<u64>>,
+}
+
+impl Collections {
+    pub fn new(source: Arc<dyn Source>, id: ChannelId) -> Collections {
+        Collections { source, id, known: HashMap::new(), tracked: None }
+    }
+
+    /// A version that was learned.
+    pub fn get(&self, version: u64) -> Option<&Collection> {
+        self.known.get(&version)
+    }
+
+    /// The same for changes, which name the version that their values belong to.
+    ///
+    /// # Errors
+    /// There is no such version, or the database does not answer.
+    pub async fn learn(&mut self, version: u64) -> Result<&Collection> {
+        if !self.known.contains_key(&version) {
+            self.load(Some(version)).await?;
+        }
+        self.known.get(&version).ok_or_else(|| {
+            let id = &self.id;
+            Failure::internal(format!(
+                "the log of channel {id} refers to version {version} of a table, which quorum.schema_version does not have"
+            ))
+        })
+    }
+
+    /// What the same table was called before this version; `None`: it is its first one.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn name_before(&mut self, version: u64) -> Result<Option<String>> {
+        self.load(None).await?;
+        let Some(cid) = self.get(version).map(|collection| collection.cid) else { return Ok(None) };
+        let older = self.known.iter().filter(|(id, older)| **id < version && older.cid == cid);
+        Ok(older.max_by_key(|(id, _)| **id).map(|(_, older)| older.name.clone()))
+    }
+
+    /// Whether a table is tracked now.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn is_tracked(&mut self, cid: u64) -> Result<bool> {
+        if self.tracked.is_none() {
+            let tables = self.source.table_details(&self.id).await?;
+            self.tracked = Some(tables.iter().filter_map(|table| table["relid"].as_u64()).collect());
+        }
+        Ok(self.tracked.as_ref().is_some_and(|tracked| tracked.contains(&cid)))
+    }
+
+    async fn load(&mut self, version: Option<u64>) -> Result<()> {
+        for row in self.source.schemas(&self.id, version).await? {
+            let collection = Collection::parse(&row)?;
+            self.known.insert(collection.schema.id, collection);
+        }
+        Ok(())
+    }
+}
+
+/// A tracked table with its indexes, as an inventory lists it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub collection: Collection,
+    indexes: Vec<Value>,
+}
+
+impl Listed {
+    /// The tables that are collections, in the order of an inventory: by name, whatever the case.
+    ///
+    /// # Errors
+    /// The database answered with something else.
+    pub fn all(details: &[Value]) -> Result<Vec<Listed>> {
+        let mut all = Vec::new();
+        for row in details {
+            let collection = Collection::parse(row)?;
+            if collection.has_key() {
+                let indexes =
+                    row["indexes"].as_array().map(|all| indexes(all, &collection)).unwrap_or_default();
+                all.push(Listed { collection, indexes });
+            }
+        }
+        all.sort_by_key(|listed| (listed.collection.name.to_lowercase(), listed.collection.name.clone()));
+        Ok(all)
+    }
+
+    /// `ready`: with what the inventory of a cluster says.
+    pub fn inventory(&self, server: u64, ready: bool) -> Value {
+        let Collection { cid, name, .. } = &self.collection;
+        let mut parameters = parameters(*cid, name);
+        parameters.insert("isSystem".to_owned(), false.into());
+        parameters.insert("globallyUniqueId".to_owned(), unique_id(server, *cid).into());
+        let mut entry = json!({"parameters": parameters, "indexes": self.indexes});
+        if ready {
+            entry["planVersion"] = 1.into();
+            entry["isReady"] = true.into();
+            entry["allInSync"] = true.into();
+        }
+        entry
+    }
+
+    /// As `GET /_api/collection` lists it.
+    pub fn summary(&self, server: u64) -> Value {
+        let Collection { cid, name, .. } = &self.collection;
+        json!({"id": cid.to_string(), "name": name, "status": 3, "type": 2, "isSystem": false,
+            "globallyUniqueId": unique_id(server, *cid)})
+    }
+}
+
+/// What is said of a collection when it is listed, created or changed.
+pub fn parameters(cid: u64, name: &str) -> Map<String, Value> {
+    let value = json!({"version": 5, "type": 2, "cid": cid.to_string(), "deleted": false, "doCompact": true,
+        "maximalSize": 33_554_432, "name": name, "isVolatile": false, "waitForSync": false});
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// A name for a table that no other cluster gives.
+pub fn unique_id(server: u64, cid: u64) -> String {
+    format!("h{server:X}/{cid}")
+}
+
+/// Those over captured columns. A unique one allows several NULLs, which is what `sparse` says.
+fn indexes(rows: &[Value], collection: &Collection) -> Vec<Value> {
+    let known = |name: &str| collection.schema.columns.iter().any(|column| column.name == name);
+    let index = |row: &Value| {
+        let fields = row["fields"].as_array()?.iter().map(|field| Some(names::attribute(field.as_str()?)));
+        let fields = fields.collect::<Option<Vec<_>>>()?;
+        let unique = row["unique"].as_bool()?;
+        let kind = if row["method"] == "hash" { "hash" } else { "persistent" };
+        fields.iter().all(|field| known(field)).then(|| {
+            json!({"id": row["id"].as_u64().unwrap_or_default().to_string(), "type": kind, "unique": unique,
+                "sparse": unique, "fields": fields})
+        })
+    };
+    rows.iter().filter_map(index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn details() -> Vec<Value> {
+        let column =
+            |name: &str, key: bool| json!({"name": name, "type": "text", "type_oid": 25, "key": key});
+        let row = |relid: u64, schema: &str, table: &str, key: bool| {
+            json!({"id": relid, "relid": relid, "schema_name": schema, "table_name": table,
+                "columns": [column("id", key), column("email", false), column("_key", false)],
+                "indexes": [
+                    {"id": 9, "method": "btree", "unique": true, "fields": ["email"]},
+                    {"id": 10, "method": "hash", "unique": false, "fields": ["_key"]},
+                    {"id": 11, "method": "btree", "unique": false, "fields": ["email", "not captured"]}]})
+        };
+        vec![
+            row(7, "public", "Users", true),
+            row(5, "public", "accounts", true),
+            row(6, "x", "keyless", false),
+        ]
+    }
+
+    #[test]
+    fn an_inventory_has_the_documented_form() {
+        let listed = Listed::all(&details()).unwrap();
+        let names: Vec<&str> = listed.iter().map(|one| one.collection.name.as_str()).collect();
+        assert_eq!(names, ["accounts", "Users"], "by name, without what has no key");
+        let entry = listed[1].inventory(0xABC, false);
+        assert_eq!(
+            entry["parameters"],
+            json!({"version": 5, "type": 2, "cid": "7", "deleted": false, "doCompact": true, "maximalSize": 33554432,
+                "name": "Users", "isVolatile": false, "isSystem": false, "waitForSync": false,
+                "globallyUniqueId": "hABC/7"})
+        );
+        assert_eq!(
+            entry["indexes"],
+            json!([{"id": "9", "type": "persistent", "unique": true, "sparse": true, "fields": ["email"]},
+                {"id": "10", "type": "hash", "unique": false, "sparse": false, "fields": ["%5Fkey"]}])
+        );
+        assert!(entry.get("isReady").is_none());
+        assert_eq!(listed[0].inventory(1, true)["allInSync"], true);
+        assert_eq!(listed[1].summary(0xABC)["status"], 3);
+    }
+}

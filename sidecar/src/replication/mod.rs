@@ -1,0 +1,50 @@
+//! The replication interface, `/_api/replication/…` and `/_api/wal/…`: other programs copy a database's tables and follow its
+//! changes as those of ArangoDB's collections. `docs/replication-interface.md` says what is what.
+//!
+//! - [`tick`], [`names`] and [`error`] are the interface's words for positions, tables, rows and failures.
+//! - [`log`] says what there is, [`collections`] of which tables; [`lines`] writes changes and rows.
+//! - [`follow`] reads the log, [`batches`] hold snapshots and dump tables in them; [`clients`] remembers who reads.
+//!
+//! Routes are in `rest/routes/replication`. Nothing here knows of HTTP.
+
+pub mod batches;
+pub mod clients;
+mod collections;
+mod error;
+mod follow;
+mod lines;
+mod log;
+mod names;
+pub mod tick;
+
+pub use collections::Listed;
+pub use error::{Failure, INVALID_JSON, Result, SUPERFLUOUS_SUFFIX};
+pub use follow::{Followed, Wanted, follow};
+pub use lines::Dialect;
+pub use log::{Log, now};
+
+use crate::feed::Source;
+use batches::Batches;
+use clients::Clients;
+use std::sync::Arc;
+
+/// The channel that is a database's log here.
+pub const CHANNEL: &str = "_logger";
+
+/// The database that is meant where none is named.
+pub const SYSTEM: &str = "_system";
+
+/// The version of the interface that is spoken here, which clients ask for.
+pub const VERSION: &str = "3.11.0";
+
+/// What a node remembers between requests.
+pub struct Replication {
+    pub batches: Arc<Batches>,
+    pub clients: Clients,
+}
+
+impl Replication {
+    pub fn new(source: Arc<dyn Source>) -> Replication {
+        Replication { batches: Batches::new(source), clients: Clients::default() }
+    }
+}

@@ -1,0 +1,216 @@
+//! `/_api/…`, `/_admin/wal/…` and `/_open/auth`, each also below `/_db/{database}`: the replication interface. What is
+//! meant by tables, rows and positions is in [`crate::replication`]; here requests are read and answers formed.
+
+mod auth;
+mod describe;
+mod read;
+
+use crate::feed::ChannelId;
+use crate::replication::{CHANNEL, Failure, INVALID_JSON, Log, Result, SUPERFLUOUS_SUFFIX, SYSTEM};
+use crate::rest::api::{Api, query};
+use crate::rest::body;
+use crate::rest::guard::Sender;
+use crate::rest::query::Query;
+use crate::rest::refusal::{Refusal, with_body};
+use crate::rest::table::Route;
+use crate::uri::decoded;
+use serde_json::{Map, Value};
+use warp::filters::BoxedFilter;
+use warp::http::{HeaderValue, Method, header};
+use warp::path::FullPath;
+use warp::reply::Response;
+use warp::{Filter, Rejection, reject};
+
+const JSON: &str = "application/json; charset=utf-8";
+
+/// A request, as all of these routes are given it.
+struct Call {
+    api: Api,
+    method: Method,
+    database: String,
+    query: Query,
+    body: Result<Map<String, Value>>,
+    sender: Option<Sender>,
+}
+
+pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
+    let api = api.clone();
+    ours()
+        .and(warp::method())
+        .and(query())
+        .and(warp::ext::optional())
+        .and(body::object())
+        .then(move |path: String, method, query: String, sender, body: std::result::Result<_, Refusal>| {
+            let api = api.clone();
+            async move {
+                let answer = async {
+                    let (database, rest) = split(&path)?;
+                    let database = match database.as_deref() {
+                        None | Some(SYSTEM) => api.feed().source().default_database().to_owned(),
+                        Some(name) => name.to_owned(),
+                    };
+                    let query = Query::lenient(&query).map_err(bad_request)?;
+                    let body = body.map_err(bad_body);
+                    answer(Call { api, method, database, query, body, sender }, rest).await
+                };
+                answer.await.unwrap_or_else(|failure| refuse(&failure))
+            }
+        })
+        .boxed()
+}
+
+/// The path, if it is one of this interface. The guard lets nothing else pass than what is served.
+fn ours() -> impl Filter<Extract = (String,), Error = Rejection> + Clone {
+    warp::path::full().and_then(|path: FullPath| async move {
+        let ours =
+            ["/_api/", "/_db/", "/_admin/", "/_open/"].iter().any(|area| path.as_str().starts_with(area));
+        if ours { Ok(path.as_str().to_owned()) } else { Err(reject::not_found()) }
+    })
+}
+
+/// The database, if one is named, and the rest of the path.
+fn split(path: &str) -> Result<(Option<String>, &str)> {
+    let Some(below) = path.strip_prefix("/_db/") else { return Ok((None, path)) };
+    let (database, rest) = below.find('/').map_or((below, ""), |at| below.split_at(at));
+    let name = decoded(database).filter(|name| !name.is_empty() && name.len() <= 63 && !name.contains('\0'));
+    let name = name.ok_or_else(|| Failure::bad(format!("{database:?} cannot be the name of a database")))?;
+    Ok((Some(name), rest))
+}
+
+async fn answer(call: Call, path: &str) -> Result<Response> {
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match segments.as_slice() {
+        ["_open", "auth"] => auth::open(call).await,
+        ["_api", "version"] => Ok(describe::version(&call)),
+        ["_api", "collection"] => describe::collections(&call).await,
+        ["_api", "replication", command] => match (*command, call.method == Method::PUT) {
+            ("server-id", _) => describe::server_id(&call).await,
+            ("logger-state", _) => describe::logger_state(&call).await,
+            ("logger-first-tick", _) => describe::first_tick(&call).await,
+            ("logger-tick-ranges", _) => describe::tick_ranges(&call).await,
+            ("logger-config", false) => describe::logger_config(&call).await,
+            ("logger-config", true) => Err(describe::fixed_config()),
+            ("logger-start", _) => describe::start(&call).await,
+            ("logger-stop", _) => Err(describe::no_stop()),
+            ("inventory", _) => describe::inventory(&call, false).await,
+            ("clusterInventory", _) => describe::inventory(&call, true).await,
+            ("batch", _) => read::begin_batch(&call).await,
+            ("dump", _) => read::dump(&call).await,
+            ("logger-follow", _) => read::follow(&call, crate::replication::Dialect::Logger).await,
+            _ => Err(unknown(path)),
+        },
+        ["_api", "replication", "batch", batch] => read::change_batch(&call, batch),
+        ["_api", "wal", "range"] => describe::wal_range(&call).await,
+        ["_api", "wal", "lastTick"] => describe::wal_last_tick(&call).await,
+        ["_api", "wal", "tail"] => read::follow(&call, crate::replication::Dialect::Wal).await,
+        ["_admin", "wal", "flush"] => describe::flush(&call).await,
+        ["_admin", "wal", "properties"] if call.method == Method::PUT => Err(describe::fixed_config()),
+        ["_admin", "wal", "properties"] => describe::wal_properties(&call).await,
+        ["_admin", "wal", "transactions"] => describe::wal_transactions(&call).await,
+        _ => Err(unknown(path)),
+    }
+}
+
+impl Call {
+    /// The log of the database.
+    fn id(&self) -> ChannelId {
+        ChannelId { database: self.database.clone(), channel: CHANNEL.to_owned() }
+    }
+
+    /// What is known of it, on a node that has data.
+    async fn log(&self) -> Result<Log> {
+        self.api.data_view().map_err(unavailable)?;
+        Log::read(self.api.feed().source(), &self.id()).await
+    }
+
+    /// Only the leader can do this.
+    fn leads(&self) -> Result<()> {
+        self.api.leader_view().map(|_| ()).map_err(unavailable)
+    }
+
+    fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        match self.query.get(name).map(str::to_ascii_lowercase).as_deref() {
+            None | Some("") => Ok(default),
+            Some("true" | "1" | "yes" | "on" | "y") => Ok(true),
+            Some("false" | "0" | "no" | "off" | "n") => Ok(false),
+            Some(text) => Err(Failure::bad(format!("{name} is {text:?}; expected true or false"))),
+        }
+    }
+
+    /// A number of 64 bits.
+    fn number(&self, name: &str) -> Result<Option<u64>> {
+        let Some(text) = self.query.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let number = digits.then(|| text.parse().ok()).flatten();
+        number
+            .map(Some)
+            .ok_or_else(|| Failure::bad(format!("{name} is {text:?}; expected a number from 0 on")))
+    }
+
+    /// Several databases at a time are not served.
+    fn not_global(&self) -> Result<()> {
+        match self.flag("global", false)? {
+            false => Ok(()),
+            true => Err(Failure::not_implemented(
+                "global=true is not served: each database has a log of its own. Ask for each of them, at \
+                 /_db/DATABASE/_api/…",
+            )),
+        }
+    }
+}
+
+fn json(value: &Value) -> Response {
+    with_body(200, JSON, value.to_string())
+}
+
+fn refuse(failure: &Failure) -> Response {
+    if failure.code == 500 {
+        tracing::error!("{}", failure.message);
+    }
+    with_body(failure.code, JSON, failure.body().to_string())
+}
+
+fn bad_request(refusal: Refusal) -> Failure {
+    Failure::bad(refusal.message())
+}
+
+fn bad_body(refusal: Refusal) -> Failure {
+    match refusal.status() {
+        400 => Failure::new(400, INVALID_JSON, format!("invalid JSON object: {}", refusal.message())),
+        status => Failure::new(status, status, refusal.message()),
+    }
+}
+
+/// This node cannot answer now, or is not the one that can. Clients that know other nodes go there.
+fn unavailable(refusal: Refusal) -> Failure {
+    Failure::new(503, 503, refusal.message())
+}
+
+fn unknown(path: &str) -> Failure {
+    Failure::new(404, 404, format!("unknown path '{path}'"))
+}
+
+/// The answer in this interface's words when no route took the request.
+pub(in crate::rest) fn unrouted(method: &Method, path: &str) -> Response {
+    if let Some(route) = Route::find(path) {
+        let allowed = route.methods().map(Method::as_str).collect::<Vec<_>>().join(", ");
+        let mut response =
+            refuse(&Failure::new(405, 405, format!("method {method} not supported, only {allowed}")));
+        if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+            response.headers_mut().insert(header::ALLOW, allowed);
+        }
+        return response;
+    }
+    let mut shorter = path;
+    while let Some((above, _)) = shorter.rsplit_once('/') {
+        if Route::find(above).is_some_and(|route| route.path.starts_with("/_")) {
+            let message = format!("superfluous URL suffices, expecting URL {above}");
+            return refuse(&Failure::new(400, SUPERFLUOUS_SUFFIX, message));
+        }
+        shorter = above;
+    }
+    if path.contains("/_api/replication/") {
+        return refuse(&Failure::bad("invalid command"));
+    }
+    refuse(&unknown(path))
+}

@@ -1,0 +1,160 @@
+//! Rows and changes: batches, dumps, the log.
+
+use super::{Call, json};
+use crate::replication::batches::{Asked, Dumped, TTL, TTL_MAX};
+use crate::replication::clients::Name;
+use crate::replication::tick::Tick;
+use crate::replication::{self, Dialect, Failure, Followed, Listed, Result, Wanted};
+use crate::rest::refusal::with_body;
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime};
+use warp::http::{HeaderName, HeaderValue, Method};
+use warp::reply::Response;
+
+const LINES: &str = "application/x-arango-dump; charset=utf-8";
+
+/// How many bytes an answer has, unless the client says so, and at most: it is held in memory.
+const CHUNK_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The longest text by which a client may describe itself.
+const INFO_MAX: usize = 128;
+
+pub(super) async fn begin_batch(call: &Call) -> Result<Response> {
+    call.leads()?;
+    let ttl = ttl(call)?;
+    let state = call.flag("state", false)?;
+    let log = call.log().await?;
+    if !log.is_running() {
+        return Err(Failure::no_logger(&call.database));
+    }
+    let (id, batch) = call.api.replication().batches.begin(call.id(), ttl).await?;
+    let mut answer = json!({"id": id.to_string(), "lastTick": batch.tick().to_string()});
+    if state {
+        answer["state"] = log.state()?;
+    }
+    Ok(json(&answer))
+}
+
+pub(super) fn change_batch(call: &Call, id: &str) -> Result<Response> {
+    call.leads()?;
+    let batches = &call.api.replication().batches;
+    match call.method {
+        Method::PUT => batches.renew(&call.id(), id, ttl(call)?)?,
+        _ => batches.end(&call.id(), id)?,
+    }
+    Ok(lines(Vec::new(), &[]))
+}
+
+fn ttl(call: &Call) -> Result<Duration> {
+    let body = call.body.as_ref().map_err(Clone::clone)?;
+    let seconds = match body.get("ttl") {
+        None | Some(Value::Null) => return Ok(TTL),
+        Some(value) => value.as_f64().filter(|seconds| *seconds > 0.0 && seconds.is_finite()),
+    };
+    let seconds = seconds.ok_or_else(|| Failure::bad("ttl must be a number of seconds above 0"))?;
+    Ok(Duration::from_secs_f64(seconds.min(TTL_MAX.as_secs_f64())))
+}
+
+fn chunk_bytes(call: &Call) -> Result<usize> {
+    match call.query.get("chunkSize") {
+        None | Some("" | "0") => Ok(CHUNK_BYTES),
+        // However many digits it has.
+        Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
+            Ok(text.parse().unwrap_or(usize::MAX).min(CHUNK_BYTES_MAX))
+        }
+        Some(text) => Err(Failure::bad(format!("chunkSize is {text:?}; expected a number of bytes"))),
+    }
+}
+
+pub(super) async fn dump(call: &Call) -> Result<Response> {
+    call.leads()?;
+    let need = |name: &str, what: &str| {
+        let value = call.query.get(name).filter(|value| !value.is_empty());
+        value.ok_or_else(|| Failure::bad(format!("parameter {name} is missing: {what}")))
+    };
+    let collection = need("collection", "the name or the id of a collection")?;
+    let batch = need("batchId", "the id of a batch; POST /_api/replication/batch begins one")?;
+    let (from, to) = (call.number("from")?, call.number("to")?.unwrap_or(u64::MAX));
+    if from.is_some_and(|from| from > to) {
+        return Err(Failure::bad(format!("from is above to ({to})")));
+    }
+    call.flag("includeSystem", true)?;
+    let asked = Asked { from, to, chunk_bytes: chunk_bytes(call)?, ticks: call.flag("ticks", true)? };
+    let (batches, id) = (&call.api.replication().batches, call.id());
+    let held = batches.find(&id, batch)?;
+    let named;
+    let collection = match collection.parse::<u64>() {
+        Ok(cid) if !held.has(collection) => {
+            let listed = Listed::all(&call.api.feed().source().table_details(&id).await?)?;
+            let found = listed.into_iter().find(|one| one.collection.cid == cid);
+            named = found.ok_or_else(|| Failure::no_collection(collection))?.collection.name;
+            named.as_str()
+        }
+        _ => collection,
+    };
+    let _place = call.api.reader_place().map_err(super::unavailable)?;
+    let Dumped { lines: bytes, last_included, more } = batches.dump(&id, batch, collection, asked).await?;
+    let last = last_included.unwrap_or(0).to_string();
+    Ok(lines(bytes, &[("checkmore", more.to_string()), ("lastincluded", last)]))
+}
+
+pub(super) async fn follow(call: &Call, dialect: Dialect) -> Result<Response> {
+    call.not_global()?;
+    call.flag("includeSystem", true)?;
+    let (from, to) = (tick(call, "from")?.unwrap_or_default(), tick(call, "to")?.unwrap_or(Tick::MAX));
+    if from > to || to == Tick(0) {
+        return Err(Failure::bad(format!("invalid from/to values: from {from}, to {to}")));
+    }
+    // What was looked at already and brought no line need not be looked at again.
+    let scanned = if dialect == Dialect::Wal { tick(call, "lastScanned")? } else { None };
+    let from = from.max(scanned.unwrap_or_default().min(to));
+    let wanted = Wanted { from, to, chunk_bytes: chunk_bytes(call)?, dialect };
+    let client = client(call)?;
+    let log = call.log().await?;
+    let _place = call.api.reader_place().map_err(super::unavailable)?;
+    let followed = replication::follow(call.api.feed(), &call.id(), &log, wanted).await?;
+    let Followed { lines: bytes, last_included, last_scanned, last, more, from_present } = followed;
+    if let Some(client) = client {
+        let served = last_included.unwrap_or(from);
+        call.api.replication().clients.served(&call.database, client, served, SystemTime::now());
+    }
+    let mut headers = vec![
+        ("active", log.is_running().to_string()),
+        ("checkmore", more.to_string()),
+        ("lastincluded", last_included.unwrap_or_default().to_string()),
+        ("lasttick", last.to_string()),
+        ("frompresent", from_present.to_string()),
+    ];
+    if dialect == Dialect::Wal {
+        headers.push(("lastscanned", last_scanned.to_string()));
+    }
+    Ok(lines(bytes, &headers))
+}
+
+fn tick(call: &Call, name: &str) -> Result<Option<Tick>> {
+    let Some(text) = call.query.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let tick = Tick::parse(text);
+    tick.map(Some)
+        .ok_or_else(|| Failure::bad(format!("{name} is {text:?}; expected a tick, a number of 64 bits")))
+}
+
+/// Who asks, if it says so.
+fn client(call: &Call) -> Result<Option<Name>> {
+    let (server, syncer) = (call.number("serverId")?.unwrap_or(0), call.number("syncerId")?.unwrap_or(0));
+    let info = call.query.get("clientInfo").unwrap_or_default().chars().take(INFO_MAX).collect();
+    Ok((server > 0 || syncer > 0).then_some(Name { server, syncer, info }))
+}
+
+/// Lines with the fields that say where they are; no content if there are none.
+fn lines(bytes: Vec<u8>, fields: &[(&str, String)]) -> Response {
+    let status = if bytes.is_empty() { 204 } else { 200 };
+    let mut response = with_body(status, LINES, bytes);
+    for (name, value) in fields {
+        let name = HeaderName::from_bytes(format!("x-arango-replication-{name}").as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
