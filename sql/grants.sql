@@ -200,6 +200,11 @@ GRANT EXECUTE ON FUNCTION quorum.flush_caches(text), quorum.count_import(text, t
     quorum.reset_config_versions(), quorum.delta_outcome(text, bigint, bigint, integer), quorum.end_load(integer),
     quorum.begin_load(integer, bigint, bigint), quorum.see_source(integer, bigint, bigint) TO quorum_admin;
 
+-- Who the neighbours are may be seen; changes go through the sidecar, which checks them and tells the neighbours.
+REVOKE ALL ON TABLE quorum.neighbour_self, quorum.neighbour_route, quorum.neighbour, quorum.neighbour_table FROM PUBLIC;
+GRANT SELECT ON TABLE quorum.neighbour_route, quorum.neighbour, quorum.neighbour_table TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.neighbours() TO quorum_reader, quorum_admin;
+
 CREATE EVENT TRIGGER pgquorum_ddl ON ddl_command_end EXECUTE FUNCTION quorum.after_ddl();
 ALTER EVENT TRIGGER pgquorum_ddl ENABLE ALWAYS;
 CREATE EVENT TRIGGER pgquorum_drop ON sql_drop EXECUTE FUNCTION quorum.after_drop();

@@ -74,6 +74,7 @@ extension_sql_file!(
     requires = ["subscribe", "versions"]
 );
 extension_sql_file!("../../sql/delta.sql", name = "delta", requires = ["following"]);
+extension_sql_file!("../../sql/neighbours.sql", name = "neighbours", requires = ["following"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]

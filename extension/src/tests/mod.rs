@@ -9,6 +9,7 @@ mod feed;
 #[cfg(test)]
 mod learning;
 mod lease;
+mod neighbours;
 mod privileges;
 mod read;
 mod readonly;

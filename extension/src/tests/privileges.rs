@@ -35,8 +35,9 @@ mod tests {
             "admits_clients applied_index changes channel_ends channel_id channel_sequences \
              delta_state dump_start \
              explain_readonly find_position info is_leader key_number leader lease map \
-             origin_name read_log read_packed row_version_of served_statements statement_hash \
-             statements_here statements_state unread_since wait wal_position weak_commits who_wins"
+             neighbours origin_name read_log read_packed row_version_of served_statements \
+             statement_hash statements_here statements_state unread_since wait wal_position \
+             weak_commits who_wins"
         );
         Spi::run("SET LOCAL ROLE quorum_reader").expect("the role is taken");
         for sql in [
@@ -66,8 +67,8 @@ mod tests {
              delta_outcome delta_state drop_channel drop_follower drop_rejected drop_versions \
              dump_start enable_subscription end_load explain_readonly find_position flush_caches \
              forget_statements info is_leader keep_versions key_number leader lease lease_renew \
-             lease_revoke map mark_unsent merge_statements move_follower open_epoch origin_name \
-             origin_number prune purge read_log read_packed register_follower reload \
+             lease_revoke map mark_unsent merge_statements move_follower neighbours open_epoch \
+             origin_name origin_number prune purge read_log read_packed register_follower reload \
              report_subscription report_table reset_config_versions resume_table retry_rejected \
              row_version_of see_source served_statements set_leader_hint set_origin_name \
              set_table_policy statement_hash statements_here statements_state subscribe \
