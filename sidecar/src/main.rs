@@ -8,6 +8,7 @@ mod feed;
 mod follow;
 mod handle;
 mod login;
+mod operations;
 mod peer;
 mod postgres;
 mod registry;

@@ -143,7 +143,7 @@ fn kind_of(state: &SqlState, message: &str) -> Kind {
         "3F000" | "42883" | "42P01" if ours => Kind::NoExtension,
         "3F000" | "42P01" => Kind::UnknownTable,
         "42703" => Kind::UnknownColumn,
-        "42710" => Kind::AlreadyExists,
+        "42710" | "42P04" => Kind::AlreadyExists,
         "3D000" => Kind::UnknownDatabase,
         "XX001" | "XX002" => Kind::RecordBroken,
         "25006" => Kind::ReadOnly,

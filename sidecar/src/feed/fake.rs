@@ -1,6 +1,7 @@
 //! A database for tests: database `postgres` with channel `shop`, whose log is in memory.
 
 mod answers;
+mod neighbours;
 mod reading;
 mod snapshots;
 
@@ -10,7 +11,7 @@ use super::source::{Call, ChannelId, LAST};
 use pgquorum_change::{Chunk, Chunker, Encoder, Header, Old, Op};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;

@@ -1,7 +1,7 @@
 //! Sessions in the server beside this node: few, shared, and none kept in a database that nobody asks for.
 
 use super::error::{FeedError, Kind, Result};
-use super::server::{ONLY_READ, within};
+use super::server::{ONLY_READ, said, within};
 use crate::postgres::{ConnectError, Manner, PostgresConfig, Session};
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -171,6 +171,18 @@ impl Pool {
         Ok(Taken { session, database: database.to_owned(), shared, _turn: turn })
     }
 
+    /// A session in a database where the extension need not be, to put it there. It is not kept.
+    ///
+    /// # Errors
+    /// As [`Pool::take`].
+    pub async fn take_bare(&self, database: &str) -> Result<Taken> {
+        let turn = turn(&self.changing).await.ok_or_else(|| busy(Purpose::Change))?;
+        let session = self.connect(database, Purpose::Change).await?;
+        let settings = format!("{SETTINGS}{SEARCH_PATH}");
+        within(SETTINGS_DEADLINE, ONLY_READ, said(session.batch_execute(&settings))).await?;
+        Ok(Taken { session, database: database.to_owned(), shared: false, _turn: turn })
+    }
+
     /// Takes the session back after a request, whatever came of it.
     ///
     /// A backend that is not done when the time is up may stay so (a commit waits for standbys whether its client is there
@@ -236,10 +248,12 @@ impl Pool {
     }
 }
 
-/// Values are written as in the log; a backend whose reader went away ends within a second.
+/// Values are written as in the log; a backend whose reader went away ends within a second. Passwords come as parameters,
+/// and must not be logged, whatever the server logs.
 const SETTINGS: &str = "SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
                         SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; \
-                        SET client_connection_check_interval = '1s'; ";
+                        SET client_connection_check_interval = '1s'; SET log_parameter_max_length = 0; \
+                        SET log_parameter_max_length_on_error = 0; ";
 /// No name that is looked up with a superuser's rights may be one that somebody else made.
 const SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
 /// Also where the extension is not, there may be objects of its names, made by anybody.

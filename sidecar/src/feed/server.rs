@@ -61,6 +61,9 @@ const FIND: &str = "SELECT epoch, tick FROM quorum.find_position($1, $2)";
 /// In the list, not behind FROM: there all rows would be read before the first one is sent.
 const READ: &str = "SELECT quorum.read_packed($1, $2, $3)";
 
+const HAS_DATABASE: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database d WHERE d.datname = $1)";
+const MAKE_EXTENSION: &str = "CREATE EXTENSION IF NOT EXISTS pgquorum";
+
 /// The server itself ends a statement after 20 s. But it does not count the wait for standbys at a commit, and one that
 /// is stopped or cut off from its disk ends nothing: these are limits on this side, a little later.
 const READ_DEADLINE: Duration = Duration::from_secs(22);
@@ -143,6 +146,26 @@ impl Server {
         let row = within(CHANGE_DEADLINE, CHANGE_UNKNOWN, called).await;
         let result: Option<String> = column(&self.pool.done(session, row)?, 0)?;
         Ok(result.unwrap_or_default())
+    }
+
+    async fn make_database(&self, database: &str) -> Result<()> {
+        let create = format!("CREATE DATABASE \"{}\"", database.replace('"', "\"\""));
+        {
+            let session = self.pool.take_bare(self.pool.default_database()).await?;
+            let values: [Parameter; 1] = [(&database, Type::TEXT)];
+            let row = within(READ_DEADLINE, ONLY_READ, said(session.query_typed_one(HAS_DATABASE, &values)));
+            if !column::<bool>(&row.await?, 0)? {
+                let made = within(CHANGE_DEADLINE, CHANGE_UNKNOWN, said(session.batch_execute(&create)));
+                match made.await {
+                    Ok(()) => tracing::info!(database, "a database was made, because another cluster has it"),
+                    // Somebody else was faster.
+                    Err(error) if error.kind == Kind::AlreadyExists => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let session = self.pool.take_bare(database).await?;
+        within(CHANGE_DEADLINE, CHANGE_UNKNOWN, said(session.batch_execute(MAKE_EXTENSION))).await
     }
 
     async fn hold_snapshot(&self, id: &ChannelId, tables: &[String]) -> Result<Box<dyn Snapshot>> {
@@ -258,6 +281,10 @@ impl Source for Server {
 
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String> {
         Box::pin(self.carry_out(database, call))
+    }
+
+    fn create_database<'a>(&'a self, database: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.make_database(database))
     }
 
     fn dump<'a>(&'a self, id: &'a ChannelId, tables: &'a [String]) -> Answer<'a, Box<dyn Snapshot>> {

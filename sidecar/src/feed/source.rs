@@ -259,6 +259,8 @@ pub trait Source: Send + Sync + 'static {
     fn ask<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, Value>;
     /// Carries out a change, on the leader only; the function's result as text.
     fn call<'a>(&'a self, database: &'a str, call: Call) -> Answer<'a, String>;
+    /// Makes the database, and the extension in it, where they are not there yet; on the leader only.
+    fn create_database<'a>(&'a self, database: &'a str) -> Answer<'a, ()>;
     /// One snapshot for these tables, or for all of the channel if none is named; on the leader only.
     fn dump<'a>(&'a self, id: &'a ChannelId, tables: &'a [String]) -> Answer<'a, Box<dyn Snapshot>>;
     /// The same for several readers at the same time.

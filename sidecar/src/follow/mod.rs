@@ -40,13 +40,11 @@ mod wire;
 
 pub use director::tick;
 pub use overseer::oversee;
-#[cfg(test)]
-pub use source::Source;
-#[cfg(test)]
-pub use subscription::TableName;
 pub use {
     board::Board,
     remote::Remote,
-    subscription::Subscription,
+    source::Source,
+    subscription::{Subscription, TableName},
     trouble::{Kind, Trouble},
+    wire::{Base, Wire},
 };

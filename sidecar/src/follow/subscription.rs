@@ -1,7 +1,7 @@
 //! A subscription as the target's table has it.
 
 use super::trouble::{Result, Trouble};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What a subscription says. Two that are equal are followed in the same way.
@@ -57,7 +57,7 @@ impl Subscription {
 }
 
 /// A table's name, at the source and here.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TableName {
     pub schema: String,
     pub table: String,

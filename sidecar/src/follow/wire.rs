@@ -53,6 +53,10 @@ impl Base {
         Base::parse(&format!("{}://{address}", if self.https { "https" } else { "http" }))
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     fn authority(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)

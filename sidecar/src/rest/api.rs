@@ -8,6 +8,7 @@ use crate::clock;
 use crate::feed::{Feed, Source};
 use crate::handle::Handle;
 use crate::login::Logins;
+use crate::operations::Turns;
 use crate::registry::Registrar;
 use crate::replication::Replication;
 use crate::statements::Statements;
@@ -16,6 +17,7 @@ use pgquorum_agent::standing::Outcast;
 use pgquorum_agent::types::Millis;
 use pgquorum_agent::view::View;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use warp::filters::BoxedFilter;
 use warp::{Filter, http::Method};
@@ -53,6 +55,8 @@ struct Inner {
     syncing: Arc<Mutex<()>>,
     registrar: Arc<Registrar>,
     fan_outs: Arc<Semaphore>,
+    operations: Turns,
+    started: Instant,
     stopping: watch::Receiver<bool>,
 }
 
@@ -73,6 +77,7 @@ impl Api {
         let logins = Arc::new(logins);
         let (registrar, fan_outs) = (Registrar::start(handle.clone()), places(FAN_OUTS_MAX));
         let syncing = Arc::default();
+        let (operations, started) = (Turns::default(), Instant::now());
         let inner = Inner {
             handle,
             logins,
@@ -86,6 +91,8 @@ impl Api {
             syncing,
             registrar,
             fan_outs,
+            operations,
+            started,
             stopping,
         };
         Api { inner: Arc::new(inner) }
@@ -132,6 +139,15 @@ impl Api {
             );
             Refusal::new(503, "too_many_requests_to_all", message)
         })
+    }
+
+    pub(super) fn operations(&self) -> &Turns {
+        &self.inner.operations
+    }
+
+    /// How long this sidecar runs.
+    pub(super) fn uptime(&self) -> Duration {
+        self.inner.started.elapsed()
     }
 
     /// `http` or `https`: how the nodes of this cluster are reached.

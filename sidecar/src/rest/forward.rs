@@ -30,6 +30,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(25);
 const BEGIN_DEADLINE: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 
+/// The same for an operation, which may have to ask other clusters.
+const OPERATION_DEADLINE: Duration = Duration::from_secs(120);
+
 /// The longest answer that is passed on: what a worker has applied may be long.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -79,7 +82,27 @@ impl Forward {
         from: NodeId,
         deadline: Duration,
     ) -> Result<Response, Refusal> {
-        match tokio::time::timeout(deadline, self.exchange(leader, path, from)).await {
+        self.passed(leader, deadline, self.exchange(leader, path, from, String::new())).await
+    }
+
+    /// The same with a body, for what may take long.
+    pub(super) async fn pass_on(
+        &self,
+        leader: SocketAddr,
+        path: &str,
+        from: NodeId,
+        body: String,
+    ) -> Result<Response, Refusal> {
+        self.passed(leader, OPERATION_DEADLINE, self.exchange(leader, path, from, body)).await
+    }
+
+    async fn passed(
+        &self,
+        leader: SocketAddr,
+        deadline: Duration,
+        asked: impl Future<Output = Result<Response, Failure>>,
+    ) -> Result<Response, Refusal> {
+        match tokio::time::timeout(deadline, asked).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 tracing::warn!(%leader, error, "could not pass a request on to the leader");
@@ -128,7 +151,7 @@ impl Forward {
     pub(super) async fn hold(&self, leader: SocketAddr, path: &str, from: NodeId) -> Result<(), Failure> {
         let stream = self.connect(leader).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = self.request(Method::GET, leader, path, from)?;
+        let request = self.request(Method::GET, leader, path, from, String::new())?;
         let reading = async {
             let asked = tokio::time::timeout(BEGIN_DEADLINE, sender.send_request(request)).await;
             let response = asked.map_err(|_| "no answer in 10 s")??;
@@ -165,8 +188,14 @@ impl Forward {
         tokio::time::timeout(CONNECT_DEADLINE, connect).await.map_err(|_| "no connection in 3 s")?
     }
 
-    async fn exchange(&self, leader: SocketAddr, path: &str, from: NodeId) -> Result<Response, Failure> {
-        let request = self.request(Method::POST, leader, path, from)?;
+    async fn exchange(
+        &self,
+        leader: SocketAddr,
+        path: &str,
+        from: NodeId,
+        body: String,
+    ) -> Result<Response, Failure> {
+        let request = self.request(Method::POST, leader, path, from, body)?;
         let (status, body) = self.answer(leader, request, ANSWER_BYTES_MAX).await?;
         Ok(with_body(status, "application/json", String::from_utf8(body.into())?))
     }
@@ -199,12 +228,16 @@ impl Forward {
         leader: SocketAddr,
         path: &str,
         from: NodeId,
+        body: String,
     ) -> Result<Request<Full<Bytes>>, Failure> {
         let mut request = between_nodes(method, leader, path, from);
         if let Some(login) = self.own_login() {
             request = request.header(header::AUTHORIZATION, login);
         }
-        Ok(request.body(Full::default())?)
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        Ok(request.body(Full::new(Bytes::from(body)))?)
     }
 }
 

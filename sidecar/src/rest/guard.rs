@@ -8,13 +8,20 @@ use super::table::{Need, Rule, rule};
 use super::unrouted;
 use crate::login::grant::Granted;
 use crate::login::{Caller, Denied, Logins, list};
+use crate::operations::NAMES;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Body;
 use pgquorum_agent::users::Users;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use warp::http::{HeaderMap, Method, Request, header};
 use warp::reply::Response;
+
+/// How much of a request that is refused is read, and for how long, to name in the refusal what it asks for.
+const FORBIDDEN_BYTES_MAX: usize = 64 * 1024;
+const FORBIDDEN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What routes of the registry are told of who asks.
 #[derive(Clone)]
@@ -51,12 +58,15 @@ impl Guard {
     }
 
     /// The answer of the routes to a request, or a refusal.
-    pub(super) async fn answer<I, F: Future<Output = Response>>(
+    pub(super) async fn answer<I: Body, F: Future<Output = Response>>(
         &self,
         mut request: Request<I>,
         from: SocketAddr,
         route: impl FnOnce(Request<I>) -> F,
-    ) -> GuardedResponse {
+    ) -> GuardedResponse
+    where
+        I::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let Rule { need, interface, served } = rule(request.method(), request.uri().path());
         match self.admit(need, request.method(), request.headers(), from).await {
             Ok(caller) => {
@@ -77,6 +87,12 @@ impl Guard {
             }
             Err(why) => {
                 let own_page = request.headers().get("sec-fetch-mode").is_some_and(|mode| mode != "navigate");
+                let why = match why {
+                    Why::Forbidden { .. } if interface == Interface::Operations => {
+                        operation(&why, request).await
+                    }
+                    why => why,
+                };
                 interface.refuse(&why, !own_page).map(Guarded::new)
             }
         }
@@ -149,6 +165,30 @@ fn permitted(caller: &Caller, need: Need, users: &Users) -> Result<(), Why> {
         Some(user) if need.allows(&user.roles) => Ok(()),
         Some(_) => Err(Why::Forbidden { user: name.clone(), roles: list(&need.roles()) }),
         None => Err(Why::WrongLogin { users: true }),
+    }
+}
+
+/// Names the operation that a user may not have carried out, if it is one: clients show that.
+async fn operation<I: Body>(why: &Why, request: Request<I>) -> Why
+where
+    I::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let body = Limited::new(request.into_body(), FORBIDDEN_BYTES_MAX).collect();
+    let bytes = tokio::time::timeout(FORBIDDEN_DEADLINE, body).await.ok().and_then(Result::ok);
+    let body = bytes.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes.to_bytes()).ok());
+    let name = body.as_ref().and_then(|body| body["operation"].as_str());
+    match name.filter(|name| NAMES.contains(name)) {
+        None => why.clone(),
+        Some(name) => {
+            let mut words = name.split('_');
+            let mut function = words.next().unwrap_or_default().to_owned();
+            for word in words {
+                let (first, rest) = word.split_at(1);
+                function.push_str(&first.to_uppercase());
+                function.push_str(rest);
+            }
+            Why::OperationForbidden { function }
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) enum Why {
     Outdated,
     /// The user may not do this; these roles may.
     Forbidden { user: String, roles: String },
+    /// The same of an operation, by the name of the function that would carry it out.
+    OperationForbidden { function: String },
     /// It was wrong too often.
     TooOften { seconds: u64 },
     /// Too many passwords are being verified.
@@ -56,7 +58,7 @@ impl Why {
     fn status(&self) -> u16 {
         match self {
             Why::NoLogin { .. } | Why::WrongLogin { .. } | Why::Outdated => 401,
-            Why::Forbidden { .. } | Why::ForeignOrigin => 403,
+            Why::Forbidden { .. } | Why::OperationForbidden { .. } | Why::ForeignOrigin => 403,
             Why::TooOften { .. } => 429,
             Why::Busy => 503,
         }
@@ -67,7 +69,7 @@ impl Why {
             Why::NoLogin { users: false } | Why::WrongLogin { users: false } => "token_required",
             Why::NoLogin { users: true } => "login_required",
             Why::WrongLogin { users: true } | Why::Outdated => "login_failed",
-            Why::Forbidden { .. } => "forbidden",
+            Why::Forbidden { .. } | Why::OperationForbidden { .. } => "forbidden",
             Why::TooOften { .. } => "too_many_failures",
             Why::Busy => "busy",
             Why::ForeignOrigin => "foreign_origin",
@@ -82,6 +84,9 @@ impl Why {
             Why::Outdated => OUTDATED.to_owned(),
             Why::Forbidden { user, roles } => {
                 format!("user {user} may not do this; it needs one of the roles {roles}")
+            }
+            Why::OperationForbidden { function } => {
+                format!("Operation '{function}' is restricted to 'super_user' roles")
             }
             Why::TooOften { seconds } => {
                 format!("too many logins failed; the next one is looked at in {seconds} s")
@@ -156,11 +161,16 @@ fn operations(why: &Why) -> Value {
     match why {
         Why::NoLogin { .. } => json!({"error": "Must login"}),
         Why::WrongLogin { .. } | Why::Outdated => json!({"error": "Login failed"}),
-        Why::Forbidden { .. } => json!({
-            "error": "This operation is not authorized due to role restrictions and/or invalid database items",
-            "unauthorized_access": ["This operation is restricted to 'super_user' roles"],
-            "invalid_schema_items": [],
-        }),
+        Why::Forbidden { .. } => unauthorized("This operation is restricted to 'super_user' roles"),
+        Why::OperationForbidden { .. } => unauthorized(&why.message()),
         Why::TooOften { .. } | Why::Busy | Why::ForeignOrigin => json!({"error": why.message()}),
     }
+}
+
+fn unauthorized(what: &str) -> Value {
+    json!({
+        "error": "This operation is not authorized due to role restrictions and/or invalid database items",
+        "unauthorized_access": [what],
+        "invalid_schema_items": [],
+    })
 }

@@ -68,6 +68,7 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::conflicts::routes(api),
         routes::subscriptions::routes(api),
         routes::delta::routes(api),
+        routes::operations::routes(api),
         routes::events::routes(api),
         routes::rpc::routes(api),
         routes::metrics::routes(api),

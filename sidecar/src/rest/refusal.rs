@@ -61,6 +61,10 @@ impl Refusal {
         self.status
     }
 
+    pub(super) fn code(&self) -> &str {
+        &self.code
+    }
+
     pub(super) fn message(&self) -> &str {
         &self.message
     }
@@ -80,14 +84,6 @@ impl Refusal {
     pub(super) fn with_status(mut self, map: impl Fn(u16) -> u16) -> Refusal {
         self.status = map(self.status);
         self
-    }
-
-    pub(super) fn status(&self) -> u16 {
-        self.status
-    }
-
-    pub(super) fn message(&self) -> &str {
-        &self.message
     }
 
     pub(super) fn into_response(mut self) -> Response {

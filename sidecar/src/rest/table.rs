@@ -106,7 +106,17 @@ const LOG_IN: &[Verb] = &[(Method::POST, Need::Open)];
 
 pub(super) const ROUTES: &[Route] = &[
     route("/is-leader", PROBE),
-    route("/", PROBE),
+    // What load balancers ask; and the operations interface, whose users log in in its own words.
+    Route {
+        path: "/",
+        verbs: &[
+            (Method::GET, Need::Open),
+            (Method::HEAD, Need::Open),
+            (Method::OPTIONS, Need::Open),
+            (Method::POST, ADMIN),
+        ],
+        interface: Interface::Operations,
+    },
     route("/primary", PROBE),
     route("/master", PROBE),
     route("/read-write", PROBE),
@@ -319,10 +329,6 @@ pub(super) fn rule(method: &Method, path: &str) -> Rule {
     if let Some(route) = Route::find(path) {
         if let Some((_, need)) = route.verbs.iter().find(|(known, _)| known == method) {
             return Rule { need: *need, interface: route.interface, served: true };
-        }
-        // The operations interface shares a health check's path.
-        if route.path == "/" && *method == Method::POST {
-            return unserved(ADMIN, Interface::Operations);
         }
         // A method that the path does not know. Who may look at an open path may know that, too.
         let open = route.verbs.iter().any(|(_, need)| *need == Need::Open);

@@ -4,7 +4,7 @@ use super::super::error::{FeedError, Kind};
 use super::super::position::Position;
 use super::super::schemas;
 use super::super::source::{Answer, Call, ChannelId, DumpTable, Rows, Shared, SharedTable, Snapshot, Source};
-use super::{Fake, is_known, schema, snapshots};
+use super::{Fake, is_known, neighbours, schema, snapshots};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -175,11 +175,16 @@ impl Source for Fake {
             } else if call.function.ends_with("follower") && !text("name").contains("cache") {
                 return Err(FeedError::new(Kind::UnknownChannel, "there is no such follower"));
             }
+            let answer = neighbours::answer(call.function);
             self.calls.lock().unwrap().push((database.to_owned(), call));
             let later = self.later.lock().unwrap().take();
             self.says.lock().unwrap().extend(later);
-            Ok(String::new())
+            Ok(answer)
         })
+    }
+
+    fn create_database<'a>(&'a self, database: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move { self.admit(database) })
     }
 
     fn dump<'a>(&'a self, id: &'a ChannelId, _tables: &'a [String]) -> Answer<'a, Box<dyn Snapshot>> {

@@ -9,6 +9,7 @@ mod channels;
 mod checks;
 mod delta;
 mod followers_and_dumps;
+mod operations;
 mod readonly;
 mod reads;
 mod registry;

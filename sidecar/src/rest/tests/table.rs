@@ -71,7 +71,7 @@ async fn every_route_of_the_table_answers_and_nothing_else_does() {
         assert_eq!(answer.status, expected, "{path}");
     }
     assert_eq!(served.send("GET /nothing", &key, "").await.code(), "no_such_route");
-    assert_eq!(served.send("POST /", &key, "{}").await.code(), "method_not_allowed");
+    assert_eq!(served.send("PUT /", &key, "{}").await.code(), "method_not_allowed");
 }
 
 #[test]

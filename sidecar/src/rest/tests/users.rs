@@ -197,7 +197,13 @@ async fn each_interface_refuses_in_its_own_words() {
     assert_eq!(status, 403);
     assert!(body["error"].as_str().unwrap().starts_with("This operation is not authorized"));
     assert!(body["unauthorized_access"].is_array() && body["invalid_schema_items"] == json!([]));
-    assert_eq!(ask("POST /", &mighty).await.0, 405);
+    let body = json!({"operation": "cluster_set_routes"}).to_string();
+    let named = served.send("POST /", &[&reader], &body).await;
+    assert_eq!(
+        (named.status, &named.json()["unauthorized_access"]),
+        (403, &json!(["Operation 'clusterSetRoutes' is restricted to 'super_user' roles"]))
+    );
+    assert_eq!(ask("POST /", &mighty).await, (400, json!({"error": "Invalid JSON."})));
 
     for (line, status) in [("GET /_api/replication/logger-state", 200), ("GET /_db/shop/_api/wal/tail", 404)]
     {

@@ -160,14 +160,16 @@ fn described(seen: &Seen) -> BTreeSet<Answer> {
     let Yaml::Hash(paths) = &documents[0]["paths"] else { panic!("no paths") };
     let mut all = BTreeSet::new();
     // Interfaces with bodies and statuses of their own have scenarios of their own.
-    let own =
-        |path: &Yaml| path.as_str().is_some_and(|path| path.contains("/rest/v5/") || path.starts_with("/_"));
-    for (path, item) in paths.iter().filter(|(path, _)| !own(path)) {
-        for method in ["get", "post", "patch", "put", "delete"] {
+    let own = |path: &str, method| {
+        path.contains("/rest/v5/") || path.starts_with("/_") || (path, method) == ("/", "post")
+    };
+    for (path, item) in paths {
+        let path = path.as_str().expect("a path");
+        for method in ["get", "post", "patch", "put", "delete"].into_iter().filter(|one| !own(path, one)) {
             let Yaml::Hash(responses) = &item[method]["responses"] else { continue };
             for status in responses.keys() {
                 let status = status.as_str().and_then(|s| s.parse().ok()).expect("a status");
-                all.insert((method.to_uppercase(), path.as_str().expect("a path").to_owned(), status));
+                all.insert((method.to_uppercase(), path.to_owned(), status));
             }
         }
     }
