@@ -54,6 +54,8 @@ mod lost_transactions;
 mod made_up_names;
 mod membership;
 mod network;
+mod operations;
+mod operations_login;
 mod partitioned_standby;
 mod phantom_commits;
 mod readonly_bad_input;
