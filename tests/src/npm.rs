@@ -13,7 +13,7 @@ pub struct NpmServer {
     child: Child,
 }
 
-/// Where `.ci/npm` puts the packages: beside what cargo builds.
+/// Where `.ci/clients` puts the packages: beside what cargo builds.
 fn packages() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let target = own.ancestors().nth(3).unwrap_or(Path::new("target"));

@@ -102,7 +102,7 @@ fn clusters_share_a_user_and_a_client_of_old_works() {
         .output()
         .unwrap_or_else(|e| panic!("{python}: {e}"));
     let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{said} (the package harperdb comes with `make setup`)");
+    assert!(out.status.success(), "{said} (the package harperdb comes with `make test`)");
     let text = String::from_utf8_lossy(&out.stdout);
     let said: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(said.len(), 7, "{text}");

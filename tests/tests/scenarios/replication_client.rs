@@ -7,14 +7,14 @@ use std::process::Command;
 const CLIENT: &str = include_str!("../../data/replication_client.py");
 const PASSWORD: &str = "correct horse battery";
 
-/// Where `make setup` installs it.
+/// Where `make test` puts it.
 fn packages() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let target = target.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").into());
     let packages = target.join("python");
     assert!(
         packages.join("arango").is_dir(),
-        "python-arango is not in {}: run `make setup`",
+        "python-arango is not in {}: run `make test`",
         packages.display()
     );
     packages
