@@ -2,14 +2,14 @@
 
 use super::copy_text::RowWriter;
 use super::error::{FeedError, Kind, Result};
-use super::outlet::Outlet;
+use super::outlet::{FULL_BYTES, Outlet};
 use super::pool::Taken;
 use super::position::Position;
 use super::schemas;
 use super::server::{ONLY_READ, column, within};
 use super::source::{Answer, ChannelId, DumpTable, Snapshot};
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use pgquorum_change::json;
 use std::io::Write;
 use std::pin::Pin;
@@ -228,8 +228,15 @@ impl Copied {
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
-        let next = tokio::time::timeout(ROW_DEADLINE, self.0.as_mut().try_next()).await;
-        next.map_err(|_| no_row())?.map_err(|error| FeedError::from_database(&error))
+        // Most rows are there already: for them no clock is read.
+        let next = match self.0.as_mut().try_next().now_or_never() {
+            Some(next) => next,
+            None => {
+                let next = tokio::time::timeout(ROW_DEADLINE, self.0.as_mut().try_next()).await;
+                next.map_err(|_| no_row())?
+            }
+        };
+        next.map_err(|error| FeedError::from_database(&error))
     }
 }
 
@@ -310,6 +317,9 @@ fn label(out: &mut Vec<u8>, kind: &str, table: &DumpTable) {
 }
 
 pub(super) async fn send(out: &mut Outlet, all: bool) -> Result<()> {
+    if !all && out.buffer().len() < FULL_BYTES {
+        return Ok(());
+    }
     let sent = async { if all { out.flush().await } else { out.flush_full().await } };
     match tokio::time::timeout(CLIENT_PATIENCE, sent).await {
         Ok(true) => Ok(()),
