@@ -121,15 +121,14 @@ pub struct Logins {
 
 impl Logins {
     pub fn new(keys: Vec<Arc<str>>, required: bool) -> Logins {
-        // The last one is the key of the cluster, if it has one.
-        let sessions = Sessions::new(keys.last());
+        let sessions = Sessions::new(None);
         let (cache, runs, failures) = (Cache::default(), Runs::default(), Mutex::default());
         Logins { keys, required, grants: None, sessions, cache, runs, failures }
     }
 
     /// The same, with tokens for a while under the key of a cluster.
     pub fn with_grants(self, cluster_key: Option<&str>) -> Logins {
-        Logins { grants: cluster_key.map(Grants::new), ..self }
+        Logins { grants: cluster_key.map(Grants::new), sessions: Sessions::new(cluster_key), ..self }
     }
 
     pub fn grants(&self) -> Option<&Grants> {

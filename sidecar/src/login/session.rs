@@ -10,7 +10,6 @@ use hmac::{Hmac, Mac};
 use pgquorum_agent::users::{Secret, Users};
 use serde_json::{Value, json};
 use sha2::Sha256;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// For how long it is good.
@@ -25,7 +24,7 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// With a key that follows from what the nodes have in common; where they have nothing, of this process alone.
-    pub(super) fn new(common: Option<&Arc<str>>) -> Sessions {
+    pub(super) fn new(common: Option<&str>) -> Sessions {
         let Some(common) = common else { return Sessions { key: rand::random() } };
         let mut mac = Hmac::<Sha256>::new_from_slice(common.as_bytes()).expect("any length will do");
         mac.update(PURPOSE);
@@ -81,8 +80,7 @@ mod tests {
 
     #[test]
     fn a_token_is_good_for_its_user_and_password_until_its_end() {
-        let common: Arc<str> = "key".into();
-        let (sessions, now) = (Sessions::new(Some(&common)), SystemTime::now());
+        let (sessions, now) = (Sessions::new(Some("key")), SystemTime::now());
         let token = sessions.issue("bob", &Secret::new("hash"), now);
         let holder = |sessions: &Sessions, hash: &str, token: &str, later: Duration| {
             sessions.holder(&users(hash), token, now + later).map(|(name, _)| name)
@@ -90,7 +88,7 @@ mod tests {
         let (none, end) = (Duration::ZERO, LIFETIME);
         assert_eq!(holder(&sessions, "hash", &token, none).as_deref(), Some("bob"));
         // Another node has the same key.
-        assert_eq!(holder(&Sessions::new(Some(&common)), "hash", &token, none).as_deref(), Some("bob"));
+        assert_eq!(holder(&Sessions::new(Some("key")), "hash", &token, none).as_deref(), Some("bob"));
         assert_eq!(holder(&Sessions::new(None), "hash", &token, none), None);
         assert_eq!(holder(&sessions, "another", &token, none), None);
         assert_eq!(holder(&sessions, "hash", &token, end), None);

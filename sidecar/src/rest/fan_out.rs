@@ -31,10 +31,15 @@ const TIMEOUT_MS_MAX: u64 = 60_000;
 /// The longest answer of a node that is read.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// Routes that are for one node at a time: their answers do not end, or are as long as a table; or they are this one.
-const NOT_FOR_ALL: [&str; 5] = [
+/// Routes that are for one node at a time: their answers do not end, or are as long as a table; whoever tries passwords there is
+/// counted by his address, which is not that of a node; or they are this one.
+const NOT_FOR_ALL: [&str; 9] = [
     "/cluster/request",
     "/cluster/token",
+    "/_open/auth",
+    "/_db/{database}/_open/auth",
+    "/_api/replication/dump",
+    "/_db/{database}/_api/replication/dump",
     "/channels/{channel}/stream",
     "/channels/{channel}/dump",
     "/channels/{channel}/copies/{copy}/{table}",
