@@ -21,6 +21,8 @@ pub struct Plan {
     pub within: Duration,
     /// The peers take part in one round of so many: what they cost is many times the noise.
     pub peers_every: usize,
+    /// Likewise what no mark is about.
+    pub others_every: usize,
     pub slice: Duration,
     pub clients: usize,
     /// Further arguments of pgbench.
@@ -75,8 +77,12 @@ pub fn measure(name: &str, fleet: &mut Fleet, plan: &Plan) -> Vec<Figures> {
         // Who goes first changes, so that what grows with time hits all.
         for at in (0..count).map(|i| (i + round) % count) {
             let system = &mut fleet.systems[at];
-            let is_peer = matches!(system.kind, Kind::Trigger | Kind::Wal2json);
-            if !is_peer || round.is_multiple_of(plan.peers_every) {
+            let every = match system.kind {
+                Kind::Trigger | Kind::Wal2json => plan.peers_every,
+                Kind::Default | Kind::Idle => plan.others_every,
+                Kind::Plain | Kind::Control | Kind::Captured => 1,
+            };
+            if round.is_multiple_of(every) {
                 slices[at] = Some(slice(system, &loads[at], plan.slice, round < plan.wal_rounds));
             }
         }

@@ -17,8 +17,12 @@ pub enum Kind {
     Plain,
     /// Another one. Its ratio to the first would be 1 if measuring were exact.
     Control,
-    /// This extension; nobody reads.
+    /// This extension captures, and does nothing else: it learns no statements. Nobody reads.
     Captured,
+    /// The same with default settings, so statements are learned, too.
+    Default,
+    /// Row triggers that do nothing on the same tables: what no capture by triggers can be cheaper than.
+    Idle,
     /// A row trigger in PL/pgSQL that keeps old and new row as jsonb.
     Trigger,
     /// A logical slot whose changes `pg_recvlogical` writes to /dev/null.
@@ -31,6 +35,8 @@ impl Kind {
             Kind::Plain => "plain",
             Kind::Control => "control",
             Kind::Captured => "captured",
+            Kind::Default => "default",
+            Kind::Idle => "idle_trigger",
             Kind::Trigger => "trigger",
             Kind::Wal2json => "wal2json",
         }
@@ -39,7 +45,10 @@ impl Kind {
     fn conf(self) -> String {
         match self {
             Kind::Plain | Kind::Control | Kind::Trigger => String::new(),
-            Kind::Captured => "shared_preload_libraries = 'pgquorum'\n".to_owned(),
+            Kind::Default => "shared_preload_libraries = 'pgquorum'\n".to_owned(),
+            Kind::Captured | Kind::Idle => {
+                "shared_preload_libraries = 'pgquorum'\npgquorum.learn_statements = off\n".to_owned()
+            }
             Kind::Wal2json => wal2json_conf(),
         }
     }
@@ -65,6 +74,9 @@ BEGIN
     RETURN NULL;
 END $$;
 "#;
+
+/// The capture's own entry point, which looks for the table among those that are tracked and finds that it is not.
+const IDLE: &str = "CREATE FUNCTION idle() RETURNS trigger LANGUAGE c AS 'pgquorum', 'pgquorum_capture_row'";
 
 /// Why the peer with the logical slot cannot be measured here, if it cannot.
 pub fn wal2json_refused() -> Option<String> {
@@ -138,9 +150,18 @@ impl System {
     pub fn capture(&mut self, tables: &[Table]) {
         match self.kind {
             Kind::Plain | Kind::Control => {}
-            Kind::Captured => {
+            Kind::Captured | Kind::Default => {
                 self.sql("CREATE EXTENSION pgquorum");
                 self.sql(&track(tables));
+            }
+            Kind::Idle => {
+                self.sql("CREATE EXTENSION pgquorum");
+                self.sql(IDLE);
+                for Table { name, .. } in tables {
+                    self.sql(&format!(
+                        "CREATE TRIGGER idle AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW EXECUTE FUNCTION idle()"
+                    ));
+                }
             }
             Kind::Trigger => {
                 self.sql(AUDIT);

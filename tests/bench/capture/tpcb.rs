@@ -15,7 +15,8 @@ const MUST: [f64; 2] = [0.97, 0.95];
 const MUST_CPU: [f64; 2] = [1.06, 1.10];
 const MUST_WAL: f64 = 2.0;
 
-const KINDS: [Kind; 5] = [Kind::Plain, Kind::Control, Kind::Captured, Kind::Trigger, Kind::Wal2json];
+const KINDS: [Kind; 7] =
+    [Kind::Plain, Kind::Control, Kind::Captured, Kind::Default, Kind::Idle, Kind::Trigger, Kind::Wal2json];
 const SCALE: &str = "20";
 const CLIENTS: usize = 4;
 const CONF: &str = "shared_buffers = 512MB\nmax_wal_size = 4GB\ncheckpoint_timeout = 1h\nautovacuum = off\n\
@@ -47,8 +48,9 @@ fn one(name: &str, at: usize) -> bool {
     });
     let plan = Plan {
         rounds: 160,
-        within: Duration::from_secs(150),
-        peers_every: 4,
+        within: Duration::from_secs(200),
+        peers_every: 6,
+        others_every: 2,
         slice: Duration::from_millis(300),
         clients: CLIENTS,
         more: Vec::new(),

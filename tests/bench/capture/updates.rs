@@ -10,7 +10,8 @@ use std::time::Duration;
 pub const NAME: &str = "capture-one-row-updates";
 
 const MUST: f64 = 0.90;
-const KINDS: [Kind; 4] = [Kind::Plain, Kind::Control, Kind::Captured, Kind::Trigger];
+const KINDS: [Kind; 6] =
+    [Kind::Plain, Kind::Control, Kind::Captured, Kind::Default, Kind::Idle, Kind::Trigger];
 const CLIENTS: usize = 8;
 const CONF: &str = "shared_buffers = 256MB\nmax_wal_size = 4GB\ncheckpoint_timeout = 1h\nautovacuum = off\n\
                     max_connections = 50\nsynchronous_commit = off\n";
@@ -27,8 +28,9 @@ pub fn run(_: &Options) -> bool {
     std::fs::write(&script, SCRIPT).expect("the script");
     let plan = Plan {
         rounds: 160,
-        within: Duration::from_secs(150),
-        peers_every: 4,
+        within: Duration::from_secs(200),
+        peers_every: 6,
+        others_every: 2,
         slice: Duration::from_millis(300),
         clients: CLIENTS,
         more: vec!["-M".to_owned(), "prepared".to_owned(), "-f".to_owned(), script.display().to_string()],
