@@ -122,6 +122,9 @@ fn until_acknowledged_or_told() {
 
 /// Goes on waiting for a session that was cancelled or told to end. Returns when enough standbys have the transaction.
 pub fn until_acknowledged(tell_client: bool) {
+    if syncrep::is_acknowledged() {
+        return syncrep::acknowledged();
+    }
     log(
         "pgquorum: a commit goes on waiting for its standbys although it was asked to end",
         "It is on this server's disk; calling it done now could show what a failover takes back.",

@@ -38,7 +38,7 @@ pub enum Waited {
 pub unsafe fn gives_up(report: *const pg_sys::ErrorData) -> bool {
     // SAFETY: see above; the process and its entry are read only, and the message's text is a literal or null.
     unsafe {
-        if (*report).elevel != pg_sys::WARNING as i32 || !is_waiting() || (*report).message_id.is_null() {
+        if (*report).elevel != pg_sys::WARNING as i32 || !in_wait() || (*report).message_id.is_null() {
             return false;
         }
         let said = CStr::from_ptr((*report).message_id);
@@ -46,8 +46,14 @@ pub unsafe fn gives_up(report: *const pg_sys::ErrorData) -> bool {
     }
 }
 
-fn is_waiting() -> bool {
-    state() == pg_sys::SYNC_REP_WAITING
+/// The last acknowledgement may come while the report is being made: PostgreSQL has looked for it just before.
+fn in_wait() -> bool {
+    state() != pg_sys::SYNC_REP_NOT_WAITING
+}
+
+/// Have enough standbys the transaction whose wait this is?
+pub fn is_acknowledged() -> bool {
+    state() == pg_sys::SYNC_REP_WAIT_COMPLETE
 }
 
 fn state() -> u32 {
@@ -66,7 +72,7 @@ pub fn wait(milliseconds: i64) -> Waited {
     // SAFETY: this process owns its latch. It is reset before the state is looked at, so no wake-up is missed.
     unsafe {
         pg_sys::ResetLatch(pg_sys::MyLatch);
-        if state() == pg_sys::SYNC_REP_WAIT_COMPLETE {
+        if is_acknowledged() {
             return Waited::Acknowledged;
         }
         let happened = pg_sys::WaitLatch(

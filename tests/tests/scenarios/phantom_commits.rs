@@ -2,8 +2,9 @@
 
 use pgquorum_tests::{Cluster, Node, await_until};
 use postgres::error::SqlState;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
 /// What the server's log says of a wait that somebody wanted to end.
@@ -132,6 +133,40 @@ fn a_waiting_commit_cannot_be_ended() {
         assert_eq!(cluster.ask(id, "SELECT count(*)::text FROM t"), "5");
     }
     assert_eq!(in_log(&node, "canceling"), 0, "nothing was cancelled, so the log does not say so");
+}
+
+/// The acknowledgement and the request to end the wait come at the same moment, again and again: the commit is a success, and
+/// nobody is told that it may not be replicated.
+#[test]
+fn an_acknowledged_commit_is_not_called_cancelled() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let node = cluster.node(leader);
+    cluster.sql("CREATE TABLE t (n int)");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            let mut client = cluster.connect(leader).expect("a session on the leader");
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Relaxed) {
+                    // The request may also come before the commit: then there is nothing to be said of it.
+                    if let Err(error) = client.batch_execute("INSERT INTO t VALUES (1)") {
+                        assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
+                    }
+                }
+            });
+        }
+        let mut client = cluster.connect(leader).expect("a session on the leader");
+        let end = Instant::now() + Duration::from_secs(30);
+        while in_log(&node, HELD) < 3000 && Instant::now() < end {
+            let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+            (0..200).for_each(|_| client.batch_execute(cancel).expect("requests to cancel"));
+        }
+        over.store(true, Relaxed);
+    });
+    assert!(in_log(&node, HELD) > 100, "waits were to be cancelled");
+    assert_eq!(in_log(&node, "canceling wait"), 0, "an acknowledged commit was called cancelled");
 }
 
 #[test]
