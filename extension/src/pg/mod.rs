@@ -48,6 +48,7 @@ mod query_types;
 pub mod query_walk;
 pub mod raise;
 pub mod relcache;
+pub mod rewind_files;
 pub mod savepoint;
 pub mod search_path;
 pub mod sequence;

@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 
 use super::guard::guarded;
 use super::nesting::{enter, is_clients, leave};
-use super::{jumble, notices, object_hooks};
+use super::{jumble, notices, object_hooks, rewind_files};
 use crate::statements::proof::{self, Examined};
 use crate::statements::{is_broken, learn, recognise, settings, table, watch};
 
@@ -119,6 +119,12 @@ unsafe extern "C-unwind" fn at_planning(
     // SAFETY: PostgreSQL hands over a valid query for the time of the call; the arguments are passed on as they came.
     unsafe {
         let next = PREVIOUS_PLANNER.unwrap_or(standard_planner);
+        if (*query).hasRecursive {
+            let shown = rewind_files::without_common_wal(query, text);
+            if shown != query {
+                return next(shown, text, options, params);
+            }
+        }
         let watched = (*query).commandType == CmdType::CMD_SELECT
             && is_clients(text)
             && is_on()

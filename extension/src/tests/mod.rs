@@ -13,6 +13,7 @@ mod neighbours;
 mod privileges;
 mod read;
 mod readonly;
+mod rewind_files;
 mod sequences;
 #[cfg(test)]
 mod sessions;

@@ -4,6 +4,7 @@ use super::config::{PostgresConfig, REPLICATION_ROLE, beside, parent_of};
 use super::config_files::{self, Desired};
 use super::error::{Result, blocking, failure, io};
 use super::rewind_mark::RewindMark;
+use super::rewind_wal::KeptWal;
 use super::session::{Manner, Session};
 use super::state::Inner;
 use super::{control, durable, lifecycle, lost, process};
@@ -202,6 +203,9 @@ fn put_in_place(config: &PostgresConfig, side: &Path) -> Result<Option<PathBuf>>
     // The password file is beside the place where the directory will be, not beside the copy.
     config_files::write_data_dir(&copied, &desired)?;
     let place = &config.data_dir;
+    if let Err(error) = KeptWal::remove_left(config) {
+        tracing::warn!(%error, "what a rewind that was broken off kept cannot be removed");
+    }
     let empty = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     let mut old = None;
     if empty(place) {

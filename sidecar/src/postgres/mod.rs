@@ -28,6 +28,7 @@ mod process;
 mod promote;
 mod rewind;
 mod rewind_mark;
+mod rewind_wal;
 mod session;
 mod slots;
 mod state;

@@ -3,12 +3,14 @@
 //! An interrupted rewind leaves a directory that looks whole and is not. Therefore a marker lies beside it, on disk
 //! before the first change and until the last one: while it is there, nothing is started on the directory.
 
-use super::error::{Result, blocking, fail, failure, sql};
+use super::error::{Result, blocking, fail, failure, io, sql};
 use super::rewind_mark::RewindMark;
+use super::rewind_wal::{KeptWal, application_name};
 use super::session::{Manner, Session};
 use super::state::Inner;
 use super::{config_files, control, cut, lifecycle, lost, process};
 use pgquorum_agent::postgres::{PgFailureKind, PgOutcome, StopMode, Upstream};
+use pgquorum_agent::types::Lsn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +40,10 @@ async fn rewind_inner(inner: &Arc<Inner>, id: u64, upstream: &Upstream) -> Resul
         }
     }
     lost::keep_and_report(inner, &source).await;
+    let parted = lost::parted(inner, &source).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "where the histories part is not known, so all WAL of the other server is copied");
+        None
+    });
     drop(source);
     lifecycle::stop(inner, StopMode::Fast).await?;
     let config = inner.config.clone();
@@ -51,7 +57,7 @@ async fn rewind_inner(inner: &Arc<Inner>, id: u64, upstream: &Upstream) -> Resul
     // Up to here nothing is changed, and a pledge that is asked for puts the rewind off. From here on it is carried
     // through: broken off, it would leave a database that only a copy can replace.
     let Some(sealed) = Sealed::new(inner, id) else { return Err(superseded()) };
-    write(inner, upstream).await?;
+    write(inner, upstream, parted).await?;
     if sealed.end() { Ok(()) } else { Err(superseded()) }
 }
 
@@ -86,8 +92,9 @@ impl Drop for Sealed<'_> {
     }
 }
 
-/// Runs `pg_rewind`, and leaves the directory so that it starts as a standby.
-async fn write(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
+/// Runs `pg_rewind`, and leaves the directory so that it starts as a standby. `parted`: as [`lost::parted`] says.
+async fn write(inner: &Arc<Inner>, upstream: &Upstream, parted: Option<(Lsn, u64)>) -> Result<()> {
+    let kept = keep_wal(inner, parted).await;
     inner.mark_rewind(RewindMark::Writing).await?;
     let patience = inner.patience();
     let mut command = tokio::process::Command::new(inner.config.program("pg_rewind"));
@@ -97,11 +104,12 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
         .arg(&inner.config.data_dir)
         .arg("--source-server")
         .arg(format!(
-            "host={} port={} user={} dbname={} application_name='pgquorum rewind' {}",
+            "host={} port={} user={} dbname={} application_name='{}' {}",
             upstream.ip,
             upstream.port,
             super::config::SUPERUSER,
             inner.config.admin_database,
+            application_name(kept.as_ref().map(|(at, _)| *at)),
             super::config::alive(patience)
         ))
         .arg("--no-ensure-shutdown")
@@ -114,6 +122,8 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
     let copied =
         ended.stderr.lines().find(|line| line.contains(BEGINS_TO_WRITE)).unwrap_or("nothing to copy");
     tracing::info!(took = ?begun.elapsed(), well = ended.success(), copied, "pg_rewind has ended");
+    let kept = kept.map(|(_, kept)| kept);
+    give_back_wal(kept, ended.success()).await;
     if !ended.success() {
         if !ended.stderr.contains(BEGINS_TO_WRITE) {
             inner.mark_rewind(RewindMark::None).await?;
@@ -142,6 +152,31 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream) -> Result<()> {
         })
         .await?;
     inner.mark_rewind(mark).await
+}
+
+/// Keeps beside what the source need not send. `None`: it sends everything.
+async fn keep_wal(inner: &Arc<Inner>, parted: Option<(Lsn, u64)>) -> Option<(Lsn, KeptWal)> {
+    let (at, segment_bytes) = parted?;
+    let config = inner.config.clone();
+    let kept = blocking(move || {
+        KeptWal::keep(&config, at, segment_bytes).map_err(io("keeping the WAL that both servers have"))
+    });
+    let kept =
+        kept.await.inspect_err(|error| tracing::warn!(%error, "all WAL of the other server is copied"));
+    Some((at, kept.ok()?))
+}
+
+/// Without it the server gets what it needs from the primary, as long as that has it.
+async fn give_back_wal(kept: Option<KeptWal>, well: bool) {
+    let Some(kept) = kept else { return };
+    let given = blocking(move || {
+        let done = if well { kept.put_back() } else { kept.remove().map(|()| 0) };
+        done.map_err(io("putting back the WAL that both servers have"))
+    });
+    match given.await {
+        Ok(segments) => tracing::info!(segments, "WAL that both servers have was not copied"),
+        Err(error) => tracing::warn!(%error, "WAL is missing after a rewind; the primary has it"),
+    }
 }
 
 /// The source's control file must name its present timeline, or pg_rewind takes both servers for the same branch and

@@ -7,6 +7,7 @@ mod keep;
 mod names;
 
 use super::config::{PostgresConfig, beside};
+use super::control::ControlData;
 use super::error::{Result, blocking, failure, io, sql};
 use super::session::Session;
 use super::state::Inner;
@@ -58,18 +59,33 @@ pub async fn keep_and_report(inner: &Arc<Inner>, source: &Session) {
     }
 }
 
-async fn keep_and_read(inner: &Arc<Inner>, source: &Session) -> Result<Option<LostReport>> {
-    let config = &inner.config;
-    let control = control::read(config).await?;
+/// Where this server's history leaves that of `source`, and the bytes of a segment of WAL. `None`: it does not leave it, or
+/// they have nothing in common.
+pub async fn parted(inner: &Arc<Inner>, source: &Session) -> Result<Option<(Lsn, u64)>> {
+    let (control, _, pieces) = compare(inner, source).await?;
+    Ok(pieces.and_then(|pieces| Some((pieces.first()?.from, control.segment_bytes))))
+}
+
+/// What this server has and `source` has not, with what was asked for that.
+async fn compare(
+    inner: &Arc<Inner>,
+    source: &Session,
+) -> Result<(ControlData, Option<Arc<Session>>, Option<Vec<Piece>>)> {
+    let control = control::read(&inner.config).await?;
     let local = if inner.postmaster().is_some() { Some(inner.session().await?) } else { None };
     let (present, end) = match &local {
         Some(session) => session.position().await?.end(),
         None => (control.timeline(), Lsn(u64::MAX)),
     };
-    let ancestors = timeline::read_history(&config.wal_dir(), present).map_err(failure)?;
-    let own = History { ancestors, present };
-    let other = history_of(source).await?;
-    let Some(pieces) = only_own(&own, end, &other) else { return Ok(None) };
+    let ancestors = timeline::read_history(&inner.config.wal_dir(), present).map_err(failure)?;
+    let pieces = only_own(&History { ancestors, present }, end, &history_of(source).await?);
+    Ok((control, local, pieces))
+}
+
+async fn keep_and_read(inner: &Arc<Inner>, source: &Session) -> Result<Option<LostReport>> {
+    let config = &inner.config;
+    let (control, local, pieces) = compare(inner, source).await?;
+    let Some(pieces) = pieces else { return Ok(None) };
     let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Ok(None) };
     let known_end = last.to != Lsn(u64::MAX);
     if !known_end && control::wal_end(config, &control).await.1 <= first.from {
