@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use super::apply_target::Target;
 use super::apply_write::check_length;
+use super::compat::index_beginscan;
 
 /// Where a row is.
 #[derive(Clone, Copy)]
@@ -63,7 +64,7 @@ impl Target {
                 snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
                 ..Default::default()
             };
-            let scan = pg_sys::index_beginscan(self.relation, key.index, &mut snapshot, count, 0);
+            let scan = index_beginscan(self.relation, key.index, &mut snapshot, count);
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
             let found = loop {
                 pg_sys::index_rescan(scan, key.scan.as_mut_ptr(), count, std::ptr::null_mut(), 0);
@@ -152,7 +153,7 @@ unsafe fn is_there(
     unsafe {
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-        let scan = pg_sys::index_beginscan(relation, index, snapshot, count, 0);
+        let scan = index_beginscan(relation, index, snapshot, count);
         pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
         let found = pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
         pg_sys::index_endscan(scan);

@@ -44,7 +44,9 @@ pub(super) unsafe fn key_index(
             let oid = pg_sys::list_nth_oid(list, at);
             let index = pg_sys::index_open(oid, lock::ROW_EXCLUSIVE);
             let form = &*(*index).rd_index;
+            // From PostgreSQL 18 on a key may be one without overlaps, by which no row is found that is equal.
             let plain = form.indisunique
+                && !form.indisexclusion
                 && form.indisvalid
                 && form.indimmediate
                 && pg_sys::RelationGetIndexPredicate(index).is_null()
@@ -133,7 +135,10 @@ pub(super) unsafe fn unique_indexes(
         let count = usize::try_from((*result).ri_NumIndices).unwrap_or(0);
         (0..count)
             .map(|at| *(*result).ri_IndexRelationDescs.add(at))
-            .filter(|index| (*(**index).rd_index).indisunique && (*(**index).rd_index).indimmediate)
+            .filter(|index| {
+                let form = &*(**index).rd_index;
+                form.indisunique && form.indimmediate && !form.indisexclusion
+            })
             .map(|index| ((*index).rd_id, pg_sys::lappend_oid(std::ptr::null_mut(), (*index).rd_id)))
             .collect()
     }

@@ -9,6 +9,7 @@ use pgquorum_change::Schema;
 use pgrx::pg_sys;
 
 use super::apply_key::{Key, key_index, unique_indexes};
+use super::apply_state::executor_state;
 use super::apply_value::{Input, in_server_encoding};
 use super::apply_write::AsOwner;
 use super::describe::attributes;
@@ -189,7 +190,11 @@ impl Target {
                 pg_sys::ExecOpenIndices(result, true);
             }
             let epq: *mut pg_sys::EPQState = pg_sys::palloc0(size_of::<pg_sys::EPQState>()).cast();
-            pg_sys::EvalPlanQualInit(epq, estate, std::ptr::null_mut(), std::ptr::null_mut(), -1);
+            let (no_plan, no_marks) = (std::ptr::null_mut(), std::ptr::null_mut());
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            pg_sys::EvalPlanQualInit(epq, estate, no_plan, no_marks, -1);
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            pg_sys::EvalPlanQualInit(epq, estate, no_plan, no_marks, -1, std::ptr::null_mut());
             let triggers = (*result).ri_TrigDesc;
             if !triggers.is_null() {
                 // Made here, since they hold on to the table's description and would else belong to a savepoint.
@@ -337,44 +342,6 @@ unsafe fn columns(
         lacking.join(", ")
     );
     Err(Fault { code: "42703", message })
-}
-
-/// An executor's state with the table as its only one, all of whose columns an update sets.
-///
-/// # Safety
-///
-/// As [`Target::of`].
-unsafe fn executor_state(
-    relation: pg_sys::Relation,
-    columns: &[Column],
-) -> (*mut pg_sys::EState, *mut pg_sys::ResultRelInfo) {
-    // SAFETY: see above. Nodes are zeroed and given their tags.
-    unsafe {
-        let estate = pg_sys::CreateExecutorState();
-        let entry: *mut pg_sys::RangeTblEntry = pg_sys::palloc0(size_of::<pg_sys::RangeTblEntry>()).cast();
-        (*entry).type_ = pg_sys::NodeTag::T_RangeTblEntry;
-        (*entry).rtekind = pg_sys::RTEKind::RTE_RELATION;
-        (*entry).relid = (*relation).rd_id;
-        (*entry).relkind = (*(*relation).rd_rel).relkind;
-        (*entry).rellockmode = lock::ROW_EXCLUSIVE;
-        let number = |at: usize| at as c_int + 1 - pg_sys::FirstLowInvalidHeapAttributeNumber;
-        for place in columns.iter().filter_map(|column| column.place) {
-            (*entry).updatedCols = pg_sys::bms_add_member((*entry).updatedCols, number(place));
-        }
-        for (at, attribute) in attributes(relation).iter().enumerate() {
-            if attribute.attgenerated != 0 {
-                (*entry).extraUpdatedCols = pg_sys::bms_add_member((*entry).extraUpdatedCols, number(at));
-            }
-        }
-        pg_sys::ExecInitRangeTable(estate, pg_sys::lappend(std::ptr::null_mut(), entry.cast()));
-        let result: *mut pg_sys::ResultRelInfo = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast();
-        (*result).type_ = pg_sys::NodeTag::T_ResultRelInfo;
-        pg_sys::InitResultRelInfo(result, relation, 1, std::ptr::null_mut(), 0);
-        // Where the queue of triggers looks for it.
-        (*estate).es_opened_result_relations =
-            pg_sys::lappend((*estate).es_opened_result_relations, result.cast());
-        (estate, result)
-    }
 }
 
 /// # Safety

@@ -256,13 +256,22 @@ impl Target {
         unsafe {
             for (oid, list) in &self.unique {
                 let mut place = pg_sys::ItemPointerData::default();
-                let free = pg_sys::ExecCheckIndexConstraints(
-                    self.result,
-                    self.incoming,
-                    self.estate,
-                    &mut place,
-                    *list,
-                );
+                let (result, incoming, estate) = (self.result, self.incoming, self.estate);
+                #[cfg(not(feature = "pg18"))]
+                let free = pg_sys::ExecCheckIndexConstraints(result, incoming, estate, &mut place, *list);
+                #[cfg(feature = "pg18")]
+                let free = {
+                    // No row of this table is the new one already.
+                    let mut itself = pg_sys::ItemPointerData::default();
+                    pg_sys::ExecCheckIndexConstraints(
+                        result,
+                        incoming,
+                        estate,
+                        &mut place,
+                        &mut itself,
+                        *list,
+                    )
+                };
                 let place = Place(place);
                 if free || (but_found && place == Place((*self.found).tts_tid)) {
                     continue;

@@ -65,10 +65,16 @@ impl Description {
 ///
 /// The relation is open as long as they are used, and locked, so that they stay as they are.
 pub(super) unsafe fn attributes<'a>(relation: pg_sys::Relation) -> &'a [pg_sys::FormData_pg_attribute] {
-    // SAFETY: see above; the descriptor has as many attributes as it says.
+    // SAFETY: see above; the descriptor has as many attributes as it says. From PostgreSQL 18 on they lie behind their
+    // short forms.
     unsafe {
         let descriptor = (*relation).rd_att;
-        (*descriptor).attrs.as_slice(usize::try_from((*descriptor).natts).unwrap_or(0))
+        let count = usize::try_from((*descriptor).natts).unwrap_or(0);
+        #[cfg(not(feature = "pg18"))]
+        let all = (*descriptor).attrs.as_slice(count);
+        #[cfg(feature = "pg18")]
+        let all = std::slice::from_raw_parts((*descriptor).compact_attrs.as_ptr().add(count).cast(), count);
+        all
     }
 }
 

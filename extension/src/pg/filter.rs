@@ -37,9 +37,9 @@ pub struct Parsed {
     pub columns: Vec<i16>,
 }
 
-/// What a walk through an expression finds.
-#[derive(Default)]
+/// What a walk through an expression on a table finds.
 struct Found {
+    table: pg_sys::Oid,
     columns: Vec<i16>,
     objection: Option<&'static str>,
 }
@@ -73,7 +73,7 @@ pub fn parse(table: pg_sys::Oid, text: &[u8]) -> Parsed {
             )
         });
         pg_sys::assign_expr_collations(state, expression);
-        let mut found = Found::default();
+        let mut found = Found { table, columns: Vec::new(), objection: None };
         inspect(expression, (&raw mut found).cast());
         if let Some(objection) = found.objection {
             Refusal::new(ERRCODE_FEATURE_NOT_SUPPORTED, format!("this cannot be a filter: {objection}"))
@@ -142,7 +142,13 @@ unsafe extern "C-unwind" fn inspect(node: *mut pg_sys::Node, context: *mut c_voi
             Tag::T_Var => {
                 let column = (*node.cast::<pg_sys::Var>()).varattno;
                 found.columns.push(column);
-                (column < 1).then_some("it uses a system column or the whole row")
+                match column {
+                    ..1 => Some("it uses a system column or the whole row"),
+                    _ if is_virtual(found.table, column) => {
+                        Some("it uses a column that is computed when it is read, so that rows do not have it")
+                    }
+                    _ => None,
+                }
             }
             Tag::T_SubLink | Tag::T_Query => Some("it has a subquery"),
             Tag::T_Param => Some("it has a parameter"),
@@ -182,6 +188,18 @@ unsafe extern "C-unwind" fn inspect(node: *mut pg_sys::Node, context: *mut c_voi
         }
         found.objection.is_some()
             || pg_sys::ffi::pg_guard_ffi_boundary(|| expression_tree_walker(node, Some(inspect), context))
+    }
+}
+
+/// Is this column computed whenever it is read?
+fn is_virtual(table: pg_sys::Oid, column: i16) -> bool {
+    // SAFETY: looks into the catalogue's cache.
+    #[cfg(feature = "pg18")]
+    return unsafe { pg_sys::get_attgenerated(table, column) } as u8 == pg_sys::ATTRIBUTE_GENERATED_VIRTUAL;
+    #[cfg(not(feature = "pg18"))]
+    {
+        let _ = (table, column);
+        false
     }
 }
 

@@ -32,6 +32,9 @@ trait Area: Sync {
 unsafe extern "C-unwind" {
     /// access/twophase.h; missing from pgrx's bindings.
     static max_prepared_xacts: std::ffi::c_int;
+    /// postmaster/autovacuum.h; missing there as well.
+    #[cfg(feature = "pg14")]
+    static autovacuum_max_workers: std::ffi::c_int;
 }
 
 static AREAS: Mutex<Vec<&'static dyn Area>> = Mutex::new(Vec::new());
@@ -154,7 +157,7 @@ pub fn backends_max() -> usize {
         // Not computed yet when PostgreSQL 14 asks for memory.
         #[cfg(feature = "pg14")]
         let count = pg_sys::MaxConnections
-            + pg_sys::autovacuum_max_workers
+            + autovacuum_max_workers
             + 1
             + pg_sys::max_worker_processes
             + pg_sys::max_wal_senders;

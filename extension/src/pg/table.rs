@@ -10,6 +10,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::compat::primary_key_index;
 use super::describe::attributes;
 use super::worker::lock;
 use crate::error::Refusal;
@@ -134,7 +135,7 @@ impl Table {
                 pg_sys::systable_endscan(scan);
                 return;
             }
-            let index = pg_sys::index_open(pg_sys::RelationGetPrimaryKeyIndex(self.0), lock::ACCESS_SHARE);
+            let index = pg_sys::index_open(primary_key_index(self.0), lock::ACCESS_SHARE);
             let scan =
                 pg_sys::systable_beginscan_ordered(self.0, index, snapshot.0, count, keys.as_mut_ptr());
             let direction = if forward {
@@ -163,7 +164,7 @@ impl Table {
             pg_sys::ScanKeyInit(&mut key, 1, strategy, pg_sys::Oid::from(equal), value);
             let main = pg_sys::ForkNumber::MAIN_FORKNUM;
             let few = pg_sys::RelationGetNumberOfBlocksInFork(self.0, main) <= FEW_PAGES;
-            let index = if few { pg_sys::InvalidOid } else { pg_sys::RelationGetPrimaryKeyIndex(self.0) };
+            let index = if few { pg_sys::InvalidOid } else { primary_key_index(self.0) };
             let scan = pg_sys::systable_beginscan(self.0, index, !few, snapshot.0, 1, &mut key);
             let mut row = Row::of(self.0);
             loop {

@@ -5,6 +5,7 @@ use pgquorum_change::KEY_BYTES;
 use pgrx::PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE;
 use pgrx::{IntoDatum, pg_sys};
 
+use super::compat::primary_key_index;
 use super::table::{Row, Snapshot, Table, View};
 use super::worker::lock;
 use crate::error::Refusal;
@@ -99,7 +100,7 @@ impl VersionRows {
                 place.keeping.into(),
             );
             pg_sys::ScanKeyInit(&mut keys[1], number(column::KEY), strategy, uuid_equal, key);
-            let index = pg_sys::RelationGetPrimaryKeyIndex(relation);
+            let index = primary_key_index(relation);
             let scan = pg_sys::systable_beginscan(relation, index, true, snapshot, 2, keys.as_mut_ptr());
             let tuple = pg_sys::systable_getnext(scan);
             let found = (!tuple.is_null()).then(|| {
@@ -211,7 +212,7 @@ impl VersionRows {
         let mut nulls = [false; 2];
         // SAFETY: see above; values and their order are those of the index.
         unsafe {
-            let oid = pg_sys::RelationGetPrimaryKeyIndex(relation);
+            let oid = primary_key_index(relation);
             let index = pg_sys::index_open(oid, lock::ROW_EXCLUSIVE);
             let info = pg_sys::BuildIndexInfo(index);
             let unique = pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES;

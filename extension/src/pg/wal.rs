@@ -31,16 +31,15 @@ impl Position {
 
 /// What a primary has on its disk, and the timeline it writes. Not to be called in recovery.
 pub fn flushed() -> Position {
-    let mut timeline = 0;
     // SAFETY: the caller has seen the end of recovery, which is final; the out-parameter is valid.
     #[cfg(not(feature = "pg14"))]
-    let lsn = unsafe { pg_sys::GetFlushRecPtr(&mut timeline) };
+    let (lsn, timeline) = unsafe {
+        let mut timeline = 0;
+        (pg_sys::GetFlushRecPtr(&mut timeline), timeline)
+    };
     // SAFETY: as above; in PostgreSQL 14 the timeline is a global, set when the end of recovery is seen.
     #[cfg(feature = "pg14")]
-    let lsn = unsafe {
-        timeline = pg_sys::ThisTimeLineID;
-        pg_sys::GetFlushRecPtr()
-    };
+    let (lsn, timeline) = unsafe { (pg_sys::GetFlushRecPtr(), pg_sys::ThisTimeLineID) };
     Position::new(lsn, timeline)
 }
 

@@ -22,8 +22,13 @@ unsafe extern "C-unwind" {
 pub fn attach_signals() {
     // SAFETY: at the beginning of a worker, which runs in a process of its own; both handlers may interrupt anything.
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload));
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        #[cfg(not(feature = "pg18"))]
+        use pg_sys::pqsignal;
+        #[cfg(feature = "pg18")]
+        use pg_sys::pqsignal_be as pqsignal;
+
+        pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload));
+        pqsignal(pg_sys::SIGTERM as i32, Some(die));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }
@@ -69,6 +74,8 @@ pub fn set_for_writing(lock_timeout: &std::ffi::CStr) {
         (c"statement_timeout", c"0"),
         (c"lock_timeout", lock_timeout),
         (c"idle_in_transaction_session_timeout", c"0"),
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        (c"transaction_timeout", c"0"),
         (c"default_transaction_read_only", c"off"),
         (c"default_transaction_isolation", c"read committed"),
     ] {
