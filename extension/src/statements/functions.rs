@@ -1,11 +1,14 @@
 //! Data: the built-in functions that are not judged by their volatility, with a reason each.
 //!
-//! Built-in functions keep their OID in all versions of PostgreSQL, so they are listed by OID, each with its name. A
-//! VOLATILE function that is not listed is unproven, so a list that is behind is safe.
+//! Built-in functions keep their OID as long as they are there, so they are listed by OID, each with its name. A VOLATILE
+//! function that is not listed is unproven, so a list that is behind is safe.
 
 mod list;
+mod newer;
 
-pub use list::GROUPS;
+/// How many groups of the one list come before those of the other, and how many there are.
+const LISTED: usize = list::GROUPS.len();
+const COUNT: usize = LISTED + newer::GROUPS.len();
 
 /// What a call of a function means for the statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +31,19 @@ pub struct Group {
 }
 
 /// One more than the greatest OID of the list.
-const END: usize = 6300;
+const END: usize = 6431;
+
+/// A group by its number, from 0.
+const fn group(number: usize) -> &'static Group {
+    if number < LISTED { &list::GROUPS[number] } else { &newer::GROUPS[number - LISTED] }
+}
 
 /// For each OID the number of its group, from 1; 0: not listed.
 static NUMBERS: [u8; END] = {
     let mut numbers = [0; END];
     let mut group = 0;
-    while group < GROUPS.len() {
-        let functions = GROUPS[group].functions;
+    while group < COUNT {
+        let functions = self::group(group).functions;
         let mut at = 0;
         while at < functions.len() {
             let oid = functions[at].0 as usize;
@@ -53,8 +61,14 @@ static NUMBERS: [u8; END] = {
 pub fn group_of(oid: u32) -> Option<&'static Group> {
     match NUMBERS.get(oid as usize) {
         None | Some(0) => None,
-        Some(number) => Some(&GROUPS[usize::from(*number) - 1]),
+        Some(number) => Some(group(usize::from(*number) - 1)),
     }
+}
+
+/// All groups, those of functions that this version of PostgreSQL does not have among them.
+#[cfg(any(test, feature = "pg_test"))]
+pub fn groups() -> impl Iterator<Item = &'static Group> {
+    (0..COUNT).map(group)
 }
 
 pub fn is_harmless(oid: u32) -> bool {
@@ -86,6 +100,7 @@ pub static LIBRARIES: &[Library] = &[
     Library { name: "pg_buffercache", why: "shows the cache of this server" },
     Library { name: "pg_stat_statements", why: "counts what has happened on this server" },
     Library { name: "pg_walinspect", why: "reads the write-ahead log of this server" },
+    Library { name: "pg_logicalinspect", why: "reads files of this server" },
 ];
 
 /// Settings that tell whether a server is a replica: clients look for the primary by them.

@@ -89,11 +89,19 @@ mod tests {
             }
         });
         assert!(known.len() > 200, "only {} VOLATILE functions", known.len());
-        for group in functions::GROUPS {
+        let mut found = 0;
+        for (oid, name) in functions::groups().flat_map(|group| group.functions) {
+            let here = text(&format!("SELECT proname::text FROM pg_proc WHERE oid = {oid}"));
+            // Other versions lack some, and call some otherwise.
+            found += usize::from(!here.is_empty());
+            let same = cfg!(not(feature = "pg15")) || here.is_empty() || here == *name;
+            assert!(same && *oid < 12000, "{name} ({oid}) is {here}");
+        }
+        assert!(found > 300, "only {found} functions of the list");
+        for group in functions::groups().filter(|group| group.class == Class::Harmless) {
             for (oid, name) in group.functions {
-                let found = text(&format!("SELECT proname::text FROM pg_proc WHERE oid = {oid}"));
-                assert_eq!((found.as_str(), *oid < 12000), (*name, true), "{oid}");
-                assert!(group.class != Class::Harmless || known.contains(oid), "{name} is harmless anyway");
+                let here = text(&format!("SELECT proname::text FROM pg_proc WHERE oid = {oid}"));
+                assert!(here.is_empty() || known.contains(oid), "{name} is harmless anyway");
             }
         }
     }
@@ -101,13 +109,13 @@ mod tests {
     /// Literals decide which of the functions of a name is called, so those of the server are judged alike.
     #[pg_test]
     fn functions_of_one_name_are_judged_alike() {
-        for group in functions::GROUPS {
+        for group in functions::groups() {
             for (oid, name) in group.functions {
                 let others = format!(
                     "SELECT coalesce(string_agg(b.oid::text, ' '), '') FROM pg_proc AS a JOIN pg_proc AS b USING (proname, pronargs)
                      WHERE a.oid = {oid} AND b.oid < 12000"
                 );
-                for other in text(&others).split(' ') {
+                for other in text(&others).split_whitespace() {
                     let other: u32 = other.parse().expect("a number");
                     let class = functions::group_of(other).map(|group| group.class);
                     assert_eq!(class, Some(group.class), "{name} ({oid}) and {other}");

@@ -1,12 +1,13 @@
 //! The list. Functions of the same class and for the same reason stand together; what has come with PostgreSQL 15 and is
-//! VOLATILE must be in it (a test compares it with `pg_proc`), what is not VOLATILE is in it where that is misleading.
+//! VOLATILE must be in it (a test compares it with `pg_proc`), what is not VOLATILE is in it where that is misleading. Other
+//! versions lack some of them, and have other names for some.
 
 use super::Class::{Harmless, Refused, Unproven};
 use super::Group;
 
 // Several to a line, as they are read.
 #[rustfmt::skip]
-pub static GROUPS: &[Group] = &[
+pub const GROUPS: &[Group] = &[
     Group {
         class: Harmless,
         why: "tells the time by the clock of its machine",
@@ -212,7 +213,7 @@ pub static GROUPS: &[Group] = &[
         why: "acts on other sessions or on the server",
         functions: &[
             (2096, "pg_terminate_backend"), (2171, "pg_cancel_backend"), (2621, "pg_reload_conf"),
-            (2622, "pg_rotate_logfile"), (4099, "pg_rotate_logfile_old"),
+            (2622, "pg_rotate_logfile"),
             (4543, "pg_log_backend_memory_contexts"),
         ],
     },
@@ -303,7 +304,7 @@ pub static GROUPS: &[Group] = &[
             (3441, "pg_control_system"), (3442, "pg_control_checkpoint"), (3443, "pg_control_recovery"),
             (3444, "pg_control_init"), (3778, "pg_tablespace_location"), (3800, "pg_current_logfile"),
             (3801, "pg_current_logfile"), (3826, "pg_read_file"), (3827, "pg_read_binary_file"),
-            (3828, "pg_read_binary_file"), (4100, "pg_read_file_old"), (5029, "pg_ls_tmpdir"),
+            (3828, "pg_read_binary_file"), (5029, "pg_ls_tmpdir"),
             (5030, "pg_ls_tmpdir"), (5031, "pg_ls_archive_statusdir"), (6250, "pg_ident_file_mappings"),
             (6270, "pg_ls_logicalsnapdir"), (6271, "pg_ls_logicalmapdir"), (6272, "pg_ls_replslotdir"),
         ],
