@@ -141,6 +141,7 @@ impl Session {
         let connecting = tokio::time::timeout(manner.connect, target.connect(NoTls));
         let (client, connection) = connecting.await.map_err(late)?.map_err(ConnectError::Refused)?;
         let (end, ended) = watch::channel(false);
+        let settings = settings(connection.parameter("server_version"));
         let connection = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a session of the sidecar ended");
@@ -148,9 +149,8 @@ impl Session {
             end.send_replace(true);
         });
         let session = Session { client, connection, ended };
-        // On a primary without a lease the extension makes new sessions read-only after the options were taken.
-        let writable = session.batch_execute("SET default_transaction_read_only = off");
-        tokio::time::timeout(manner.connect, writable).await.map_err(late)?.map_err(ConnectError::Refused)?;
+        let settled = session.batch_execute(settings);
+        tokio::time::timeout(manner.connect, settled).await.map_err(late)?.map_err(ConnectError::Refused)?;
         Ok(session)
     }
 
@@ -171,6 +171,17 @@ impl Session {
         let row =
             self.query_one(&position_query(extension), &[]).await.map_err(sql("reading the WAL position"))?;
         WalPosition::from_row(&row)
+    }
+}
+
+/// What a new session sets for itself, by the server's version.
+fn settings(server_version: Option<&str>) -> &'static str {
+    let major = server_version.and_then(|version| version.split(|c: char| !c.is_ascii_digit()).next());
+    // On a primary without a lease the extension makes new sessions read-only after the options were taken.
+    match major.and_then(|major| major.parse::<u32>().ok()) {
+        // Earlier ones refuse the name of that limit, which would end copies and what holds a snapshot for others.
+        Some(17..) => "SET default_transaction_read_only = off; SET transaction_timeout = 0",
+        _ => "SET default_transaction_read_only = off",
     }
 }
 
@@ -247,6 +258,16 @@ impl WalPosition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_servers_that_know_a_limit_are_told_about_it() {
+        for version in ["17.2 (Debian 17.2-1)", "18beta1", "18.0"] {
+            assert!(settings(Some(version)).contains("transaction_timeout"), "{version}");
+        }
+        for version in [Some("15.14"), Some("16rc1"), Some("odd"), None] {
+            assert!(!settings(version).contains("transaction_timeout"), "{version:?}");
+        }
+    }
 
     #[test]
     fn the_end_is_the_farther_of_received_and_replayed() {
