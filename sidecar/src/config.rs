@@ -81,8 +81,14 @@ fn is_default_watchdog_timeout(timeout: &Span) -> bool {
     *timeout == default_watchdog_timeout()
 }
 
-fn default_bin_dir() -> PathBuf {
-    PathBuf::from("/usr/lib/postgresql/15/bin")
+/// The major versions of PostgreSQL that the extension is built for; the first is the one that is tested.
+pub const POSTGRES_VERSIONS: [u32; 5] = [15, 18, 17, 16, 14];
+
+/// Where Debian puts PostgreSQL's programs: those of the first of [`POSTGRES_VERSIONS`] that is installed.
+pub fn default_bin_dir() -> PathBuf {
+    let of = |version: u32| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin"));
+    let installed = POSTGRES_VERSIONS.into_iter().map(of).find(|dir| dir.join("postgres").exists());
+    installed.unwrap_or_else(|| of(POSTGRES_VERSIONS[0]))
 }
 
 fn default_admin_database() -> String {

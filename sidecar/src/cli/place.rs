@@ -2,7 +2,7 @@
 //! something goes wrong. What was there before is never touched.
 
 use super::failure::{Context, Failure};
-use crate::config::{NodeConfig, Secrets};
+use crate::config::{NodeConfig, Secrets, default_bin_dir};
 use pgquorum_agent::settings::Span;
 use pgquorum_agent::types::NodeId;
 use std::io::Write;
@@ -28,8 +28,9 @@ pub struct PlaceArgs {
     /// Port of PostgreSQL.
     #[arg(long, default_value_t = 5432, value_parser = clap::value_parser!(u16).range(1..))]
     pub db_port: u16,
-    /// Where initdb, postgres, pg_basebackup and pg_rewind are.
-    #[arg(long, value_name = "DIR")]
+    /// Where initdb, postgres, pg_basebackup and pg_rewind are. Default: where Debian puts those of version 15, else those
+    /// of the newest version that is installed.
+    #[arg(long, env = "PGQUORUM_BIN_DIR", value_name = "DIR")]
     bin_dir: Option<PathBuf>,
 }
 
@@ -185,7 +186,7 @@ fn described(args: &PlaceArgs, dir: &Path, node: NodeId) -> NodeConfig {
         data_dir: dir.join("data"),
         token_file: (!args.ip.is_loopback()).then(|| state_dir.join("token")),
         state_dir,
-        bin_dir: PathBuf::from("/usr/lib/postgresql/15/bin"),
+        bin_dir: default_bin_dir(),
         socket_dir: None,
         admin_database: "postgres".to_owned(),
         lost_wal_keep_mb: 1024,

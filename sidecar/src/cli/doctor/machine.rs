@@ -1,7 +1,7 @@
 //! Checks of files, programs and disks.
 
 use super::Check;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, POSTGRES_VERSIONS};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,7 +70,30 @@ pub fn programs(config: &NodeConfig) -> Check {
             }
         }
     }
-    Check::ok("programs", postgres)
+    judge_version(postgres)
+}
+
+/// The major version in what `postgres --version` says.
+fn major(postgres: &str) -> Option<u32> {
+    let number = postgres.rsplit("PostgreSQL) ").next()?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Is this a version that pgquorum is made for?
+fn judge_version(postgres: String) -> Check {
+    let tested = POSTGRES_VERSIONS[0];
+    match major(&postgres) {
+        Some(major) if !POSTGRES_VERSIONS.contains(&major) => {
+            let (first, last) =
+                POSTGRES_VERSIONS.iter().fold((tested, tested), |(a, b), v| (a.min(*v), b.max(*v)));
+            let message = format!("{postgres}: pgquorum is made for PostgreSQL {first} to {last}");
+            Check::fail("programs", message)
+        }
+        Some(major) if major != tested => {
+            Check::warn("programs", format!("{postgres}: pgquorum is tested with PostgreSQL {tested} only"))
+        }
+        _ => Check::ok("programs", postgres),
+    }
 }
 
 /// `pg_config` of the server if it is installed, else where Debian and a plain installation put the files.
@@ -142,9 +165,7 @@ pub fn data_directory(config: &NodeConfig) -> Check {
         Err(e) => return Check::fail(NAME, format!("{shown} holds no database (PG_VERSION: {e})")),
     };
     let program = version(&config.bin_dir.join("postgres")).unwrap_or_default();
-    let major = program.rsplit("PostgreSQL) ").next().unwrap_or_default();
-    let major: String = major.chars().take_while(char::is_ascii_digit).collect();
-    if !major.is_empty() && major != data {
+    if let Some(major) = major(&program).filter(|major| major.to_string() != data) {
         return Check::fail(
             NAME,
             format!("{shown} is of version {data}, but {} is version {major}", config.bin_dir.display()),
@@ -216,6 +237,15 @@ mod tests {
         assert_eq!(at(1 << 20), Verdict::Fail);
         assert_eq!(at(5 << 30), Verdict::Warn);
         assert_eq!(at(50 << 30), Verdict::Ok);
+    }
+
+    #[test]
+    fn versions_are_tested_or_known_or_refused() {
+        let judged = |version: &str| judge_version(format!("postgres (PostgreSQL) {version}")).verdict;
+        assert_eq!(judged("15.14 (Debian 15.14-0+deb12u1)"), Verdict::Ok);
+        assert_eq!([judged("14.19"), judged("17rc1"), judged("18.0")], [Verdict::Warn; 3]);
+        assert_eq!([judged("13.22"), judged("19devel")], [Verdict::Fail; 2]);
+        assert_eq!(major("no version"), None);
     }
 
     #[test]

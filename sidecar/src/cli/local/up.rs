@@ -40,7 +40,7 @@ pub struct UpArgs {
     #[arg(long)]
     user: Option<String>,
     /// Where PostgreSQL's programs are.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, env = "PGQUORUM_BIN_DIR", value_name = "DIR")]
     bin_dir: Option<PathBuf>,
     /// How long to wait until all nodes have caught up.
     #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
