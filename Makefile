@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-PG_MAJOR    := 15
+# Which PostgreSQL: make PG_MAJOR=17, and PG_CONFIG=… where it is not where Debian puts it.
+PG_MAJOR    ?= 15
 PG_CONFIG   ?= /usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config
 PGRX        := 0.18.1
 PREFIX      ?= /usr/local
@@ -20,6 +21,8 @@ export CARGO_TARGET_DIR := $(TARGET)
 export PGRX_HOME        := $(TARGET)/pgrx
 export PG_CONFIG PG_MAJOR PGRX PREFIX RUN_AS DEMO_DIR SUDO
 export PGQUORUM_BIN     := $(BIN)
+# Nodes are made with the programs of this PostgreSQL.
+WITH_SERVER := PGQUORUM_BIN_DIR="$$("$$PG_CONFIG" --bindir)"
 
 .PHONY: help setup build install test sim bench chaos fuzz lint demo demo-stop clean
 
@@ -36,18 +39,18 @@ install: build ## Build the extension, install it and the binary (PREFIX=/usr/lo
 	@.ci/install
 
 test: install ## Run all tests; the last line is the sum
-	@.ci/test
+	@$(WITH_SERVER) .ci/test
 
 sim: ## Simulate clusters under faults: SEEDS=20000 random runs from FIRST=1 on
 	@SEEDS=$${SEEDS:-20000} cargo test --release -q -p pgquorum-agent --test sim random_seeds -- --nocapture
 
 bench: install ## Measure; one JSON line a benchmark
 	@.ci/setup bench
-	@cargo run --release -q -p pgquorum-tests --bin bench
+	@$(WITH_SERVER) cargo run --release -q -p pgquorum-tests --bin bench
 
 chaos: install ## Faults of all kinds under load, and a checker; as root. MINUTES=3 SEED=… NODES=3
 	@cargo build --release -q -p pgquorum-tests --bin chaos
-	@$(TARGET)/release/chaos --minutes $(or $(MINUTES),3) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED))
+	@$(WITH_SERVER) $(TARGET)/release/chaos --minutes $(or $(MINUTES),3) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED))
 
 fuzz: setup ## The change log's decoder and the statements' normaliser, with new inputs for MINUTES=5
 	@.ci/fuzz $(or $(MINUTES),5)
@@ -57,7 +60,7 @@ lint: setup ## Formatting, clippy with warnings as errors, licences and advisori
 
 demo: install ## Three nodes, a workload, a SIGKILL of the leader: see the failover and count the rows
 	@cargo build --release -q -p pgquorum-tests --bin demo
-	@$(TARGET)/release/demo --dir $(DEMO_DIR)
+	@$(WITH_SERVER) $(TARGET)/release/demo --dir $(DEMO_DIR)
 
 demo-stop: ## Stop the demo's cluster and remove it
 	@if [ -e $(DEMO_DIR)/local-cluster.toml ]; then $(BIN) local destroy --dir $(DEMO_DIR); else echo "no demo in $(DEMO_DIR)"; fi

@@ -14,8 +14,12 @@ const PASSWORD: &str = "plain";
 
 /// Where PostgreSQL's programs are.
 pub fn postgres_program(name: &str) -> PathBuf {
-    let version = std::env::var("PG_MAJOR").unwrap_or_else(|_| "15".to_owned());
-    let installed = PathBuf::from(format!("/usr/lib/postgresql/{version}/bin")).join(name);
+    let chosen = std::env::var_os("PGQUORUM_BIN_DIR").map(PathBuf::from);
+    let folder = chosen.unwrap_or_else(|| {
+        let version = std::env::var("PG_MAJOR").unwrap_or_else(|_| "15".to_owned());
+        PathBuf::from(format!("/usr/lib/postgresql/{version}/bin"))
+    });
+    let installed = folder.join(name);
     if installed.exists() { installed } else { PathBuf::from(name) }
 }
 

@@ -83,7 +83,7 @@ pub fn wal2json_refused() -> Option<String> {
     let out = Command::new(postgres_program("pg_config")).arg("--pkglibdir").output().ok()?;
     let library = Path::new(String::from_utf8_lossy(&out.stdout).trim()).join("wal2json.so");
     let there = library.is_file();
-    (!there).then(|| format!("package missing: postgresql-15-wal2json (there is no {})", library.display()))
+    (!there).then(|| format!("the package of wal2json is missing (there is no {})", library.display()))
 }
 
 /// Lines for a server with a wal2json slot.

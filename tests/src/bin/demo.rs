@@ -1,7 +1,7 @@
 //! `make demo`: three nodes, a pgbench database and writing clients; the leader loses its power; what happens is shown
 //! in milliseconds, and at the end every acknowledged row is looked for. Exit code 1 if one is missing.
 
-use pgquorum_tests::{Cluster, Probe, ProbeOptions, Report, pgquorum_shown, request};
+use pgquorum_tests::{Cluster, Probe, ProbeOptions, Report, pgquorum_shown, postgres_program, request};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -198,8 +198,7 @@ impl Pgbench {
     fn of(dsn: &str) -> Result<Pgbench, String> {
         let config: postgres::Config = dsn.parse().map_err(|e| format!("connection string: {e}"))?;
         let password = String::from_utf8_lossy(config.get_password().unwrap_or_default()).into_owned();
-        let installed = PathBuf::from("/usr/lib/postgresql/15/bin/pgbench");
-        let program = if installed.exists() { installed } else { PathBuf::from("pgbench") };
+        let program = postgres_program("pgbench");
         let dsn = dsn.replacen(&format!(":{password}@"), "@", 1);
         Ok(Pgbench { program, dsn, password })
     }
