@@ -205,6 +205,14 @@ REVOKE ALL ON TABLE quorum.neighbour_self, quorum.neighbour_route, quorum.neighb
 GRANT SELECT ON TABLE quorum.neighbour_route, quorum.neighbour, quorum.neighbour_table TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.neighbours() TO quorum_reader, quorum_admin;
 
+-- The applier of the replication interface. quorum.applier itself is for nobody: it holds a password.
+COMMENT ON FUNCTION quorum.applier_write(oid, text, text[]) IS
+    'Internal. Runs a statement that writes into a table, with the rights of its owner; the lines are its $1. Errors: 42P01 there is no such table, else its own.';
+REVOKE ALL ON TABLE quorum.applier, quorum.applier_position, quorum.applier_status FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION quorum.applier_show() TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.applier_configure(jsonb, text), quorum.applier_start(numeric, boolean), quorum.applier_stop(),
+    quorum.applier_forget() TO quorum_admin;
+
 CREATE EVENT TRIGGER pgquorum_ddl ON ddl_command_end EXECUTE FUNCTION quorum.after_ddl();
 ALTER EVENT TRIGGER pgquorum_ddl ENABLE ALWAYS;
 CREATE EVENT TRIGGER pgquorum_drop ON sql_drop EXECUTE FUNCTION quorum.after_drop();

@@ -9,7 +9,8 @@
 //! * `capture` – what tracked tables go through, into the log; `log` – what its writers and readers share;
 //! * `versions` – who wrote a row last, and when, where that is kept;
 //! * `statements` – which statements write nothing: learned here, served to standbys;
-//! * `apply` – writes the changes of another database, as `sql/following.sql` says where from;
+//! * `apply` – writes the changes of another database, as `sql/following.sql` says where from; `applier` – the same for those
+//!   that come over the replication interface, as `sql/applier.sql` says;
 //! * `deadman` – the worker that stops a server whose sidecar is gone;
 //! * `feed` – from the log to batches, and what readers see;
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
@@ -20,6 +21,7 @@
 
 use pgrx::prelude::*;
 
+mod applier;
 mod apply;
 mod barrier;
 mod capture;
@@ -75,6 +77,7 @@ extension_sql_file!(
 );
 extension_sql_file!("../../sql/delta.sql", name = "delta", requires = ["following"]);
 extension_sql_file!("../../sql/neighbours.sql", name = "neighbours", requires = ["following"]);
+extension_sql_file!("../../sql/applier.sql", name = "applier", requires = ["apply", "neighbours"]);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]

@@ -1,6 +1,7 @@
 //! Tests that run inside a server, each in a transaction that is rolled back (`cargo pgrx test`). What happens at
 //! commit, between sessions and at the end of a server's life is tested from outside.
 
+mod applier;
 mod apply;
 mod channels;
 mod delta;

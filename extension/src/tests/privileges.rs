@@ -32,7 +32,7 @@ mod tests {
     fn readers_read() {
         assert_eq!(
             executable("quorum_reader"),
-            "admits_clients applied_index changes channel_ends channel_id channel_sequences \
+            "admits_clients applied_index applier_show changes channel_ends channel_id channel_sequences \
              delta_state dump_start \
              explain_readonly find_position info is_leader key_number leader lease map \
              neighbours origin_name read_log read_packed row_version_of served_statements \
@@ -62,7 +62,8 @@ mod tests {
         assert_eq!(
             executable("quorum_admin"),
             "add_schemas admit_clients admits_clients advance_sequences alter_subscription \
-             applied_index apply apply_entry apply_snapshot begin_load changes channel_ends \
+             applied_index applier_configure applier_forget applier_show applier_start applier_stop \
+             apply apply_entry apply_snapshot begin_load changes channel_ends \
              channel_id channel_sequences confirm_applied copy_plan count_import create_channel cut \
              delta_outcome delta_state drop_channel drop_follower drop_rejected drop_versions \
              dump_start enable_subscription end_load explain_readonly find_position flush_caches \
