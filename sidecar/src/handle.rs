@@ -1,7 +1,7 @@
 //! How the rest of the process talks to the driver: a snapshot to read, a queue for requests, a trace to follow.
 
 use crate::follow::Board;
-use crate::postgres::WeakCommits;
+use crate::postgres::{PostgresConfig, WeakCommits};
 use pgquorum_agent::request::{Rejection, RejectionKind, Reply, Request};
 use pgquorum_agent::view::{Trace, View};
 use std::collections::VecDeque;
@@ -66,6 +66,8 @@ pub struct Handle {
     pub subscriptions_changed: Arc<Notify>,
     /// What this node does for subscriptions.
     pub subscriptions: Board,
+    /// How the server beside this node is reached, for those who copy into it; `None`: there is none.
+    pub server: Option<Arc<PostgresConfig>>,
 }
 
 impl Handle {

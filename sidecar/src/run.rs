@@ -91,10 +91,18 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
         Driver::new(config.node, &restored, store, postgres.clone(), peers, traces.clone(), watchdog);
     let changed = Arc::new(Notify::new());
     let board = follow::Board::default();
+    let server = Some(Arc::new(postgres_config.clone()));
     tokio::spawn(follow::oversee(postgres_config, pool, view.clone(), Arc::clone(&changed), board.clone()));
     let weak_commits = postgres.weak_commits();
-    let handle =
-        Handle { view, requests, traces, weak_commits, subscriptions_changed: changed, subscriptions: board };
+    let handle = Handle {
+        view,
+        requests,
+        traces,
+        weak_commits,
+        subscriptions_changed: changed,
+        subscriptions: board,
+        server,
+    };
     tokio::spawn(statements::rounds(Arc::clone(&statements), handle.view.clone()));
     let (stop_rest, rest_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(bound.serve(handle, channels, statements, incoming, async {

@@ -1,7 +1,8 @@
 //! Following another cluster: on the leader, for each subscription of each database, one task that copies tables of a channel
 //! of another cluster and applies its changes.
 //!
-//! - [`oversee`] finds the subscriptions and begins and ends the work; a [`Runner`](runner::Runner) does it.
+//! - [`oversee`] finds the subscriptions and begins and ends the work; a [`Runner`](runner::Runner) does it. It finds the
+//!   appliers of the replication interface, too.
 //! - [`Source`](source::Source) is what is asked of the other cluster, `remote` asks over HTTP with the connections of `wire`;
 //!   [`Target`](target::Target) is what is asked of the database here, `local` asks the server beside this node.
 //! - `copying` copies tables; `copy_end` tells a whole copy from one that was broken off.

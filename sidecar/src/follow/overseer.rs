@@ -1,4 +1,5 @@
-//! Which subscriptions are worked for: those of all databases, on the leader, as long as it leads.
+//! Which subscriptions are worked for: those of all databases, on the leader, as long as it leads. The appliers of the
+//! replication interface are found by the same look.
 //!
 //! Few sessions, one at a time. One that stays would hold up `DROP DATABASE`, so that only the admin database, and those that
 //! have subscriptions, are looked at each second; the others now and then, and all at once when REST has changed something.
@@ -14,6 +15,7 @@ use super::trouble::Trouble;
 use crate::clock;
 use crate::feed::{FeedError, Kind, ONLY_READ, Pool, Purpose, Result, column, said, within};
 use crate::postgres::PostgresConfig;
+use crate::replication::applier::Appliers;
 use crate::rest::leads;
 use pgquorum_agent::view::View;
 use serde_json::Value;
@@ -44,6 +46,8 @@ pub struct Overseer {
     config: PostgresConfig,
     pool: Arc<Pool>,
     board: Board,
+    /// What runs in these databases beside subscriptions.
+    appliers: Appliers,
     databases: BTreeMap<String, Database>,
     listed: Option<Instant>,
 }
@@ -51,6 +55,8 @@ pub struct Overseer {
 #[derive(Default)]
 struct Database {
     due: Option<Instant>,
+    /// It was looked into since this node leads.
+    seen: bool,
     running: BTreeMap<i32, Running>,
     failure: Option<String>,
 }
@@ -77,7 +83,8 @@ pub async fn oversee(
     nudge: Arc<Notify>,
     board: Board,
 ) {
-    let mut overseer = Overseer { config, pool, board, databases: BTreeMap::new(), listed: None };
+    let appliers = Appliers::new(config.clone());
+    let mut overseer = Overseer { config, pool, board, appliers, databases: BTreeMap::new(), listed: None };
     loop {
         // The sender is gone: the driver has ended.
         if view.has_changed().is_err() {
@@ -92,6 +99,7 @@ pub async fn oversee(
         } else if overseer.listed.is_some() {
             // Another node works for them.
             overseer.databases.clear();
+            overseer.appliers.clear();
             overseer.listed = None;
         }
         tokio::select! {
@@ -127,6 +135,8 @@ impl Overseer {
         let rows = within(DEADLINE, ONLY_READ, said(session.query_typed(DATABASES, &[]))).await;
         let rows = self.pool.done(session, rows)?;
         let names = rows.iter().map(|row| column(row, 0)).collect::<Result<Vec<String>>>()?;
+        let gone = self.databases.keys().filter(|name| !names.contains(name));
+        gone.for_each(|name| self.appliers.forget(name));
         self.databases.retain(|name, _| names.contains(name));
         for name in names {
             self.databases.entry(name).or_default();
@@ -136,19 +146,23 @@ impl Overseer {
 
     async fn visit(&mut self, name: &str) {
         let stays = name == self.pool.default_database()
+            || self.appliers.works_in(name)
             || self.databases.get(name).is_some_and(|database| !database.running.is_empty());
-        let found = self.read(name, stays).await;
+        let first = self.databases.get(name).is_some_and(|database| !database.seen);
+        let found = self.read(name, stays, first).await;
+        let applies = self.appliers.works_in(name);
         let many = EACH.saturating_mul(u32::try_from(self.databases.len()).unwrap_or(u32::MAX));
         let (config, board, now) = (&self.config, &self.board, Instant::now());
         let Some(database) = self.databases.get_mut(name) else { return };
         let pause = match found {
             Ok(subscriptions) => {
-                database.failure = None;
+                (database.failure, database.seen) = (None, true);
                 database.work_for((config, board), name, subscriptions);
-                if stays || !database.running.is_empty() { ROUND } else { EMPTY.max(many) }
+                if stays || applies || !database.running.is_empty() { ROUND } else { EMPTY.max(many) }
             }
             Err(error) if matches!(error.kind, Kind::NoExtension | Kind::UnknownDatabase) => {
                 database.running.clear();
+                self.appliers.forget(name);
                 BARE.max(many)
             }
             Err(error) => {
@@ -163,9 +177,21 @@ impl Overseer {
         database.due = Some(now + pause - Duration::from_millis(100));
     }
 
-    async fn read(&self, name: &str, stays: bool) -> Result<Vec<Subscription>> {
+    async fn read(&mut self, name: &str, stays: bool, first: bool) -> Result<Vec<Subscription>> {
         let session = self.pool.take(name, Purpose::Follow).await?;
         let rows = within(DEADLINE, ONLY_READ, said(session.query_typed(SUBSCRIPTIONS, &[]))).await;
+        let rows = match rows {
+            Ok(rows) => match self.appliers.look(name, &session, first).await {
+                Err(error) if error.is_passing() => Err(error),
+                // Subscriptions are worked for whatever is wrong with the applier.
+                Err(error) => {
+                    tracing::warn!(database = name, %error, "whether there is an applier to run cannot be seen now");
+                    Ok(rows)
+                }
+                Ok(()) => Ok(rows),
+            },
+            rows => rows,
+        };
         let rows = if stays || rows.is_err() { self.pool.done(session, rows)? } else { rows? };
         let read = |row| {
             let subscription = Subscription::read(column::<Value>(row, 0)?);

@@ -70,6 +70,8 @@ impl Base {
 pub struct Wire {
     authorization: Option<String>,
     tls: Option<TlsConnector>,
+    /// How long a connection may take.
+    connect: Duration,
 }
 
 impl Wire {
@@ -91,7 +93,12 @@ impl Wire {
                 format!("Basic {pair}")
             }
         });
-        Ok(Wire { authorization, tls })
+        Ok(Wire { authorization, tls, connect: CONNECT_DEADLINE })
+    }
+
+    /// The same with so much time for a connection.
+    pub fn connecting_within(self, connect: Duration) -> Wire {
+        Wire { connect, ..self }
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -122,9 +129,9 @@ impl Wire {
             // The error itself could show the secret.
             Trouble::stopped("login", "login and secret must be printable characters, as HTTP carries them")
         })?;
-        let io = tokio::time::timeout(CONNECT_DEADLINE, self.connect(base))
+        let io = tokio::time::timeout(self.connect, self.connect(base))
             .await
-            .map_err(|_| unreachable(base, &format!("no connection within {CONNECT_DEADLINE:?}")))??;
+            .map_err(|_| unreachable(base, &format!("no connection within {:?}", self.connect)))??;
         let (mut sender, connection) = http1::handshake(TokioIo::new(io))
             .await
             .map_err(|error| unreachable(base, &error.to_string()))?;

@@ -48,6 +48,7 @@ fn world(lease_ms: u64) -> World {
         weak_commits: watch::channel(Vec::new()).1,
         subscriptions_changed: Arc::new(Notify::new()),
         subscriptions: Board::default(),
+        server: None,
     };
     World { registrar: Registrar::start(handle), view, entries }
 }

@@ -4,9 +4,11 @@
 //! - [`tick`], [`names`] and [`error`] are the interface's words for positions, tables, rows and failures.
 //! - [`log`] says what there is, [`collections`] of which tables; [`lines`] writes changes and rows.
 //! - [`follow`] reads the log, [`batches`] hold snapshots and dump tables in them; [`clients`] remembers who reads.
+//! - [`applier`] is the other side: it copies and follows a server that speaks this interface.
 //!
 //! Routes are in `rest/routes/replication`. Nothing here knows of HTTP.
 
+pub mod applier;
 pub mod batches;
 pub mod clients;
 mod collections;
@@ -18,7 +20,7 @@ mod names;
 pub mod tick;
 
 pub use collections::Listed;
-pub use error::{Failure, INVALID_JSON, Result, SUPERFLUOUS_SUFFIX};
+pub use error::{BATCH_NOT_FOUND, Failure, INVALID_JSON, Result, SUPERFLUOUS_SUFFIX};
 pub use follow::{Followed, Wanted, follow};
 pub use lines::Dialect;
 pub use log::{Log, now};

@@ -91,6 +91,9 @@ impl Guard {
                     Why::Forbidden { .. } if interface == Interface::Operations => {
                         operation(&why, request).await
                     }
+                    Why::Forbidden { user, roles } => {
+                        Why::Forbidden { user, roles: with_loss(request.uri().path(), roles) }
+                    }
                     why => why,
                 };
                 interface.refuse(&why, !own_page).map(Guarded::new)
@@ -166,6 +169,16 @@ fn permitted(caller: &Caller, need: Need, users: &Users) -> Result<(), Why> {
         Some(_) => Err(Why::Forbidden { user: name.clone(), roles: list(&need.roles()) }),
         None => Err(Why::WrongLogin { users: true }),
     }
+}
+
+/// The roles that may send a request, with what that would destroy.
+fn with_loss(path: &str, roles: String) -> String {
+    const LOSS: &str = "It would delete all rows of the tables here that are named as the remote's collections (all of them, or \
+                        those that restrictCollections leaves), and put the remote's documents in their place";
+    if path.trim_end_matches('/').ends_with("/_api/replication/sync") {
+        return format!("{roles}. {LOSS}");
+    }
+    roles
 }
 
 /// Names the operation that a user may not have carried out, if it is one: clients show that.

@@ -102,6 +102,9 @@ const LOGGER_CONFIG: &[Verb] = &[(Method::GET, REPLICATION), (Method::PUT, ADMIN
 const LOGGER_CHANGE: &[Verb] = &[(Method::PUT, ADMIN)];
 const BEGIN_BATCH: &[Verb] = &[(Method::POST, REPLICATION)];
 const CHANGE_BATCH: &[Verb] = &[(Method::PUT, REPLICATION), (Method::DELETE, REPLICATION)];
+const APPLIER_STATE: &[Verb] = &[(Method::GET, REPLICATION), (Method::DELETE, ADMIN)];
+/// Replaces what is in tables here.
+const COPY_HERE: &[Verb] = &[(Method::PUT, REPLICATION)];
 const LOG_IN: &[Verb] = &[(Method::POST, Need::Open)];
 
 pub(super) const ROUTES: &[Route] = &[
@@ -232,6 +235,14 @@ pub(super) const ROUTES: &[Route] = &[
     replication("/_api/replication/batch", BEGIN_BATCH),
     replication("/_api/replication/batch/{batch}", CHANGE_BATCH),
     replication("/_api/replication/dump", LOGGER_READ),
+    replication("/_api/replication/applier-config", LOGGER_CONFIG),
+    replication("/_api/replication/applier-state", APPLIER_STATE),
+    replication("/_api/replication/applier-state-all", LOGGER_READ),
+    replication("/_api/replication/applier-start", LOGGER_CHANGE),
+    replication("/_api/replication/applier-stop", LOGGER_CHANGE),
+    replication("/_api/replication/sync", COPY_HERE),
+    replication("/_api/replication/make-follower", LOGGER_CHANGE),
+    replication("/_api/replication/make-slave", LOGGER_CHANGE),
     replication("/_api/wal/range", LOGGER_READ),
     replication("/_api/wal/lastTick", LOGGER_READ),
     replication("/_api/wal/tail", LOGGER_READ),
@@ -254,6 +265,14 @@ pub(super) const ROUTES: &[Route] = &[
     replication("/_db/{database}/_api/replication/batch", BEGIN_BATCH),
     replication("/_db/{database}/_api/replication/batch/{batch}", CHANGE_BATCH),
     replication("/_db/{database}/_api/replication/dump", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/applier-config", LOGGER_CONFIG),
+    replication("/_db/{database}/_api/replication/applier-state", APPLIER_STATE),
+    replication("/_db/{database}/_api/replication/applier-state-all", LOGGER_READ),
+    replication("/_db/{database}/_api/replication/applier-start", LOGGER_CHANGE),
+    replication("/_db/{database}/_api/replication/applier-stop", LOGGER_CHANGE),
+    replication("/_db/{database}/_api/replication/sync", COPY_HERE),
+    replication("/_db/{database}/_api/replication/make-follower", LOGGER_CHANGE),
+    replication("/_db/{database}/_api/replication/make-slave", LOGGER_CHANGE),
     replication("/_db/{database}/_api/wal/range", LOGGER_READ),
     replication("/_db/{database}/_api/wal/lastTick", LOGGER_READ),
     replication("/_db/{database}/_api/wal/tail", LOGGER_READ),

@@ -3,6 +3,7 @@
 // A refusal names the leader; in a test its size does not matter.
 #![allow(clippy::result_large_err)]
 
+mod applier;
 mod changes;
 mod channel_nodes;
 mod channels;
@@ -102,6 +103,7 @@ async fn serve_with(config: &RestConfig, view: View, driver: Driver) -> Served {
         weak_commits: counts,
         subscriptions_changed,
         subscriptions: crate::follow::Board::default(),
+        server: None,
     };
     let database = Arc::new(Fake::default());
     let source = Arc::<Fake>::clone(&database);

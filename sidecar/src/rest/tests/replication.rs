@@ -7,7 +7,7 @@ use crate::replication::tick::{Step, Tick};
 use serde_json::json;
 
 /// A failure's status and number, after a look at whether it has the documented form.
-fn failure(answer: &Answer) -> (u16, u64) {
+pub(super) fn failure(answer: &Answer) -> (u16, u64) {
     let body = answer.json();
     assert_eq!((&body["error"], &body["code"]), (&json!(true), &json!(answer.status)), "{answer:?}");
     assert!(body["errorMessage"].as_str().is_some_and(|text| text.len() > 10), "{answer:?}");

@@ -22,7 +22,7 @@ fn tokens() -> &'static HashMap<UserRole, token::New> {
     TOKENS.get_or_init(|| UserRole::ALL.into_iter().map(|role| (role, token::new())).collect())
 }
 
-fn bearer(role: UserRole) -> String {
+pub(super) fn bearer(role: UserRole) -> String {
     format!("authorization: Bearer {}", tokens()[&role].text)
 }
 
@@ -84,8 +84,11 @@ fn may(role: UserRole, method: &Method, path: &str) -> bool {
         UserRole::Admin | UserRole::SuperUser => true,
         _ if path == "/cluster/request" => true,
         _ if path.starts_with("/users") => false,
-        // Another interface, whose readers may not start or flush the log.
-        _ if path.starts_with("/_") => role == UserRole::ReplicationSync && (look || path.contains("/batch")),
+        // Another interface, whose readers may not start or flush the log, but copy into tables here.
+        _ if path.starts_with("/_") => {
+            let copy = path.ends_with("/replication/sync");
+            role == UserRole::ReplicationSync && (look || copy || path.contains("/batch"))
+        }
         UserRole::Reader => look && !copies,
         UserRole::Follower => look || theirs,
         UserRole::Cluster => registry,

@@ -1,6 +1,7 @@
 //! `/_api/…`, `/_admin/wal/…` and `/_open/auth`, each also below `/_db/{database}`: the replication interface. What is
 //! meant by tables, rows and positions is in [`crate::replication`]; here requests are read and answers formed.
 
+mod applier;
 mod auth;
 mod describe;
 mod read;
@@ -97,6 +98,13 @@ async fn answer(call: Call, path: &str) -> Result<Response> {
             ("batch", _) => read::begin_batch(&call).await,
             ("dump", _) => read::dump(&call).await,
             ("logger-follow", _) => read::follow(&call, crate::replication::Dialect::Logger).await,
+            ("applier-config", _) => applier::config(&call).await,
+            ("applier-state", _) => applier::state(&call).await,
+            ("applier-state-all", _) => applier::all_states(&call).await,
+            ("applier-start", _) => applier::start(&call).await,
+            ("applier-stop", _) => applier::stop(&call).await,
+            ("sync", _) => applier::copy(&call).await,
+            ("make-follower" | "make-slave", _) => applier::make_follower(&call).await,
             _ => Err(unknown(path)),
         },
         ["_api", "replication", "batch", batch] => read::change_batch(&call, batch),
