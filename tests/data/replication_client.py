@@ -1,11 +1,18 @@
 """Reads a database through python-arango: arguments are URL, way to log in (`basic`, `jwt`), name and password. The
-collection `users` has at least 100 documents. Prints `done` at the end.
+collection `users` has at least 100 documents. Then database `mirror` of the same cluster is made to follow it. Prints `done`
+at the end.
 """
 
 import sys
+import time
 
 import arango
-from arango.exceptions import ReplicationDumpBatchExtendError, ReplicationDumpError
+from arango.exceptions import (
+    ReplicationApplierConfigSetError,
+    ReplicationApplierStartError,
+    ReplicationDumpBatchExtendError,
+    ReplicationDumpError,
+)
 
 url, way, name, password = sys.argv[1:]
 client = arango.ArangoClient(hosts=url)
@@ -59,4 +66,47 @@ tail = db.wal.tail(lower="0", last_scanned="0", all_databases=False, chunk_size=
 assert tail["from_present"] is True and tail["content"], tail
 assert int(tail["last_included"]) <= int(tail["last_tick"]), tail
 assert any(one.get("clientInfo") == "test" for one in replication.logger_state()["clients"])
+
+# The applier of another database.
+mirror = client.db("mirror", username=name, password=password, auth_method=way, verify=True).replication
+remote = {"endpoint": url.replace("http://", "tcp://"), "database": "_system", "username": name, "password": password}
+mirror.stop_applier()
+synced = mirror.synchronize(include_system=False, incremental=True, restrict_type="include",
+                            restrict_collections=["users"], initial_sync_wait_time=600, **remote)
+assert [one["name"] for one in synced["collections"]] == ["users"] and int(synced["last_log_tick"]) > 0, synced
+settings = {
+    "max_connect_retries": 120, "connect_timeout": 15, "request_timeout": 615, "chunk_size": 0, "auto_start": True,
+    "adaptive_polling": False, "include_system": True, "auto_resync": True, "auto_resync_retries": 3,
+    "initial_sync_max_wait_time": 0, "connection_retry_wait_time": 0, "idle_min_wait_time": 0, "idle_max_wait_time": 0,
+    "require_from_present": False, "verbose": True, "restrict_type": "exclude", "restrict_collections": ["students"],
+}
+config = mirror.set_applier_config(**remote, **settings)
+for setting, value in settings.items():
+    assert config[setting] == value, (setting, config)
+assert config["endpoint"] == remote["endpoint"] and "password" not in config, config
+assert mirror.applier_config() == config, mirror.applier_config()
+started = mirror.start_applier(last_tick=synced["last_log_tick"])
+assert started["state"]["running"] is True and started["endpoint"] == remote["endpoint"], started
+try:
+    mirror.set_applier_config(remote["endpoint"])
+    raise AssertionError("the applier is running")
+except ReplicationApplierConfigSetError as error:
+    assert (error.http_code, error.error_code) == (400, 1411), error
+for _ in range(600):
+    state = mirror.applier_state()
+    if state["state"]["phase"] == "running":
+        break
+    time.sleep(0.05)
+assert state["state"]["phase"] == "running", state
+stopped = mirror.stop_applier()
+assert stopped["state"]["running"] is False and stopped["server"]["server_id"] == replication.server_id(), stopped
+followed = mirror.make_slave(restrict_type="include", restrict_collections=["users"], include_system=False,
+                             max_connect_retries=1, auto_resync=False, require_from_present=True, **remote)
+assert followed["state"]["running"] is True and int(followed["state"]["last_applied_continuous_tick"]) > 0, followed
+mirror.stop_applier()
+try:
+    db.replication.start_applier()
+    raise AssertionError("this database has no remote")
+except ReplicationApplierStartError as error:
+    assert (error.http_code, error.error_code) == (400, 1410), error
 print("done")

@@ -4,6 +4,7 @@
 mod applier;
 mod cluster;
 mod command;
+mod fake_remote;
 mod http;
 mod learner;
 mod lines;
@@ -26,6 +27,7 @@ pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
 pub use command::{
     Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_reading, pgquorum_shown, run_program,
 };
+pub use fake_remote::{FakeRemote, Said};
 pub use http::{Answer, Login, get_with, request, request_as, request_raw, request_to, request_within};
 pub use learner::{
     Learned, LearningServer, await_known, await_served, hash_of, is_served, known, served, server_error,

@@ -1,5 +1,7 @@
 //! One file a scenario.
 
+mod applier;
+mod applier_lies;
 mod apply_conflicts;
 mod apply_order;
 mod apply_origins;

@@ -44,9 +44,16 @@ fn python_arango_reads_everything_unmodified() {
     let (status, answer) = request(port, "PUT", "/_api/replication/logger-start", None).expect("an answer");
     assert_eq!(status, 200, "{answer}");
     cluster.sql("SELECT quorum.track('users', channel => '_logger')");
+    cluster.sql("CREATE DATABASE mirror");
+    let mut mirror = cluster.connect_to(1, "mirror").expect("a session");
+    mirror.batch_execute("CREATE EXTENSION pgquorum").expect("the extension");
     let url = format!("http://127.0.0.1:{port}");
     // As long as nobody has to log in, then with a password, then with a web token.
     run(&url, "basic");
+    // What the client had made here is as it is there.
+    let sum = "SELECT md5(string_agg(u::text, ',' ORDER BY id)) FROM users AS u";
+    let copied: String = mirror.query_one(sum, &[]).expect("a table").get(0);
+    assert_eq!(copied, cluster.ask(1, sum));
     let added = ["user", "add", "root", "--role", "admin", "--url", &node.api];
     pgquorum_reading(&format!("{PASSWORD}\n"), added).expect("user add");
     run(&url, "basic");

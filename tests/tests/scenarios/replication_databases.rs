@@ -83,7 +83,7 @@ fn each_database_has_a_log_and_each_mistake_its_number() {
         ("GET /_api/replication/logger-follow?to=0", "", 400, 400),
         ("GET /_api/replication/logger-follow?from=1e3", "", 400, 400),
         ("GET /_api/replication/logger-follow?chunkSize=many", "", 400, 400),
-        ("GET /_api/replication/applier-state", "", 400, 400),
+        ("GET /_api/replication/applier-nothing", "", 400, 400),
         ("GET /_api/replication/dump/here", "", 400, 601),
         ("PUT /_api/replication/dump", "", 405, 405),
         ("GET /_api/nothing", "", 404, 404),
