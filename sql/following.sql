@@ -74,7 +74,7 @@ BEGIN
     INSERT INTO quorum.subscription_table (subscription, schema_name, table_name, state, code, message)
     SELECT s.id, split_part(w, '.', 1), substr(w, strpos(w, '.') + 1), 'stopped', 'PQ016',
            'The source does not track this table in its channel. It is followed as soon as it does.'
-    FROM unnest(s.tables) AS w
+    FROM (SELECT unnest(s.tables) UNION SELECT jsonb_object_keys(s.filter)) AS wanted (w)
     WHERE NOT EXISTS (SELECT FROM quorum.subscription_table AS x WHERE x.subscription = s.id AND x.schema_name || '.' || x.table_name = w);
     PERFORM quorum.keep_versions_of(s.id);
     RETURN added;
@@ -184,6 +184,7 @@ DECLARE
     keys text;
     updates text;
     prelude text;
+    wanted text := quorum.filter_of(s.filter, copy_plan."schema", copy_plan."table");
 BEGIN
     PERFORM quorum.require_input(cardinality(copy_plan.columns) > 0, 'the columns that the source copies must be given');
     IF relation IS NULL THEN
@@ -215,7 +216,17 @@ BEGIN
     SELECT array_agg(c ORDER BY n), string_agg(quote_ident(c), ', ' ORDER BY n) INTO copied_columns, list
     FROM unnest(copy_plan.columns) WITH ORDINALITY AS u (c, n)
     JOIN pg_attribute AS a ON a.attrelid = relation AND a.attname = c AND a.attgenerated = '';
-    copy := format('COPY %s (%s) FROM STDIN', relation, list);
+    -- The source is asked for those rows only; what they are is decided here, as for all that comes afterwards.
+    IF wanted IS NOT NULL THEN
+        BEGIN
+            wanted := format(' WHERE (%s)', quorum.checked_filter(relation, wanted, copied_columns));
+        EXCEPTION WHEN others THEN
+            RAISE EXCEPTION '%', SQLERRM
+                USING ERRCODE = CASE WHEN SQLSTATE ~ '^(0A|22|42)' THEN 'PQ022' ELSE SQLSTATE END,
+                      HINT = 'Correct it (quorum.alter_subscription(…, filter => …)), then call quorum.resume_table(…, copy => true).';
+        END;
+    END IF;
+    copy := format('COPY %s (%s) FROM STDIN%s', relation, list, coalesce(wanted, ''));
     -- When the rows were written at the source is not known: any write from elsewhere is later.
     IF quorum.is_versioned(relation) THEN
         prelude := 'SET LOCAL pgquorum.origin_commit_time = ''1970-01-01 00:00:00+00''';
@@ -235,7 +246,7 @@ BEGIN
         SELECT string_agg(format('%1$I = excluded.%1$I', c), ', ') INTO updates FROM unnest(copied_columns) AS c
         WHERE quote_ident(c) <> ALL (string_to_array(keys, ', '));
         before := format('CREATE TEMPORARY TABLE pgquorum_copy ON COMMIT DROP AS SELECT %s FROM %s WITH NO DATA', list, relation);
-        copy := format('COPY pg_temp.pgquorum_copy (%s) FROM STDIN', list);
+        copy := format('COPY pg_temp.pgquorum_copy (%s) FROM STDIN%s', list, coalesce(wanted, ''));
         after := format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM pg_temp.pgquorum_copy ON CONFLICT (%s) DO %s; DROP TABLE pg_temp.pgquorum_copy',
                         relation, list, list, keys, coalesce('UPDATE SET ' || updates, 'NOTHING'));
     ELSE
@@ -245,7 +256,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.copy_plan(integer, text, text, text[]) IS
-    'How to copy a table of the source into the one here: statements to run before, the COPY, statements to run after (NULL: none), and the columns to ask the source for, in this order. All in one transaction with session_replication_role = replica, and quorum.table_copied at its end. Errors: 42P01 no such table, 42703 it lacks columns, 42P16 no key to merge by, 42501 a system table, or triggers of somebody who is no superuser would run.';
+    'How to copy a table of the source into the one here: statements to run before, the COPY, statements to run after (NULL: none), and the columns to ask the source for, in this order. All in one transaction with session_replication_role = replica, and quorum.table_copied at its end. Errors: 42P01 no such table, 42703 it lacks columns, 42P16 no key to merge by, PQ022 the filter cannot be used, 42501 a system table, or triggers of somebody who is no superuser would run.';
 
 CREATE FUNCTION quorum.reload_subscription(subscription integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

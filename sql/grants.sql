@@ -182,8 +182,8 @@ GRANT EXECUTE ON FUNCTION quorum.origin_name(), quorum.channel_sequences(text) T
 GRANT EXECUTE ON FUNCTION quorum.advance_sequences(text, bigint, jsonb) TO quorum_admin;
 GRANT EXECUTE ON FUNCTION
     quorum.set_origin_name(text), quorum.subscription_id(text),
-    quorum.subscribe(text, text[], text, text, text[], text, text, text, text, text, boolean, integer, text, text, text),
-    quorum.alter_subscription(text, text[], text[], text, text, text, boolean, integer, text, text, text),
+    quorum.subscribe(text, text[], text, text, text[], text, text, text, text, text, boolean, integer, text, text, text, jsonb),
+    quorum.alter_subscription(text, text[], text[], text, text, text, boolean, integer, text, text, text, jsonb),
     quorum.set_table_policy(text, text, text), quorum.unsubscribe(text), quorum.enable_subscription(text, boolean),
     quorum.resume_table(text, text, boolean), quorum.retry_rejected(bigint), quorum.drop_rejected(bigint),
     quorum.subscription_tables_found(integer, text, jsonb, bigint, bigint), quorum.add_schemas(integer, jsonb),

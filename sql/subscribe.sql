@@ -68,7 +68,7 @@ CREATE FUNCTION quorum.subscribe(
     name text, remote text[], channel text, database text DEFAULT NULL, tables text[] DEFAULT NULL,
     copy text DEFAULT 'error', start text DEFAULT NULL, policy text DEFAULT 'error', ddl text DEFAULT 'ignore',
     on_purged text DEFAULT 'stop', forward boolean DEFAULT false, jobs integer DEFAULT 2, login text DEFAULT NULL,
-    secret text DEFAULT NULL, ca text DEFAULT NULL
+    secret text DEFAULT NULL, ca text DEFAULT NULL, filter jsonb DEFAULT NULL
 ) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -80,6 +80,7 @@ BEGIN
     s.remote_database := subscribe.database;
     s.channel := subscribe.channel;
     s.tables := nullif(subscribe.tables, '{}');
+    s.filter := nullif(subscribe.filter, '{}');
     s.policy := subscribe.policy;
     s.ddl := subscribe.ddl;
     s.on_purged := subscribe.on_purged;
@@ -88,10 +89,11 @@ BEGIN
     s.start := subscribe.start;
     s.jobs := subscribe.jobs;
     PERFORM quorum.check_subscription(s);
-    INSERT INTO quorum.subscription (name, remote, remote_database, channel, tables, policy, ddl, on_purged, forward, copy, start,
+    PERFORM quorum.check_filters(s);
+    INSERT INTO quorum.subscription (name, remote, remote_database, channel, tables, filter, policy, ddl, on_purged, forward, copy, start,
                                      jobs, login, secret, ca)
-    VALUES (s.name, s.remote, s.remote_database, s.channel, s.tables, s.policy, s.ddl, s.on_purged, s.forward, s.copy, s.start,
-            s.jobs, nullif(subscribe.login, ''), nullif(subscribe.secret, ''), nullif(subscribe.ca, ''))
+    VALUES (s.name, s.remote, s.remote_database, s.channel, s.tables, s.filter, s.policy, s.ddl, s.on_purged, s.forward, s.copy,
+            s.start, s.jobs, nullif(subscribe.login, ''), nullif(subscribe.secret, ''), nullif(subscribe.ca, ''))
     ON CONFLICT DO NOTHING RETURNING id INTO made;
     IF made IS NULL THEN
         RAISE EXCEPTION 'subscription % exists', quote_ident(s.name)
@@ -102,13 +104,13 @@ BEGIN
     RETURN made;
 END
 $$;
-COMMENT ON FUNCTION quorum.subscribe(text, text[], text, text, text[], text, text, text, text, text, boolean, integer, text, text, text) IS
-    'Follows a channel of another cluster from now on, and returns the subscription''s id. copy: what to do about rows that are here (error, truncate, merge), or none to copy nothing; start: where to begin then. policy: what to do about conflicts. Errors: 42710 it exists, 22023 bad arguments.';
+COMMENT ON FUNCTION quorum.subscribe(text, text[], text, text, text[], text, text, text, text, text, boolean, integer, text, text, text, jsonb) IS
+    'Follows a channel of another cluster from now on, and returns the subscription''s id. copy: what to do about rows that are here (error, truncate, merge), or none to copy nothing; start: where to begin then. policy: what to do about conflicts. filter: which rows of tables, {"schema.table": condition}. Errors: 42710 it exists, 22023 bad arguments, as quorum.checked_filter.';
 
 CREATE FUNCTION quorum.alter_subscription(
     name text, remote text[] DEFAULT NULL, tables text[] DEFAULT NULL, policy text DEFAULT NULL, ddl text DEFAULT NULL,
     on_purged text DEFAULT NULL, forward boolean DEFAULT NULL, jobs integer DEFAULT NULL, login text DEFAULT NULL,
-    secret text DEFAULT NULL, ca text DEFAULT NULL
+    secret text DEFAULT NULL, ca text DEFAULT NULL, filter jsonb DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -119,14 +121,16 @@ BEGIN
     before := s.policy;
     s.remote := coalesce(alter_subscription.remote, s.remote);
     s.tables := nullif(coalesce(alter_subscription.tables, s.tables), '{}');
+    s.filter := nullif(coalesce(alter_subscription.filter, s.filter), '{}');
     s.policy := coalesce(alter_subscription.policy, s.policy);
     s.ddl := coalesce(alter_subscription.ddl, s.ddl);
     s.on_purged := coalesce(alter_subscription.on_purged, s.on_purged);
     s.forward := coalesce(alter_subscription.forward, s.forward);
     s.jobs := coalesce(alter_subscription.jobs, s.jobs);
     PERFORM quorum.check_subscription(s);
+    PERFORM quorum.check_filters(s);
     UPDATE quorum.subscription AS x
-    SET remote = s.remote, tables = s.tables, policy = s.policy, ddl = s.ddl, on_purged = s.on_purged, forward = s.forward,
+    SET remote = s.remote, tables = s.tables, filter = s.filter, policy = s.policy, ddl = s.ddl, on_purged = s.on_purged, forward = s.forward,
         jobs = s.jobs, login = nullif(coalesce(alter_subscription.login, x.login), ''),
         secret = nullif(coalesce(alter_subscription.secret, x.secret), ''), ca = nullif(coalesce(alter_subscription.ca, x.ca), '')
     WHERE x.id = s.id;
@@ -136,6 +140,10 @@ BEGIN
         DELETE FROM quorum.subscription_table AS t
         WHERE t.subscription = s.id AND t.schema_name || '.' || t.table_name <> ALL (s.tables);
     END IF;
+    -- So is that the source does not track a table: the new filter may not name it.
+    IF alter_subscription.filter IS NOT NULL THEN
+        DELETE FROM quorum.subscription_table AS t WHERE t.subscription = s.id AND t.code = 'PQ016' AND t.after_tick IS NULL;
+    END IF;
     IF s.policy = 'last_write_wins' AND s.policy <> before THEN
         PERFORM FROM quorum.subscription_position AS p WHERE p.subscription = s.id FOR UPDATE;
         PERFORM quorum.require_versions(t) FROM quorum.subscription_table AS t
@@ -143,8 +151,8 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION quorum.alter_subscription(text, text[], text[], text, text, text, boolean, integer, text, text, text) IS
-    'Changes settings of a subscription; what is NULL stays. An empty array of tables: all; an empty login, secret or ca: none. Errors: 42704 there is none, 22023 bad arguments, 55000 last_write_wins is not possible for a table, 55P03 a table is busy.';
+COMMENT ON FUNCTION quorum.alter_subscription(text, text[], text[], text, text, text, boolean, integer, text, text, text, jsonb) IS
+    'Changes settings of a subscription; what is NULL stays. An empty array of tables: all; an empty filter: all rows; an empty login, secret or ca: none. Another filter counts for what comes from now on: rows that are here stay. Errors: 42704 there is none, 22023 bad arguments, as quorum.checked_filter, 55000 last_write_wins is not possible for a table, 55P03 a table is busy.';
 
 CREATE FUNCTION quorum.set_table_policy(subscription_name text, "table" text, policy text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -157,6 +165,10 @@ BEGIN
     PERFORM FROM quorum.subscription_position AS p WHERE p.subscription = t.subscription FOR UPDATE;
     t.policy := set_table_policy.policy;
     IF quorum.is_last_write_wins(t) THEN
+        PERFORM quorum.require_input(
+            NOT EXISTS (SELECT FROM quorum.subscription AS s
+                        WHERE s.id = t.subscription AND quorum.filter_of(s.filter, t.schema_name, t.table_name) IS NOT NULL),
+            format('last_write_wins is not possible for table %s.%s: it has a filter', t.schema_name, t.table_name));
         PERFORM quorum.require_versions(t);
     END IF;
     UPDATE quorum.subscription_table AS x SET policy = set_table_policy.policy
@@ -285,7 +297,7 @@ COMMENT ON FUNCTION quorum.drop_rejected(bigint) IS 'Forgets a rejected change: 
 CREATE VIEW quorum.subscription_tables AS
     SELECT s.name AS subscription, t.schema_name AS "schema", t.table_name AS "table", t.state,
            t.after_epoch || ':' || t.after_tick AS after, t.code, t.message, coalesce(t.policy, s.policy) AS policy,
-           t.rows, t.bytes, t.since
+           t.rows, t.bytes, t.since, s.filter ->> (t.schema_name || '.' || t.table_name) AS filter
     FROM quorum.subscription_table AS t JOIN quorum.subscription AS s ON s.id = t.subscription;
 COMMENT ON VIEW quorum.subscription_tables IS 'The tables of subscriptions, how far each is, and why it stopped.';
 
@@ -312,7 +324,7 @@ CREATE VIEW quorum.subscription_state AS
            (SELECT count(*) FROM quorum.rejected_change AS r WHERE r.subscription = s.id) AS rejected,
            p.committed_at, p.applied_at, x.since, x.end_seen_at,
            s.enabled, s.remote, s.remote_database AS database, s.channel, s.tables, s.policy, s.ddl, s.on_purged, s.forward,
-           s.copy, s.start, s.jobs, s.login, s.secret IS NOT NULL AS has_secret, s.ca, s.remote_origin, s.created_at
+           s.copy, s.start, s.jobs, s.login, s.secret IS NOT NULL AS has_secret, s.ca, s.remote_origin, s.created_at, s.filter
     FROM quorum.subscription AS s
     JOIN quorum.subscription_position AS p ON p.subscription = s.id
     JOIN quorum.subscription_status AS x ON x.subscription = s.id

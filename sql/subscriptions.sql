@@ -16,6 +16,7 @@ CREATE TABLE quorum.subscription (
     remote_database text,
     channel text NOT NULL,
     tables text[],
+    filter jsonb,
     policy text NOT NULL,
     ddl text NOT NULL,
     on_purged text NOT NULL,
@@ -33,6 +34,7 @@ COMMENT ON TABLE quorum.subscription IS
     'Channels of other clusters that this database follows. secret is for the sidecar alone; everything else is in quorum.subscription_state.';
 COMMENT ON COLUMN quorum.subscription.remote IS 'Addresses of the source''s nodes, as http(s)://host:port.';
 COMMENT ON COLUMN quorum.subscription.tables IS 'Which tables of the channel, as schema.table; NULL: all.';
+COMMENT ON COLUMN quorum.subscription.filter IS 'Which rows of tables: {"schema.table": condition}; NULL, and a table that is not in it: all.';
 COMMENT ON COLUMN quorum.subscription.remote_origin IS 'The origin name that the source gave when it was first asked.';
 
 CREATE TABLE quorum.subscription_status (

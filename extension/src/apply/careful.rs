@@ -6,7 +6,7 @@ use super::error::ApplyError;
 use super::run::partitions;
 use super::state::{Halt, Met, Session, is_of_the_server};
 use super::tables::Policy;
-use super::{judged, newest, rejected};
+use super::{filtered, judged, newest, rejected};
 use crate::pg::apply_find::Found;
 use crate::pg::apply_target::{Fault, Target};
 use crate::pg::apply_write;
@@ -158,6 +158,9 @@ pub fn ended<T, E: From<Conflict>>(
 
 fn write(session: &mut Session, version: usize, change: &Change) -> Result<(), Problem> {
     session.open(version)?;
+    if session.versions[version].targets[0].is_filtered() {
+        return filtered::write(session, version, change);
+    }
     let Some((old, new)) = partitions(session, version, change)? else {
         return Err(Problem::Conflict(Conflict::missing(
             missing_kind(change.op),
@@ -185,7 +188,7 @@ fn missing_kind(op: Op) -> &'static str {
     if op == Op::Delete { "delete_missing" } else { "update_missing" }
 }
 
-fn insert(target: &mut Target, image: Image) -> Result<(), Problem> {
+pub fn insert(target: &mut Target, image: Image) -> Result<(), Problem> {
     if !target.prepare(image, false) {
         return Err(Problem::Conflict(not_whole(target)));
     }
@@ -212,6 +215,11 @@ fn update(target: &mut Target, change: &Change, image: Image) -> Result<(), Prob
         return Err(Problem::Conflict(Conflict::missing("update_missing", target)));
     }
     target.prepare(image, true);
+    update_prepared(target)
+}
+
+/// The row that was found becomes the one that was made of it.
+pub fn update_prepared(target: &mut Target) -> Result<(), Problem> {
     let collisions = target.collisions(true);
     if !collisions.is_empty() {
         let indexes: Vec<String> = collisions.into_iter().map(|(_, index)| index).collect();

@@ -10,7 +10,8 @@
 //! often, each change of the call goes that way.
 //!
 //! * `error` – how it refuses; `tables` – what is known of a subscription; `state` – what is known during a transaction;
-//! * `run` – from frames to changes of tables; `careful` – conflicts; `rejected` – changes that were left out;
+//! * `run` – from frames to changes of tables; `careful` – conflicts; `rejected`, `left_out` – changes that were left out;
+//! * `filtered` – tables of which some rows only are wanted;
 //! * `sequences` – for `sql/sequences.sql`;
 //! * `judged` – who wrote the rows last, where that is kept; `newest` – conflicts where the last write wins.
 //!
@@ -19,7 +20,9 @@
 
 mod careful;
 mod error;
+mod filtered;
 mod judged;
+mod left_out;
 mod newest;
 mod rejected;
 mod run;

@@ -6,9 +6,10 @@ use pgrx::prelude::*;
 use super::careful::{Conflict, Origin, Problem, tried};
 use super::error::ApplyError;
 use super::judged::Present;
+use super::left_out::{self, Rejected};
 use super::newest;
 use super::state::{Halt, Session};
-use super::tables::{self, Policy, Rejected};
+use super::tables::{self, Policy};
 use crate::pg::apply_session::{self, Applying};
 use crate::pg::process;
 
@@ -39,7 +40,7 @@ pub fn keep(
         commit_us: transaction.origin_commit_us.unwrap_or(transaction.commit_us),
         bytes: origin.bytes,
     };
-    tables::reject(session.subscription.id, &session.tables[table], &rejected);
+    left_out::reject(session.subscription.id, &session.tables[table], &rejected);
 }
 
 /// Tries a rejected change again, as it came, and says what happened. If it can be applied now, it is no longer kept;
@@ -60,20 +61,20 @@ fn retried(id: i64) -> Result<String, ApplyError> {
         return Err(ApplyError::Standby);
     }
     apply_session::check()?;
-    let kept = tables::kept(id).ok_or(ApplyError::NoRejected(id))?;
+    let kept = left_out::kept(id).ok_or(ApplyError::NoRejected(id))?;
     let mut session = Session::of(tables::find(kept.subscription, None)?);
     let result = again(&mut session, &kept);
     session.close();
     Ok(match result? {
         Ok(()) => {
-            tables::forget_kept(id);
+            left_out::forget_kept(id);
             "applied".to_owned()
         }
         Err(why) => why,
     })
 }
 
-fn again(session: &mut Session, kept: &tables::Kept) -> Result<Result<(), String>, ApplyError> {
+fn again(session: &mut Session, kept: &left_out::Kept) -> Result<Result<(), String>, ApplyError> {
     let mut bytes = kept.change.as_slice();
     let damaged = |error| ApplyError::Misfit(pgquorum_change::Misfit::Record(error), session.seen);
     let change = pgquorum_change::change(&mut bytes).map_err(damaged)?;

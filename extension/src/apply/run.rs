@@ -6,7 +6,7 @@ use super::error::ApplyError;
 use super::judged::Present;
 use super::state::{Halt, Session, Way};
 use super::tables::{self, OnDdl};
-use super::{careful, judged, newest};
+use super::{careful, filtered, judged, newest};
 use crate::capture;
 use crate::pg::apply_find::Found;
 use crate::pg::apply_session;
@@ -134,6 +134,9 @@ fn quick(session: &mut Session, version: usize, change: &Change) -> Result<bool,
         session.settle();
     }
     session.wrote = true;
+    if session.versions[version].targets[0].is_filtered() {
+        return filtered::quick(session, version, change);
+    }
     if session.versions[version].targets[0].is_partitioned() {
         return quick_in_partitions(session, version, change);
     }

@@ -8,6 +8,7 @@ use super::error::ApplyError;
 use super::judged::{self, Present, Tombstone};
 use super::tables::{self, Policy, State, Subscription, Table};
 use super::{Row, run};
+use crate::pg::apply_filter::Condition;
 use crate::pg::apply_session::Applying;
 use crate::pg::apply_target::{self, Fault, Target};
 use crate::pg::apply_write;
@@ -46,6 +47,8 @@ pub struct Version {
     pub targets: Vec<Target>,
     /// Who wrote its rows last, where that is kept here; known while it is open.
     pub judge: Option<Reader>,
+    /// Which rows are wanted; known while it is open. `None`: all.
+    pub condition: Option<Condition>,
 }
 
 /// What a call did.
@@ -278,7 +281,8 @@ impl Session {
             self.tables.push(tables::add_table(&self.subscription, &schema));
             table = Some(self.tables.len() - 1);
         }
-        self.versions.push(Version { id, schema, table, targets: Vec::new(), judge: None });
+        let targets = Vec::new();
+        self.versions.push(Version { id, schema, table, targets, judge: None, condition: None });
         Ok(self.versions.len() - 1)
     }
 
@@ -315,6 +319,18 @@ impl Session {
             target.close(true);
             return Err(judged::no_versions(&version.schema));
         }
+        if let Some(filter) = version.table.and_then(|table| self.tables[table].filter.as_deref()) {
+            match target.condition(filter, &version.schema) {
+                Ok(condition) => {
+                    target.filter_by(&condition);
+                    version.condition = Some(condition);
+                }
+                Err(fault) => {
+                    target.close(true);
+                    return Err(fault);
+                }
+            }
+        }
         version.targets.push(target);
         Ok(())
     }
@@ -333,6 +349,9 @@ impl Session {
         let mut target = Target::open(oid, &version.schema)?;
         if let Some(judge) = &version.judge {
             target.number_by(&version.schema, &tables::key_names(judge.root(), judge.keeping()));
+        }
+        if let Some(condition) = &version.condition {
+            target.filter_by(condition);
         }
         version.targets.push(target);
         Ok(version.targets.len() - 1)
@@ -361,6 +380,7 @@ impl Session {
                 target.close(clean);
             }
             version.judge = None;
+            version.condition = None;
         }
     }
 

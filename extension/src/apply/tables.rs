@@ -90,6 +90,8 @@ pub struct Table {
     /// Only changes above it count.
     pub after: u64,
     pub policy: Option<Policy>,
+    /// The condition of the rows that are wanted; `None`: all are.
+    pub filter: Option<String>,
 }
 
 /// A tracked table, and the number under which versions of its rows are kept.
@@ -105,7 +107,7 @@ thread_local! {
 }
 
 /// Runs a statement that is prepared the first time. Each sees what is committed when it begins.
-fn run<T>(
+pub(super) fn run<T>(
     sql: &'static str,
     types: &[PgOid],
     arguments: &[DatumWithOid],
@@ -124,13 +126,11 @@ fn run<T>(
     result.unwrap_or_else(|error| panic!("a query of pgquorum's own tables failed: {error}"))
 }
 
-fn oids<const N: usize>(types: [pg_sys::BuiltinOid; N]) -> [PgOid; N] {
+pub(super) fn oids<const N: usize>(types: [pg_sys::BuiltinOid; N]) -> [PgOid; N] {
     types.map(PgOid::BuiltIn)
 }
 
-use pg_sys::BuiltinOid::{
-    BYTEAOID as BYTEA, INT4OID as INT4, INT8OID as INT8, TEXTOID as TEXT, TIMESTAMPTZOID as TIMESTAMPTZ,
-};
+use pg_sys::BuiltinOid::{INT4OID as INT4, INT8OID as INT8, TEXTOID as TEXT, TIMESTAMPTZOID as TIMESTAMPTZ};
 
 fn position(epoch: Option<i64>, tick: Option<i64>) -> Option<Position> {
     Some(Position { epoch: epoch?.unsigned_abs(), tick: tick?.unsigned_abs() })
@@ -168,8 +168,10 @@ pub fn find(id: i32, only: Option<&str>) -> Result<Subscription, ApplyError> {
 }
 
 pub fn tables(subscription: i32) -> Vec<Table> {
-    let sql = "SELECT t.schema_name, t.table_name, t.state, t.after_tick, t.policy
-               FROM quorum.subscription_table AS t WHERE t.subscription = $1";
+    let sql = "SELECT t.schema_name, t.table_name, t.state, t.after_tick, t.policy,
+                      quorum.filter_of(s.filter, t.schema_name, t.table_name)
+               FROM quorum.subscription_table AS t JOIN quorum.subscription AS s ON s.id = t.subscription
+               WHERE t.subscription = $1";
     run(sql, &oids([INT4]), &[subscription.into()], |row| {
         Ok(Table {
             schema: row.get(1)?.unwrap_or_default(),
@@ -182,6 +184,7 @@ pub fn tables(subscription: i32) -> Vec<Table> {
             },
             after: row.get::<i64>(4)?.unwrap_or(0).unsigned_abs(),
             policy: row.get::<String>(5)?.map(|name| Policy::of(&name)),
+            filter: row.get(6)?,
         })
     })
 }
@@ -237,10 +240,11 @@ fn keep_versions(schema: &Schema) {
 pub fn add_table(subscription: &Subscription, schema: &Schema) -> Table {
     let state = if subscription.copies_nothing { "following" } else { "copy" };
     let sql = "INSERT INTO quorum.subscription_table (subscription, schema_name, table_name, state, after_epoch, after_tick)
-               VALUES ($1, $2, $3, $4, CASE WHEN $4 = 'following' THEN 0 END, CASE WHEN $4 = 'following' THEN 0 END)";
+               VALUES ($1, $2, $3, $4, CASE WHEN $4 = 'following' THEN 0 END, CASE WHEN $4 = 'following' THEN 0 END)
+               RETURNING (SELECT quorum.filter_of(s.filter, $2, $3) FROM quorum.subscription AS s WHERE s.id = $1)";
     let arguments =
         [subscription.id.into(), schema.schema.as_str().into(), schema.table.as_str().into(), state.into()];
-    run(sql, &oids([INT4, TEXT, TEXT, TEXT]), &arguments, |_| Ok(()));
+    let filter = run(sql, &oids([INT4, TEXT, TEXT, TEXT]), &arguments, |row| row.get::<String>(1));
     if subscription.policy == Policy::LastWriteWins {
         // Where they cannot be, the table stops at its first change.
         keep_versions(schema);
@@ -251,6 +255,7 @@ pub fn add_table(subscription: &Subscription, schema: &Schema) -> Table {
         state: if subscription.copies_nothing { State::Following } else { State::Copy },
         after: 0,
         policy: None,
+        filter: filter.into_iter().next().flatten(),
     }
 }
 
@@ -302,92 +307,6 @@ pub fn count(subscription: i32, table: &Table, conflict: &str, resolution: &str,
 pub fn caches_flushed(subscription: i32, xid: u64) {
     let sql = "SELECT quorum.caches_flushed($1, $2)";
     run(sql, &oids([INT4, INT8]), &[subscription.into(), xid.cast_signed().into()], |_| Ok(()));
-}
-
-/// A change that is left out, and kept.
-pub struct Rejected<'a> {
-    pub position: Position,
-    pub xid: u64,
-    pub op: &'static str,
-    pub conflict: &'a str,
-    pub code: &'a str,
-    pub message: &'a str,
-    /// JSON objects.
-    pub images: [Option<String>; 3],
-    pub origin: Option<&'a str>,
-    pub commit_us: i64,
-    pub bytes: &'a [u8],
-}
-
-pub fn reject(subscription: i32, table: &Table, rejected: &Rejected) {
-    let sql = "INSERT INTO quorum.rejected_change (subscription, schema_name, table_name, epoch, tick, transaction, op, conflict,
-                   code, message, key, old, new, origin, committed_at, change)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::pg_catalog.jsonb, $12::pg_catalog.jsonb,
-                   $13::pg_catalog.jsonb, $14, $15, $16)";
-    let [key, old, new] = &rejected.images;
-    let arguments = [
-        subscription.into(),
-        table.schema.as_str().into(),
-        table.name.as_str().into(),
-        rejected.position.epoch.cast_signed().into(),
-        rejected.position.tick.cast_signed().into(),
-        rejected.xid.cast_signed().into(),
-        rejected.op.into(),
-        rejected.conflict.into(),
-        rejected.code.into(),
-        rejected.message.into(),
-        key.as_deref().into(),
-        old.as_deref().into(),
-        new.as_deref().into(),
-        rejected.origin.into(),
-        process::time_of_us(u64::try_from(rejected.commit_us).unwrap_or(0)).into(),
-        rejected.bytes.into(),
-    ];
-    let types = oids([
-        INT4,
-        TEXT,
-        TEXT,
-        INT8,
-        INT8,
-        INT8,
-        TEXT,
-        TEXT,
-        TEXT,
-        TEXT,
-        TEXT,
-        TEXT,
-        TEXT,
-        TEXT,
-        TIMESTAMPTZ,
-        BYTEA,
-    ]);
-    run(sql, &types, &arguments, |_| Ok(()));
-}
-
-/// What is tried again.
-pub struct Kept {
-    pub subscription: i32,
-    pub change: Vec<u8>,
-    pub origin: Option<String>,
-    pub committed_at: Option<TimestampWithTimeZone>,
-}
-
-/// Locks a rejected change. `None`: there is none of this number.
-pub fn kept(id: i64) -> Option<Kept> {
-    let sql = "SELECT r.subscription, r.change, r.origin, r.committed_at FROM quorum.rejected_change AS r WHERE r.id = $1 FOR UPDATE";
-    let found = run(sql, &oids([INT8]), &[id.into()], |row| {
-        Ok(Kept {
-            subscription: row.get(1)?.unwrap_or(0),
-            change: row.get(2)?.unwrap_or_default(),
-            origin: row.get(3)?,
-            committed_at: row.get(4)?,
-        })
-    });
-    found.into_iter().next()
-}
-
-pub fn forget_kept(id: i64) {
-    run("DELETE FROM quorum.rejected_change AS r WHERE r.id = $1", &oids([INT8]), &[id.into()], |_| Ok(()));
 }
 
 /// Empties tables by deleting their rows one by one, where other tables refer to them.

@@ -3,7 +3,7 @@
 //! What is opened here belongs to the transaction and outlives savepoints. What a single change opens (scans, pinned pages)
 //! belongs to the savepoint in which it is applied, and is let go of before that ends: see `apply_write`.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 
 use pgquorum_change::Schema;
 use pgrx::pg_sys;
@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use super::apply_key::{Key, key_index, unique_indexes};
 use super::apply_state::executor_state;
 use super::apply_value::{Input, in_server_encoding};
-use super::apply_write::AsOwner;
+use super::apply_write::{AsOwner, defaults};
 use super::describe::attributes;
 use super::encoding;
 use super::worker::lock;
@@ -58,6 +58,8 @@ pub struct Target {
     pub(super) parts: Vec<super::apply_number::Part>,
     pub(super) room: Vec<u8>,
     pub(super) routing: Option<super::apply_route::Routing>,
+    /// Which rows are wanted; `None`: all.
+    pub(super) filter: Option<super::apply_filter::RowFilter>,
 }
 
 /// Things that are opened now belong to the transaction until this is dropped.
@@ -221,6 +223,7 @@ impl Target {
                 parts: Vec::new(),
                 room: Vec::new(),
                 routing: None,
+                filter: None,
             };
             if partitioned {
                 target.routing = Some(super::apply_route::Routing::new(&target));
@@ -342,26 +345,4 @@ unsafe fn columns(
         lacking.join(", ")
     );
     Err(Fault { code: "42703", message })
-}
-
-/// # Safety
-///
-/// As [`Target::of`].
-unsafe fn defaults(relation: pg_sys::Relation, columns: &[Column]) -> Vec<(usize, *mut pg_sys::ExprState)> {
-    let mut found = Vec::new();
-    // SAFETY: see above.
-    unsafe {
-        for (at, attribute) in attributes(relation).iter().enumerate() {
-            let sent = columns.iter().any(|column| column.place == Some(at));
-            if sent || attribute.attisdropped || attribute.attgenerated != 0 {
-                continue;
-            }
-            let default = pg_sys::build_column_default(relation, at as c_int + 1);
-            if !default.is_null() {
-                let planned = pg_sys::expression_planner(default.cast());
-                found.push((at, pg_sys::ExecInitExpr(planned, std::ptr::null_mut())));
-            }
-        }
-    }
-    found
 }

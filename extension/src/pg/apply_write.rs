@@ -7,7 +7,8 @@ use pgrx::PgSqlErrorCode::ERRCODE_DATA_CORRUPTED;
 use pgrx::pg_sys;
 
 use super::apply_find::{Found, Place};
-use super::apply_target::Target;
+use super::apply_target::{Column, Target};
+use super::describe::attributes;
 use crate::error::Refusal;
 
 /// The rights of a table's owner while it lives: what its triggers, defaults, constraints, types and indexes call runs with
@@ -138,7 +139,7 @@ impl Target {
     /// # Safety
     ///
     /// The slot is this table's own.
-    unsafe fn clear(&mut self) -> (*mut pg_sys::Datum, *mut bool) {
+    pub(super) unsafe fn clear(&mut self) -> (*mut pg_sys::Datum, *mut bool) {
         // SAFETY: see above; it has as many values as the table has columns.
         unsafe {
             pg_sys::ExecClearTuple(self.incoming);
@@ -359,4 +360,31 @@ fn wrong_length(found: usize, expected: usize) -> ! {
     )
     .hint("The schema version here is not that of the source: end the subscription and subscribe again.")
     .raise()
+}
+
+/// The defaults of columns that the source does not send, by their places.
+///
+/// # Safety
+///
+/// As [`Target::of`].
+pub(super) unsafe fn defaults(
+    relation: pg_sys::Relation,
+    columns: &[Column],
+) -> Vec<(usize, *mut pg_sys::ExprState)> {
+    let mut found = Vec::new();
+    // SAFETY: see above.
+    unsafe {
+        for (at, attribute) in attributes(relation).iter().enumerate() {
+            let sent = columns.iter().any(|column| column.place == Some(at));
+            if sent || attribute.attisdropped || attribute.attgenerated != 0 {
+                continue;
+            }
+            let default = pg_sys::build_column_default(relation, at as c_int + 1);
+            if !default.is_null() {
+                let planned = pg_sys::expression_planner(default.cast());
+                found.push((at, pg_sys::ExecInitExpr(planned, std::ptr::null_mut())));
+            }
+        }
+    }
+    found
 }

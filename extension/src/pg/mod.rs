@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use crate::error::Refusal;
 
+pub mod apply_filter;
 pub mod apply_find;
 mod apply_key;
 pub mod apply_number;

@@ -247,6 +247,64 @@ mod tests {
         assert_eq!(text(rows), "(1,new,2,7) (2,two,4,)");
     }
 
+    #[pg_test]
+    fn a_copy_takes_the_rows_that_are_wanted() {
+        let id = followed(r#", filter => '{"public.orders": "v = ''eu'' AND id > 3"}'"#);
+        let plan = format!("SELECT copy FROM quorum.copy_plan({id}, 'public', 'orders', '{{id,v}}')");
+        let copy = "COPY public.orders (id, v) FROM STDIN WHERE (((v = 'eu'::text) AND (id > 3)))";
+        assert_eq!(text(&plan), copy);
+        assert_eq!(text("SELECT filter FROM quorum.subscription_tables"), "v = 'eu' AND id > 3");
+        run("SELECT quorum.alter_subscription('s', filter => '{}')");
+        assert_eq!(text(&plan), "COPY public.orders (id, v) FROM STDIN");
+    }
+
+    #[pg_test]
+    fn a_filter_of_a_table_that_the_source_does_not_have_is_seen() {
+        let id = followed(r#", filter => '{"public.oders": "id > 3"}'"#);
+        let tables = "SELECT string_agg(concat_ws(' ', \"table\", state, code), ', ' ORDER BY \"table\") FROM quorum.subscription_tables";
+        assert_eq!(text(tables), "oders stopped PQ016, orders following");
+        run(r#"SELECT quorum.alter_subscription('s', filter => '{"public.orders": "id > 3"}')"#);
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "orders"}}]')"#
+        ));
+        assert_eq!(text(tables), "orders following");
+    }
+
+    #[pg_test]
+    fn filters_are_looked_at_when_they_are_given() {
+        followed("");
+        run("CREATE FUNCTION pg_temp.refused(sql text) RETURNS text LANGUAGE plpgsql AS $$
+             BEGIN EXECUTE sql; RETURN 'taken'; EXCEPTION WHEN OTHERS THEN RETURN sqlstate || ' ' || sqlerrm; END $$");
+        for (filter, said) in [
+            (r#"{"public.orders": "v = 'eu'"}"#, "taken"),
+            (r#"{"public.later": "whatever"}"#, "taken"),
+            (r#"["public.orders"]"#, "22023 filter is an object"),
+            (r#"{"orders": "v = 'eu'"}"#, "22023 in filter a table is named as schema.table"),
+            (r#"{"public.orders": 1}"#, "22023 the filter of table public.orders must be a condition"),
+            (
+                r#"{"public.orders": "w = 1"}"#,
+                "42703 the filter of table public.orders cannot be used: column",
+            ),
+            (
+                r#"{"public.orders": "random() < 0.5"}"#,
+                "0A000 the filter of table public.orders cannot be used: this cannot be a filter",
+            ),
+            (r#"{"public.orders": "id"}"#, "42804 the filter of table public.orders cannot be used: "),
+        ] {
+            let sql = format!("SELECT quorum.alter_subscription('s', filter => $f${filter}$f$)");
+            let refused = text(&format!("SELECT pg_temp.refused($s${sql}$s$)"));
+            assert!(refused.starts_with(said), "{filter}: {refused}");
+        }
+        for sql in [
+            r#"SELECT quorum.alter_subscription('s', policy => 'last_write_wins', filter => '{"public.orders": "id > 3"}')"#,
+            r#"SELECT quorum.alter_subscription('s', filter => '{"public.orders": "id > 3"}'), quorum.set_table_policy('s', 'orders', 'last_write_wins')"#,
+            r#"SELECT quorum.alter_subscription('s', tables => '{public.other}', filter => '{"public.orders": "id > 3"}')"#,
+        ] {
+            let refused = text(&format!("SELECT pg_temp.refused($s${sql}$s$)"));
+            assert!(refused.starts_with("22023 ") && refused.contains("filter"), "{sql}: {refused}");
+        }
+    }
+
     #[pg_test(error = "table public.g lacks columns that the source copies: b")]
     fn a_copy_needs_all_columns() {
         let id = followed("");

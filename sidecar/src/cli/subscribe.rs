@@ -37,6 +37,9 @@ pub struct SubscribeArgs {
     /// Only these tables, as schema.table.
     #[arg(long, value_delimiter = ',')]
     tables: Vec<String>,
+    /// Only rows of a table that fulfil a condition, such as "public.orders=region = 'eu'"; once for each table.
+    #[arg(long, value_name = "TABLE=CONDITION")]
+    filter: Vec<String>,
     /// What to do with rows that are in the tables already; none: copy nothing.
     #[arg(long, value_enum)]
     copy: Option<CopyMode>,
@@ -161,6 +164,26 @@ pub fn word(value: &impl ValueEnum) -> Value {
     name.map_or(Value::Null, Value::from)
 }
 
+/// The conditions of tables, as REST takes them.
+///
+/// # Errors
+/// One is not of the form `schema.table=condition`, or a table has two.
+pub fn filters(given: &[String]) -> Result<Option<Value>, Failure> {
+    let mut all = Map::new();
+    for text in given {
+        let Some((table, condition)) = text.split_once('=').filter(|(table, _)| table.contains('.')) else {
+            return Err(Failure::usage(format!("--filter {text:?} is not schema.table=condition")));
+        };
+        if all.insert(table.trim().to_owned(), condition.trim().into()).is_some() {
+            return Err(Failure::usage(format!(
+                "--filter names table {} twice; write both conditions into one, with AND or OR",
+                table.trim()
+            )));
+        }
+    }
+    Ok((!all.is_empty()).then_some(all.into()))
+}
+
 pub async fn run(args: SubscribeArgs, out: Out) -> Result<(), Failure> {
     let secret = args.secret.read()?;
     let ca = match &args.ca {
@@ -173,6 +196,7 @@ pub async fn run(args: SubscribeArgs, out: Out) -> Result<(), Failure> {
         ("channel", Some(json!(args.channel))),
         ("remote_database", args.remote_database.map(Value::from)),
         ("tables", (!args.tables.is_empty()).then(|| json!(args.tables))),
+        ("filter", filters(&args.filter)?),
         ("copy", args.copy.as_ref().map(word)),
         ("start", args.start.map(Value::from)),
         ("policy", args.policy.as_ref().map(word)),
@@ -315,6 +339,18 @@ mod tests {
         let tables =
             json!([{"state": "copy", "rows": 3, "bytes": 10}, {"state": "following", "rows": 4, "bytes": 5}]);
         assert_eq!(Copied::of(&tables), Copied { tables: 2, done: 1, rows: 7, bytes: 15 });
+    }
+
+    #[test]
+    fn conditions_come_behind_their_tables() {
+        let given = ["public.orders=region = 'eu'".to_owned(), "a.b = c > 3".to_owned()];
+        let read = filters(&given).unwrap().unwrap();
+        assert_eq!(read, json!({"public.orders": "region = 'eu'", "a.b": "c > 3"}));
+        assert_eq!(filters(&[]).unwrap(), None);
+        for wrong in ["orders=id > 3", "public.orders", "=x"] {
+            assert!(filters(&[wrong.to_owned()]).is_err(), "{wrong}");
+        }
+        assert!(filters(&["a.b=c".to_owned(), "a.b=d".to_owned()]).is_err());
     }
 
     #[test]

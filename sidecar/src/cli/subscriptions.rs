@@ -4,7 +4,7 @@ use super::client::Target;
 use super::failure::{Context, Failure};
 use super::output::{Out, bytes, pairs, plain, table};
 use super::rejected;
-use super::subscribe::{Basis, Ddl, OnPurged, Policy, SecretArgs, word};
+use super::subscribe::{Basis, Ddl, OnPurged, Policy, SecretArgs, filters, word};
 use crate::uri::encoded;
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -86,6 +86,12 @@ struct SetArgs {
     /// Only these tables, as schema.table; "all" for all.
     #[arg(long, value_delimiter = ',')]
     tables: Vec<String>,
+    /// Only rows of a table that fulfil a condition, from now on; in place of all conditions that there were.
+    #[arg(long, value_name = "TABLE=CONDITION", conflicts_with = "no_filter")]
+    filter: Vec<String>,
+    /// All rows of all tables, from now on.
+    #[arg(long)]
+    no_filter: bool,
     #[arg(long, value_enum)]
     policy: Option<Policy>,
     #[arg(long, value_enum)]
@@ -121,6 +127,7 @@ impl SetArgs {
         let fields = [
             ("remote", (!self.remote.is_empty()).then(|| json!(self.remote))),
             ("tables", tables),
+            ("filter", if self.no_filter { Some(Value::Null) } else { filters(&self.filter)? }),
             ("policy", self.policy.as_ref().map(word)),
             ("ddl", self.ddl.as_ref().map(word)),
             ("on_purged", self.on_purged.as_ref().map(word)),

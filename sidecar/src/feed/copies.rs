@@ -7,7 +7,7 @@
 use super::dump::send;
 use super::error::{FeedError, Kind, Result};
 use super::outlet::Outlet;
-use super::source::{ChannelId, CopyOut, Shared, Source};
+use super::source::{ChannelId, CopyOut, Shared, SharedTable, Source};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -130,21 +130,23 @@ impl Copies {
         Ok(())
     }
 
-    /// Begins to read a table of a copy, `schema.table`: these columns, or all. What is returned ends with [`END`] if it
-    /// is whole.
+    /// Begins to read a table of a copy, `schema.table`: these columns, or all, of the rows that fulfil the condition. What is
+    /// returned ends with [`END`] if it is whole.
     ///
     /// # Errors
-    /// The copy is gone, or has no such table or column; or too many tables are read at the same time.
+    /// The copy is gone, or has no such table or column; the condition is none that filters take; or too many tables are read
+    /// at the same time.
     pub async fn read(
         &self,
         id: &ChannelId,
         name: &str,
         table: &str,
         columns: Option<&[String]>,
+        condition: Option<&str>,
     ) -> Result<mpsc::Receiver<Bytes>> {
         let copy = self.find(id, name)?;
         // Whoever asks for what is not in it reads nothing, and does not keep it.
-        let statement = statement(&copy, table, columns)?;
+        let statement = statement(&copy, table, columns, condition).await?;
         // Counted before the database is asked, which may take longer than is left.
         let reader = Reader::new(&copy);
         let rows = copy.shared.open(&statement).await?;
@@ -205,8 +207,13 @@ impl Drop for Reader {
     }
 }
 
-fn statement(copy: &Copy, table: &str, columns: Option<&[String]>) -> Result<String> {
-    let named = |shared: &&super::source::SharedTable| {
+async fn statement(
+    copy: &Copy,
+    table: &str,
+    columns: Option<&[String]>,
+    condition: Option<&str>,
+) -> Result<String> {
+    let named = |shared: &&SharedTable| {
         let schema = &shared.table.schema;
         table.strip_prefix(schema.schema.as_str()).and_then(|rest| rest.strip_prefix('.'))
             == Some(&schema.table)
@@ -216,13 +223,19 @@ fn statement(copy: &Copy, table: &str, columns: Option<&[String]>) -> Result<Str
             format!("this copy has no table {table}; write schema.table, as in the answer that began it");
         return Err(FeedError::new(Kind::UnknownTable, message));
     };
-    let Some(columns) = columns else { return Ok(shared.table.copy(shared.table.columns())) };
-    if let Some(unknown) = columns.iter().find(|name| !shared.table.columns().any(|column| column == **name))
-    {
+    let all: Vec<&str> = shared.table.columns().collect();
+    let wanted = columns.map_or_else(|| all.clone(), |names| names.iter().map(String::as_str).collect());
+    if let Some(unknown) = wanted.iter().find(|name| !all.contains(name)) {
         let message = format!("table {table} has no column {unknown} in this copy");
         return Err(FeedError::new(Kind::UnknownColumn, message));
     }
-    Ok(shared.table.copy(columns.iter().map(String::as_str)))
+    Ok(match condition {
+        None => shared.table.copy(wanted.into_iter()),
+        Some(text) => {
+            let condition = copy.shared.condition(shared, text).await?;
+            shared.table.copy_where(wanted.into_iter(), &condition)
+        }
+    })
 }
 
 async fn write(mut rows: Box<dyn CopyOut>, out: &mut Outlet) -> Result<()> {

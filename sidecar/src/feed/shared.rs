@@ -17,6 +17,9 @@ const EXPORT: &str = "SELECT pg_export_snapshot(), quorum.origin_name(), c.datab
 const SIZE: &str = "SELECT CASE WHEN bool_and(k.reltuples >= 0) THEN sum(k.reltuples)::int8 END, \
                     coalesce(sum(pg_table_size(k.oid)), 0)::int8 \
                     FROM pg_class k WHERE k.oid = ANY ($1) AND k.relkind <> 'p'";
+/// It may look at what a row shows, whoever computes it.
+const CONDITION: &str = "SELECT quorum.filter_text(f.tree, $1) \
+                         FROM quorum.parse_filter($1, convert_to($2, getdatabaseencoding())) f";
 /// How long the small questions may take, each.
 const ASK_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -49,10 +52,19 @@ impl SharedSnapshot {
             let row = within(ASK_DEADLINE, ONLY_READ, said(asked)).await?;
             let count = |count: i64| u64::try_from(count).unwrap_or(0);
             let (rows, bytes) = (column::<Option<i64>>(&row, 0)?.map(count), count(column(&row, 1)?));
-            sized.push(SharedTable { table, rows, bytes });
+            // The table itself comes first.
+            let relid = members.first().copied().unwrap_or_default();
+            sized.push(SharedTable { table, relid, rows, bytes });
         }
         let (pool, database) = (Arc::clone(pool), id.database.clone());
         Ok(SharedSnapshot { pool, database, session, name, position, origin, version, tables: sized })
+    }
+
+    async fn check(&self, table: &SharedTable, text: &str) -> Result<String> {
+        let session = self.pool.take(&self.database, Purpose::Read).await?;
+        let values: [(&(dyn ToSql + Sync), Type); 2] = [(&table.relid, Type::OID), (&text, Type::TEXT)];
+        let row = within(ASK_DEADLINE, ONLY_READ, said(session.query_typed_one(CONDITION, &values))).await;
+        column(&self.pool.done(session, row)?, 0)
     }
 
     async fn read(&self, statement: &str) -> Result<Box<dyn CopyOut>> {
@@ -96,6 +108,10 @@ impl Shared for SharedSnapshot {
 
     fn is_held(&self) -> bool {
         !self.session.is_closed()
+    }
+
+    fn condition<'a>(&'a self, table: &'a SharedTable, text: &'a str) -> Answer<'a, String> {
+        Box::pin(self.check(table, text))
     }
 
     fn open<'a>(&'a self, statement: &'a str) -> Answer<'a, Box<dyn CopyOut>> {

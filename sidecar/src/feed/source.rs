@@ -159,6 +159,19 @@ impl DumpTable {
         format!("COPY (SELECT {} FROM {}) TO STDOUT", columns.join(", "), self.from)
     }
 
+    /// The same of rows that fulfil a condition, which looks at nothing but what is copied here anyway, and at no row that the
+    /// channel leaves out.
+    pub fn copy_where<'a>(&self, columns: impl Iterator<Item = &'a str>, condition: &str) -> String {
+        let columns: Vec<String> = columns.map(quoted).collect();
+        let all: Vec<String> = self.columns().map(quoted).collect();
+        format!(
+            "COPY (SELECT {} FROM (SELECT {} FROM {} OFFSET 0) AS t WHERE ({condition})) TO STDOUT",
+            columns.join(", "),
+            all.join(", "),
+            self.from
+        )
+    }
+
     /// The statement that copies its rows in the order of the key, which is the same each time.
     pub fn copy_in_order(&self) -> String {
         let columns: Vec<String> = self.columns().map(quoted).collect();
@@ -177,6 +190,7 @@ fn quoted(name: &str) -> String {
 #[derive(Clone, Debug)]
 pub struct SharedTable {
     pub table: DumpTable,
+    pub relid: u32,
     /// `None`: the server has never counted.
     pub rows: Option<u64>,
     pub bytes: u64,
@@ -192,7 +206,9 @@ pub trait Shared: Send + Sync {
     fn tables(&self) -> &[SharedTable];
     /// False: the session that held it is gone, nobody can begin to read any more.
     fn is_held(&self) -> bool;
-    /// Runs a statement of [`DumpTable::copy`] in the snapshot.
+    /// A condition of a table, checked, and as the database writes it.
+    fn condition<'a>(&'a self, table: &'a SharedTable, text: &'a str) -> Answer<'a, String>;
+    /// Runs a statement of [`DumpTable::copy`] or [`DumpTable::copy_where`] in the snapshot.
     fn open<'a>(&'a self, statement: &'a str) -> Answer<'a, Box<dyn CopyOut>>;
 }
 

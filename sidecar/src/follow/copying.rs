@@ -81,7 +81,8 @@ impl Copying<'_> {
     async fn table(&self, copy: &CopyBegun, job: &Job) -> Result<()> {
         let mut copier = self.runner.target.copier().await?;
         let columns = copier.begin(&job.table, &job.columns, self.origin).await?;
-        let mut lines = self.runner.source.copy(&copy.id, &job.table, &columns).await?;
+        let filter = self.runner.subscription.filter_of(&job.table);
+        let mut lines = self.runner.source.copy(&copy.id, &job.table, &columns, filter).await?;
         let mut end = CopyEnd::default();
         while let Some(bytes) = lines.next().await? {
             let ready = end.push(&bytes);

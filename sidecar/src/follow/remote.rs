@@ -340,14 +340,16 @@ impl Source for Remote {
         id: &'a str,
         table: &'a TableName,
         columns: &'a [String],
+        filter: Option<&'a str>,
     ) -> Answer<'a, Box<dyn Bytestream>> {
         Box::pin(async move {
-            let columns = encoded(&json!(columns).to_string());
-            let path = self.path(
-                &format!("/copies/{id}/{}", encoded(&table.to_string())),
-                &format!("columns={columns}"),
-            );
-            self.open(&path, COPY, (COPY_DEADLINE, COPY_SILENCE)).await
+            let mut query = format!("columns={}", encoded(&json!(columns).to_string()));
+            if let Some(condition) = filter {
+                query.push_str(&format!("&where={}", encoded(condition)));
+            }
+            let path = self.path(&format!("/copies/{id}/{}", encoded(&table.to_string())), &query);
+            let opened = self.open(&path, COPY, (COPY_DEADLINE, COPY_SILENCE)).await;
+            opened.map_err(|trouble| if filter.is_some() { trouble.of_filter() } else { trouble })
         })
     }
 

@@ -41,12 +41,13 @@ pub trait Source: Send + Sync + 'static {
     fn begin_copy<'a>(&'a self, tables: &'a [TableName]) -> Answer<'a, CopyBegun>;
     fn renew_copy<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     fn end_copy<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
-    /// These columns of a table in COPY's text format, with its end marked.
+    /// These columns of a table in COPY's text format, with its end marked; only of rows that fulfil the condition.
     fn copy<'a>(
         &'a self,
         id: &'a str,
         table: &'a TableName,
         columns: &'a [String],
+        filter: Option<&'a str>,
     ) -> Answer<'a, Box<dyn Bytestream>>;
     /// The frames of the binary stream.
     fn stream(&self, after: Position) -> Answer<'_, Box<dyn Bytestream>>;

@@ -3,6 +3,7 @@
 use super::trouble::{Result, Trouble};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// What a subscription says. Two that are equal are followed in the same way.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -15,6 +16,8 @@ pub struct Subscription {
     pub remote_database: Option<String>,
     pub channel: String,
     pub tables: Option<Vec<String>>,
+    /// Conditions of the rows that are wanted, by `schema.table`.
+    pub filter: Option<BTreeMap<String, String>>,
     pub policy: String,
     pub ddl: String,
     pub on_purged: String,
@@ -53,6 +56,11 @@ impl Subscription {
     /// Whether this table is wanted.
     pub fn wants(&self, table: &TableName) -> bool {
         self.tables.as_ref().is_none_or(|wanted| wanted.contains(&table.to_string()))
+    }
+
+    /// The condition of the rows of this table that are wanted; `None`: all are.
+    pub fn filter_of(&self, table: &TableName) -> Option<&str> {
+        self.filter.as_ref()?.get(&table.to_string()).map(String::as_str)
     }
 }
 

@@ -110,6 +110,22 @@ impl Trouble {
         Trouble::new(kind, code, message)
     }
 
+    /// The same of a request with a filter: where the source does not take that, its table alone stops.
+    pub fn of_filter(self) -> Trouble {
+        match self.code.as_str() {
+            "unknown_column" | "refused_by_database" => Trouble {
+                kind: Kind::Table,
+                code: "PQ022".to_owned(),
+                message: format!(
+                    "the filter of this table cannot be used: {}. Correct it (quorum.alter_subscription(…, filter => …)), then let \
+                     the table go on with copy => true",
+                    self.message
+                ),
+            },
+            _ => self,
+        }
+    }
+
     /// The state of the subscription that this means.
     pub fn state(&self) -> &'static str {
         match self.kind {

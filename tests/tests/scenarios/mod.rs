@@ -3,6 +3,7 @@
 mod applier;
 mod applier_lies;
 mod apply_conflicts;
+mod apply_filters;
 mod apply_order;
 mod apply_origins;
 mod apply_random;
@@ -35,6 +36,7 @@ mod feed_model;
 mod feed_stalls;
 mod feed_writers;
 mod follow_copy;
+mod follow_filter;
 mod follow_kills;
 mod follow_sequences;
 mod follow_states;

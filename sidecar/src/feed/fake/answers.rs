@@ -205,7 +205,7 @@ impl Source for Fake {
         Box::pin(async move {
             self.channel(id)?;
             let table = DumpTable { schema: schemas::parse(&schema(1))?, from: String::new() };
-            let tables = vec![SharedTable { table, rows: Some(2), bytes: 8192 }];
+            let tables = vec![SharedTable { table, relid: 16_384, rows: Some(2), bytes: 8192 }];
             self.snapshots.fetch_add(1, Ordering::Relaxed);
             let (held, hangs) = (Arc::clone(&self.snapshots), self.copies_hang.load(Ordering::Relaxed));
             Ok(Box::new(snapshots::Together { position: *self.end.borrow(), tables, hangs, held })

@@ -28,12 +28,15 @@ async fn a_table_that_is_whole_says_so() {
     assert_eq!((&begun["position"], &begun["origin"]), (&"5:0".into(), &"berlin".into()));
     let id = name(&begun);
     let columns = ["note".to_owned()];
-    let text = all(copies.read(&shop(), &id, "public.orders", Some(&columns)).await.unwrap()).await;
+    let text = all(copies.read(&shop(), &id, "public.orders", Some(&columns), None).await.unwrap()).await;
     assert_eq!(text, "1\ta\n2\tCOPY (SELECT \"note\" FROM ) TO STDOUT\n\\.\n");
+    let some = copies.read(&shop(), &id, "public.orders", Some(&columns), Some("id > 3")).await.unwrap();
+    let statement = "COPY (SELECT \"note\" FROM (SELECT \"id\", \"note\" FROM  OFFSET 0) AS t WHERE (checked id > 3)) TO STDOUT";
+    assert_eq!(all(some).await, format!("1\ta\n2\t{statement}\n\\.\n"));
     for (table, columns, kind) in
         [("orders", None, Kind::UnknownTable), ("public.orders", Some(["x".to_owned()]), Kind::UnknownColumn)]
     {
-        let refused = copies.read(&shop(), &id, table, columns.as_ref().map(|c| c.as_slice())).await;
+        let refused = copies.read(&shop(), &id, table, columns.as_ref().map(|c| c.as_slice()), None).await;
         assert_eq!(refused.unwrap_err().kind, kind, "{table}");
     }
     let other = ChannelId { channel: "other".to_owned(), ..shop() };
@@ -58,7 +61,7 @@ async fn a_copy_that_is_left_alone_ends_and_one_that_is_read_does_not() {
     // What is read stays, and so does what is renewed.
     fake.copies_hang.store(true, Ordering::Relaxed);
     let begun = copies.begin(shop(), &[], short).await.unwrap();
-    let reading = copies.read(&shop(), &name(&begun), "public.orders", None).await.unwrap();
+    let reading = copies.read(&shop(), &name(&begun), "public.orders", None, None).await.unwrap();
     tokio::time::sleep(short * 3).await;
     assert_eq!(copies.renew(&shop(), &name(&begun), Some(TTL)).unwrap()["ttl"], "30s");
     // Whoever ends it ends its readers, and what they have is not whole.

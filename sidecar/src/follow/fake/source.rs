@@ -32,6 +32,8 @@ pub struct SourceState {
     pub broken_copies: usize,
     pub followers: BTreeMap<String, Position>,
     pub copies: usize,
+    /// Of the tables that were copied.
+    pub filters: Vec<Option<String>>,
     pub schemas: usize,
     pub streams: Vec<Position>,
 }
@@ -144,10 +146,12 @@ impl Source for Shared {
         _id: &'a str,
         _table: &'a TableName,
         columns: &'a [String],
+        filter: Option<&'a str>,
     ) -> Answer<'a, Box<dyn Bytestream>> {
         Box::pin(async move {
             assert_eq!(columns, ["note"]);
             let mut state = self.0.lock();
+            state.filters.push(filter.map(str::to_owned));
             let parts: &[&'static str] =
                 if state.broken_copies > 0 { &["a\nb", "\n"] } else { &["a\nb", "\n\\.", "\n"] };
             state.broken_copies = state.broken_copies.saturating_sub(1);

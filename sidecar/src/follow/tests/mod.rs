@@ -87,6 +87,15 @@ async fn tables_are_copied_and_then_followed() {
 }
 
 #[tokio::test]
+async fn the_source_is_asked_for_the_rows_that_are_wanted() {
+    let mut world = world();
+    let filter = [(orders().to_string(), "note = 'a'".to_owned())].into();
+    world.start(Subscription { filter: Some(filter), ..subscription() });
+    world.until("the copy", |world| world.target.lock().copied.len() == 1).await;
+    assert_eq!(world.source.lock().filters, [Some("note = 'a'".to_owned())]);
+}
+
+#[tokio::test]
 async fn a_copy_that_breaks_off_begins_anew_and_leaves_nothing() {
     let mut world = world();
     world.source.lock().broken_copies = 2;

@@ -179,6 +179,12 @@ impl Fields {
         self.take(name, "an array of names, not an empty one", read)
     }
 
+    /// An object, as JSON; it may be empty.
+    pub(in crate::rest) fn object(&mut self, name: &'static str) -> Result<Option<Given>, Refusal> {
+        let read = |value: &Value| value.is_object().then(|| Given::Text(value.to_string()));
+        self.take(name, "an object", read)
+    }
+
     /// A length of time, as PostgreSQL reads it.
     pub(in crate::rest) fn span(&mut self, name: &'static str) -> Result<Option<Given>, Refusal> {
         let read = |value: &Value| {

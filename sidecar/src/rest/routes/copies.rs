@@ -79,12 +79,12 @@ async fn table_of(
     query: &str,
 ) -> Result<Response, Refusal> {
     api.leader_view()?;
-    let query = Query::strict(query, &["database", "columns"])?;
+    let query = Query::strict(query, &["database", "columns", "where"])?;
     let id = channel::channel(api, channel, &query)?;
     let table = channel::segment("table", table)?;
     let columns = columns(&query)?;
     let place = api.reader_place()?;
-    let bytes = api.feed().copies().read(&id, copy, &table, columns.as_deref()).await?;
+    let bytes = api.feed().copies().read(&id, copy, &table, columns.as_deref(), query.get("where")).await?;
     Ok(place.bytes(bytes, COPY))
 }
 

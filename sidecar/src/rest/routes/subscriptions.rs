@@ -18,6 +18,7 @@ const NEW: &[&str] = &[
     "channel",
     "remote_database",
     "tables",
+    "filter",
     "copy",
     "start",
     "policy",
@@ -33,6 +34,7 @@ const CHANGED: &[&str] = &[
     "enabled",
     "remote",
     "tables",
+    "filter",
     "policy",
     "ddl",
     "on_purged",
@@ -129,6 +131,7 @@ async fn create(api: &Api, query: &str, body: Body) -> Result<Value, Refusal> {
     call = call.text("channel", "text", &fields.need("channel")?);
     call = with(call, "database", "text", fields.text("remote_database")?.map(Given::Text));
     call = with(call, "tables", "text[]", fields.names("tables")?);
+    call = with(call, "filter", "jsonb", fields.object("filter")?);
     for field in ["copy", "start", "policy", "ddl", "on_purged", "login", "secret", "ca"] {
         call = with(call, field, "text", fields.text(field)?.map(Given::Text));
     }
@@ -144,8 +147,10 @@ async fn change(api: &Api, name: &str, query: &str, body: Body) -> Result<Value,
     let name = channel::segment("name", name)?;
     let mut body = body?;
     keep_secret(&body)?;
-    // What is null is taken away: all tables, no login.
-    for (field, none) in [("login", json!("")), ("secret", json!("")), ("ca", json!(""))] {
+    // What is null is taken away: all tables, all rows, no login.
+    for (field, none) in
+        [("login", json!("")), ("secret", json!("")), ("ca", json!("")), ("filter", json!({}))]
+    {
         if body.get(field) == Some(&Value::Null) {
             body.insert(field.to_owned(), none);
         }
@@ -157,6 +162,7 @@ async fn change(api: &Api, name: &str, query: &str, body: Body) -> Result<Value,
     call = with(call, "remote", "text[]", fields.names("remote")?);
     let tables = if all_tables { Some(Given::Texts(Vec::new())) } else { fields.names("tables")? };
     call = with(call, "tables", "text[]", tables);
+    call = with(call, "filter", "jsonb", fields.object("filter")?);
     for field in ["policy", "ddl", "on_purged"] {
         call = with(call, field, "text", fields.text(field)?.map(Given::Text));
     }

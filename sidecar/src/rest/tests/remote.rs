@@ -39,12 +39,21 @@ async fn any_node_is_asked_and_the_leader_where_only_that_can_answer() {
     let copy = remote.begin_copy(&[orders()]).await.unwrap();
     assert_eq!(copy.tables, [(orders(), vec!["id".to_owned(), "note".to_owned()])]);
     remote.renew_copy(&copy.id).await.unwrap();
-    let mut lines = remote.copy(&copy.id, &orders(), &["note".to_owned()]).await.unwrap();
+    let mut lines = remote.copy(&copy.id, &orders(), &["note".to_owned()], None).await.unwrap();
     let mut all = Vec::new();
     while let Some(bytes) = lines.next().await.unwrap() {
         all.extend_from_slice(&bytes);
     }
     assert_eq!(String::from_utf8(all).unwrap(), "1\ta\n2\tCOPY (SELECT \"note\" FROM ) TO STDOUT\n\\.\n");
+    // Only some rows, whatever the condition is written with.
+    let condition = "note = 'a&b+c%' OR id > 3";
+    let mut some = remote.copy(&copy.id, &orders(), &["note".to_owned()], Some(condition)).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(bytes) = some.next().await.unwrap() {
+        all.extend_from_slice(&bytes);
+    }
+    let said = String::from_utf8(all).unwrap();
+    assert!(said.contains(&format!("WHERE (checked {condition})")), "{said}");
     remote.end_copy(&copy.id).await.unwrap();
     assert_eq!(remote.renew_copy(&copy.id).await.unwrap_err().code, "copy_gone");
     remote.register("cache", None).await.unwrap();

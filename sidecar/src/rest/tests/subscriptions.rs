@@ -8,10 +8,11 @@ use serde_json::json;
 async fn a_subscription_is_made_changed_and_ended() {
     let served = serve(view(1), accept).await;
     let new = json!({"name": "mirror", "remote": ["http://a:1", "http://b:1"], "channel": "shop", "secret": "s3cret",
-        "remote_database": "sales", "forward": true, "jobs": 4});
+        "remote_database": "sales", "forward": true, "jobs": 4, "filter": {"public.orders": "id > 3"}});
     let made = served.send("POST /subscriptions", &[], &new.to_string()).await;
     assert_eq!((made.status, &made.json()["name"]), (200, &json!("mirror")), "{made:?}");
-    let patch = json!({"enabled": false, "tables": null, "login": null, "policy": "skip"}).to_string();
+    let patch = json!({"enabled": false, "tables": null, "filter": null, "login": null, "policy": "skip"})
+        .to_string();
     assert_eq!(served.send("PATCH /subscriptions/mirror", &[], &patch).await.status, 200);
     let resumed =
         served.send("POST /subscriptions/mirror/tables/public.orders/resume", &[], "{\"copy\": true}").await;
@@ -28,6 +29,8 @@ async fn a_subscription_is_made_changed_and_ended() {
     };
     assert_eq!(given(0, "database"), Some(Given::Text("sales".to_owned())));
     assert_eq!(given(0, "jobs"), Some(Given::Number(4)));
+    assert_eq!(given(0, "filter"), Some(Given::Text(json!({"public.orders": "id > 3"}).to_string())));
+    assert_eq!(given(1, "filter"), Some(Given::Text("{}".to_owned())));
     assert_eq!(given(1, "tables"), Some(Given::Texts(Vec::new())));
     assert_eq!(given(1, "login"), Some(Given::Text(String::new())));
     assert_eq!(given(1, "remote"), None);
@@ -40,6 +43,7 @@ async fn what_is_wrong_is_said_without_the_secret() {
     for (body, code) in [
         (json!({"name": "a", "channel": "shop"}), "missing_field"),
         (json!({"name": "a", "channel": "shop", "remote": [], "secret": "s3cret"}), "bad_field"),
+        (json!({"name": "a", "channel": "shop", "remote": ["http://a:1"], "filter": "id > 3"}), "bad_field"),
         (
             json!({"name": "a", "channel": "shop", "remote": ["http://a:1"], "secret": ["s3cret"]}),
             "bad_field",
