@@ -178,6 +178,8 @@ DECLARE
     s quorum.subscription := quorum.require_subscription(copy_plan.subscription);
     t quorum.subscription_table := quorum.require_table(copy_plan.subscription, copy_plan."schema", copy_plan."table");
     relation regclass := to_regclass(format('%I.%I', copy_plan."schema", copy_plan."table"));
+    owner oid := (SELECT c.relowner FROM pg_class AS c WHERE c.oid = relation);
+    kind text := (SELECT c.relkind FROM pg_class AS c WHERE c.oid = relation);
     fired text;
     missing text;
     list text;
@@ -195,17 +197,26 @@ BEGIN
         RAISE EXCEPTION 'table %.% is one of the system''s or of pgquorum''s own', copy_plan."schema", copy_plan."table"
             USING ERRCODE = 'insufficient_privilege';
     END IF;
-    -- COPY fires them with the rights of who copies, and that is a superuser.
+    IF kind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION '%.% is no ordinary table here', copy_plan."schema", copy_plan."table" USING ERRCODE = 'wrong_object_type';
+    END IF;
+    -- Everything runs with the rights of the table's owner, also what belongs to somebody else who may less.
     SELECT string_agg(quote_ident(g.tgname), ', ') INTO fired FROM pg_trigger AS g
     JOIN pg_class AS c ON c.oid = g.tgrelid JOIN pg_roles AS o ON o.oid = c.relowner
-    WHERE g.tgrelid IN (SELECT p.relid FROM pg_partition_tree(relation) AS p UNION SELECT relation)
-      AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal AND NOT o.rolsuper
+    WHERE g.tgrelid IN (SELECT p.relid FROM pg_partition_tree(relation) AS p) AND c.relowner <> owner
+      AND g.tgparentid = 0 AND g.tgenabled IN ('A', 'R') AND NOT g.tgisinternal AND NOT o.rolsuper
       AND NOT EXISTS (SELECT FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'pgquorum'
                       WHERE d.classid = 'pg_proc'::regclass AND d.objid = g.tgfoid AND d.refclassid = 'pg_extension'::regclass);
     IF fired IS NOT NULL THEN
-        RAISE EXCEPTION 'triggers of table % would run with the rights of a superuser when its rows are copied: %', relation, fired
+        RAISE EXCEPTION 'triggers of partitions of table % that belong to somebody else would run with the rights of the table''s owner when rows are copied: %', relation, fired
             USING ERRCODE = 'insufficient_privilege',
-                  HINT = 'Disable them (ALTER TABLE … DISABLE TRIGGER), call quorum.resume_table(…, copy => true), and enable them when the table is copied. Or copy the rows by hand and subscribe with copy => ''none''.';
+                  HINT = 'Disable them (ALTER TABLE … DISABLE TRIGGER), call quorum.resume_table(…, copy => true), and enable them when the table is copied. Or give all partitions one owner.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_class AS c JOIN pg_roles AS o ON o.oid = c.relowner
+               WHERE c.oid = relation AND c.relrowsecurity AND c.relforcerowsecurity AND NOT o.rolsuper AND NOT o.rolbypassrls) THEN
+        RAISE EXCEPTION 'row level security is forced on the owner of table %, with whose rights rows are copied', relation
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'ALTER TABLE … NO FORCE ROW LEVEL SECURITY, call quorum.resume_table(…, copy => true), and force it again when the table is copied: changes are written in either case.';
     END IF;
     SELECT string_agg(quote_ident(c), ', ') INTO missing FROM unnest(copy_plan.columns) AS c
     WHERE NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = c);
@@ -234,7 +245,7 @@ BEGIN
     CASE s.copy
     WHEN 'truncate' THEN
         -- Not TRUNCATE: that would be refused where other tables refer to this one.
-        before := format('DELETE FROM %s', relation);
+        before := format('SELECT quorum.run_as_owner(%L::regclass, %L)', relation, format('DELETE FROM %s', relation));
     WHEN 'merge' THEN
         SELECT string_agg(quote_ident(a.attname), ', ') INTO keys
         FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
@@ -245,18 +256,20 @@ BEGIN
         END IF;
         SELECT string_agg(format('%1$I = excluded.%1$I', c), ', ') INTO updates FROM unnest(copied_columns) AS c
         WHERE quote_ident(c) <> ALL (string_to_array(keys, ', '));
-        before := format('CREATE TEMPORARY TABLE pgquorum_copy ON COMMIT DROP AS SELECT %s FROM %s WITH NO DATA', list, relation);
+        before := format('CREATE TEMPORARY TABLE pgquorum_copy ON COMMIT DROP AS SELECT %s FROM %s WITH NO DATA; GRANT SELECT, INSERT ON pg_temp.pgquorum_copy TO %I',
+                         list, relation, pg_get_userbyid(owner));
         copy := format('COPY pg_temp.pgquorum_copy (%s) FROM STDIN%s', list, coalesce(wanted, ''));
-        after := format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM pg_temp.pgquorum_copy ON CONFLICT (%s) DO %s; DROP TABLE pg_temp.pgquorum_copy',
+        after := format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM pg_temp.pgquorum_copy ON CONFLICT (%s) DO %s',
                         relation, list, list, keys, coalesce('UPDATE SET ' || updates, 'NOTHING'));
+        after := format('SELECT quorum.run_as_owner(%L::regclass, %L); DROP TABLE pg_temp.pgquorum_copy', relation, after);
     ELSE
         before := format('SELECT quorum.require_empty(%L)', relation);
     END CASE;
-    before := concat_ws('; ', prelude, before);
+    before := concat_ws('; ', prelude, before, format('SELECT quorum.copy_as_owner(%L::regclass)', relation));
 END
 $$;
 COMMENT ON FUNCTION quorum.copy_plan(integer, text, text, text[]) IS
-    'How to copy a table of the source into the one here: statements to run before, the COPY, statements to run after (NULL: none), and the columns to ask the source for, in this order. All in one transaction with session_replication_role = replica, and quorum.table_copied at its end. Errors: 42P01 no such table, 42703 it lacks columns, 42P16 no key to merge by, PQ022 the filter cannot be used, 42501 a system table, or triggers of somebody who is no superuser would run.';
+    'How to copy a table of the source into the one here: statements to run before, the COPY, statements to run after (NULL: none), and the columns to ask the source for, in this order. All in one transaction with session_replication_role = replica, and quorum.table_copied at its end. Errors: 42P01 no such table, 42703 it lacks columns, 42P16 no key to merge by, PQ022 the filter cannot be used, 42809 no ordinary table, 42501 a system table, triggers of somebody else would run, or row level security is forced.';
 
 CREATE FUNCTION quorum.reload_subscription(subscription integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -168,6 +168,12 @@ ALTER FUNCTION quorum.apply(integer, bytea, text) ROWS 1;
 ALTER FUNCTION quorum.retry_rejected(bigint) SECURITY DEFINER;
 ALTER FUNCTION quorum.retry_rejected(bigint) SET search_path = pg_catalog, pg_temp;
 
+-- Whoever could call these could do whatever any owner of a table can.
+COMMENT ON FUNCTION quorum.copy_as_owner(oid) IS
+    'Internal. The next statement of this session, if it is a COPY FROM, has the rights of a table''s owner and no more. Error 42P01: there is no such table.';
+COMMENT ON FUNCTION quorum.run_as_owner(oid, text) IS
+    'Internal. Runs a statement with the rights of a table''s owner and no more. Errors: 42P01 there is no such table, and those of the statement.';
+
 COMMENT ON FUNCTION quorum.lock_sequence(oid) IS
     'Internal. Keeps others from taking numbers from a sequence until the transaction ends. Errors: 42809 it is none, 55P03 a transaction that used it stays open.';
 ALTER FUNCTION quorum.lock_sequence(oid) SET lock_timeout = '5s';

@@ -29,6 +29,8 @@ pub enum ApplyError {
     /// Pre-commit: a transaction of the source is not complete.
     Incomplete,
     NoRejected(i64),
+    /// There is no table with this number.
+    NoTable(u32),
     /// The change would win over everything that is written here until its time has come.
     Ahead {
         table: String,
@@ -125,6 +127,12 @@ impl ApplyError {
                 format!("a row of {table} was written here while a change of it was weighed"),
                 String::new(),
                 "Roll back, and send what follows the position again.",
+            ),
+            Self::NoTable(oid) => (
+                b"42P01",
+                format!("there is no table with the number {oid}"),
+                String::new(),
+                "It may have been dropped a moment ago.",
             ),
             Self::NoRejected(id) => (
                 b"42704",

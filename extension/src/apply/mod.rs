@@ -12,7 +12,7 @@
 //! * `error` – how it refuses; `tables` – what is known of a subscription; `state` – what is known during a transaction;
 //! * `run` – from frames to changes of tables; `careful` – conflicts; `rejected`, `left_out` – changes that were left out;
 //! * `filtered` – tables of which some rows only are wanted;
-//! * `sequences` – for `sql/sequences.sql`;
+//! * `sequences` – for `sql/sequences.sql`; `owner` – for copies of tables;
 //! * `judged` – who wrote the rows last, where that is kept; `newest` – conflicts where the last write wins.
 //!
 //! Invariant: a transaction of the caller commits whole transactions of the source only; see [`before_commit`].
@@ -24,6 +24,7 @@ mod filtered;
 mod judged;
 mod left_out;
 mod newest;
+mod owner;
 mod rejected;
 mod run;
 pub mod sequences;

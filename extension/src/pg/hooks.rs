@@ -12,7 +12,7 @@ use std::ffi::{c_char, c_int, c_void};
 use pgrx::prelude::*;
 
 use super::guard::guarded;
-use super::{log_guard, nesting, process, statement, statement_hooks, syncrep};
+use super::{copy_owner, log_guard, nesting, process, statement, statement_hooks, syncrep};
 use crate::capture::{self, Savepoint};
 use crate::statements::{watch, withdraw};
 use crate::{apply, barrier, commit_wait, feed, fence};
@@ -142,8 +142,10 @@ unsafe extern "C-unwind" fn at_utility(
         }
         let learned = statement_hooks::utility_begins(pstmt, query_string);
         let outer = statement::enter(pstmt, query_string);
+        let rights = copy_owner::begin(pstmt);
         let next = PREVIOUS_UTILITY.unwrap_or(standard_ProcessUtility);
         next(pstmt, query_string, read_only_tree, context, params, query_env, dest, completion);
+        copy_owner::end(rights);
         statement::leave(outer);
         statement_hooks::utility_ended(learned);
     }

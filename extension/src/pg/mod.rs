@@ -25,6 +25,7 @@ pub mod columns;
 pub mod commit_level;
 mod compat;
 pub mod condition;
+pub mod copy_owner;
 pub mod datum;
 pub mod describe;
 pub mod encoding;

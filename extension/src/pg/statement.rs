@@ -56,6 +56,7 @@ pub fn leave(previous: Statement) {
 pub fn forget() {
     CURRENT.set(NONE);
     NEXT_IS_OWN.set(false);
+    super::copy_owner::forget();
 }
 
 /// The utility statement that begins next is ours, and our event triggers are to let it pass. What others do while it

@@ -232,7 +232,7 @@ mod tests {
         };
         assert_eq!(
             plan(r#"{B c,twice,a}"#),
-            r#"SELECT quorum.require_empty('public.g') | COPY public.g ("B c", a) FROM STDIN | {"B c",a}"#
+            r#"SELECT quorum.require_empty('public.g'); SELECT quorum.copy_as_owner('public.g'::regclass) | COPY public.g ("B c", a) FROM STDIN | {"B c",a}"#
         );
         run("UPDATE quorum.subscription SET copy = 'merge', start = NULL");
         run("INSERT INTO public.g VALUES (1, 'old', DEFAULT, 7)");
@@ -242,6 +242,7 @@ mod tests {
         run(&step("before"));
         assert_eq!(step("copy"), r#"COPY pg_temp.pgquorum_copy ("B c", a) FROM STDIN"#);
         run("INSERT INTO pg_temp.pgquorum_copy VALUES ('new', 1), ('two', 2)");
+        assert!(step("after").contains("quorum.run_as_owner"), "{}", step("after"));
         run(&step("after"));
         let rows = "SELECT string_agg(g::text, ' ' ORDER BY a) FROM public.g";
         assert_eq!(text(rows), "(1,new,2,7) (2,two,4,)");
@@ -315,16 +316,50 @@ mod tests {
         ));
     }
 
+    const TRIGGERS: &str =
+        "CREATE ROLE somebody; CREATE TABLE public.g (a int PRIMARY KEY) PARTITION BY LIST (a);
+         CREATE TABLE public.one PARTITION OF public.g FOR VALUES IN (1);
+         CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER usual BEFORE INSERT ON public.one FOR EACH ROW EXECUTE FUNCTION public.note();
+         CREATE TRIGGER always BEFORE INSERT ON public.one FOR EACH ROW EXECUTE FUNCTION public.note();
+         ALTER TABLE public.one ENABLE ALWAYS TRIGGER always; ALTER TABLE public.one OWNER TO somebody";
+
+    /// Takes a table into a subscription, and asks how to copy it.
+    fn planned(id: i32, more: &str) {
+        run(&format!("{TRIGGERS}; {more}"));
+        run(&format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "g"}}]');
+               SELECT quorum.copy_plan({id}, 'public', 'g', '{{a}}')"#
+        ));
+    }
+
     #[pg_test(
-        error = "triggers of table public.g would run with the rights of a superuser when its rows are copied: always"
+        error = "triggers of partitions of table public.g that belong to somebody else would run with the rights of the table's owner when rows are copied: always"
     )]
-    fn a_copy_fires_nobodys_triggers_as_superuser() {
+    fn a_copy_fires_nobodys_triggers_as_somebody_else() {
+        planned(followed(""), "");
+    }
+
+    #[pg_test]
+    fn a_copy_fires_the_owners_triggers() {
+        planned(followed(""), "ALTER TABLE public.g OWNER TO somebody");
+    }
+
+    #[pg_test(
+        error = "row level security is forced on the owner of table public.g, with whose rights rows are copied"
+    )]
+    fn a_copy_passes_no_policy_of_rows_by() {
+        planned(
+            followed(""),
+            "ALTER TABLE public.g OWNER TO somebody; ALTER TABLE public.g ENABLE ROW LEVEL SECURITY;
+             ALTER TABLE public.g FORCE ROW LEVEL SECURITY",
+        );
+    }
+
+    #[pg_test(error = "public.g is no ordinary table here")]
+    fn a_view_is_not_copied_into() {
         let id = followed("");
-        run("CREATE ROLE somebody; CREATE TABLE public.g (a int PRIMARY KEY); ALTER TABLE public.g OWNER TO somebody;
-             CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
-             CREATE TRIGGER usual BEFORE INSERT ON public.g FOR EACH ROW EXECUTE FUNCTION public.note();
-             CREATE TRIGGER always BEFORE INSERT ON public.g FOR EACH ROW EXECUTE FUNCTION public.note();
-             ALTER TABLE public.g ENABLE ALWAYS TRIGGER always");
+        run("CREATE VIEW public.g AS SELECT 1 AS a");
         run(&format!(
             r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "g"}}]');
                SELECT quorum.copy_plan({id}, 'public', 'g', '{{a}}')"#

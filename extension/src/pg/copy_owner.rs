@@ -1,0 +1,62 @@
+//! COPY with the rights of a table's owner. The rows come over the session's own connection, so no function can wrap it: it is
+//! announced, and the hook of utility statements changes the rights for its time.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+
+use pgrx::pg_sys;
+
+thread_local! {
+    /// The owner with whose rights the next statement is run if it is a COPY FROM; 0: nobody.
+    static NEXT: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The rights that were in force; `None`: they were not changed.
+pub type Outer = Option<(pg_sys::Oid, c_int)>;
+
+/// The utility statement that begins next, if it is a COPY FROM, has the rights of this owner and no more: it cannot change
+/// who it is or what the session has set, nor leave anything to be done at the commit.
+pub fn announce(owner: u32) {
+    NEXT.set(owner);
+}
+
+/// An error has come before the COPY. Must not raise anything.
+pub fn forget() {
+    let _ = NEXT.try_with(|next| next.set(0));
+}
+
+/// A utility statement begins. What is returned is to be given to [`end`] when it has ended without an error; after an error the
+/// end of the transaction or savepoint puts the rights back.
+///
+/// # Safety
+///
+/// The statement is that of the hook for utility statements.
+pub unsafe fn begin(statement: *const pg_sys::PlannedStmt) -> Outer {
+    let owner = NEXT.take();
+    if owner == 0 {
+        return None;
+    }
+    // SAFETY: see above; the node's tag says what it is.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        if node.is_null()
+            || (*node).type_ != pg_sys::NodeTag::T_CopyStmt
+            || !(*node.cast::<pg_sys::CopyStmt>()).is_from
+        {
+            return None;
+        }
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+        pg_sys::SetUserIdAndSecContext(owner.into(), context | restricted as c_int);
+        Some((user, context))
+    }
+}
+
+/// It has ended.
+pub fn end(outer: Outer) {
+    if let Some((user, context)) = outer {
+        // SAFETY: what was in force before.
+        unsafe { pg_sys::SetUserIdAndSecContext(user, context) }
+    }
+}
