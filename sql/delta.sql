@@ -177,6 +177,40 @@ $$;
 COMMENT ON FUNCTION quorum.reload(text) IS
     'All tables of a subscription are copied anew, and what is in them goes. Error 42704: there is no such subscription.';
 
+CREATE FUNCTION quorum.wake_subscription(subscription_name text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    target integer := quorum.subscription_id(wake_subscription.subscription_name);
+BEGIN
+    UPDATE quorum.subscription AS s SET enabled = true, woken = true WHERE s.id = target AND NOT s.enabled;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE quorum.subscription_status AS x SET state = 'starting', code = NULL, detail = NULL, since = clock_timestamp()
+    WHERE x.subscription = target;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION quorum.wake_subscription(text) IS
+    'Enables a subscription that rests until quorum.rest_subscription. False: it did not rest. Error 42704: there is no such subscription.';
+
+CREATE FUNCTION quorum.rest_subscription(subscription_name text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    target integer := quorum.subscription_id(rest_subscription.subscription_name);
+BEGIN
+    UPDATE quorum.subscription AS s SET enabled = false, woken = false WHERE s.id = target AND s.woken;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE quorum.subscription_status AS x SET state = 'disabled', code = NULL, detail = NULL, since = clock_timestamp()
+    WHERE x.subscription = target;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION quorum.rest_subscription(text) IS
+    'Lets a subscription rest again that quorum.wake_subscription has woken. False: it was not, or somebody has enabled or disabled it since. Error 42704: there is no such subscription.';
+
 CREATE FUNCTION quorum.confirm_applied(subscription_name text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     -- Something must be written for a commit to wait for.

@@ -203,7 +203,7 @@ REVOKE ALL ON TABLE quorum.channel_count, quorum.subscription_version FROM PUBLI
 GRANT SELECT ON TABLE quorum.channel_count, quorum.subscription_version TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.delta_state(text, text) TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.flush_caches(text), quorum.count_import(text, text), quorum.reload(text), quorum.confirm_applied(text),
-    quorum.reset_config_versions(), quorum.delta_outcome(text, bigint, bigint, integer), quorum.end_load(integer),
+    quorum.wake_subscription(text), quorum.rest_subscription(text), quorum.reset_config_versions(), quorum.delta_outcome(text, bigint, bigint, integer), quorum.end_load(integer),
     quorum.begin_load(integer, bigint, bigint), quorum.see_source(integer, bigint, bigint) TO quorum_admin;
 
 -- Who the neighbours are may be seen; changes go through the sidecar, which checks them and tells the neighbours.

@@ -116,9 +116,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s quorum.subscription;
     before text;
+    filtered jsonb;
 BEGIN
     SELECT x.* INTO STRICT s FROM quorum.subscription AS x WHERE x.id = quorum.subscription_id(alter_subscription.name) FOR UPDATE;
     before := s.policy;
+    filtered := s.filter;
     s.remote := coalesce(alter_subscription.remote, s.remote);
     s.tables := nullif(coalesce(alter_subscription.tables, s.tables), '{}');
     s.filter := nullif(coalesce(alter_subscription.filter, s.filter), '{}');
@@ -141,7 +143,7 @@ BEGIN
         WHERE t.subscription = s.id AND t.schema_name || '.' || t.table_name <> ALL (s.tables);
     END IF;
     -- So is that the source does not track a table: the new filter may not name it.
-    IF alter_subscription.filter IS NOT NULL THEN
+    IF s.filter IS DISTINCT FROM filtered THEN
         DELETE FROM quorum.subscription_table AS t WHERE t.subscription = s.id AND t.code = 'PQ016' AND t.after_tick IS NULL;
     END IF;
     IF s.policy = 'last_write_wins' AND s.policy <> before THEN
@@ -234,7 +236,7 @@ DECLARE
     target integer := quorum.subscription_id(name);
 BEGIN
     PERFORM quorum.require_input(enable_subscription.enabled IS NOT NULL, 'enabled is true or false');
-    UPDATE quorum.subscription AS s SET enabled = enable_subscription.enabled WHERE s.id = target;
+    UPDATE quorum.subscription AS s SET enabled = enable_subscription.enabled, woken = false WHERE s.id = target;
     UPDATE quorum.subscription_status AS x
     SET state = CASE WHEN enable_subscription.enabled THEN 'starting' ELSE 'disabled' END, code = NULL, detail = NULL,
         since = clock_timestamp()

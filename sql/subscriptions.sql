@@ -12,6 +12,7 @@ CREATE TABLE quorum.subscription (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL UNIQUE CHECK (name ~ '^[A-Za-z_][A-Za-z0-9_.-]{0,62}$'),
     enabled boolean NOT NULL DEFAULT true,
+    woken boolean NOT NULL DEFAULT false,
     remote text[] NOT NULL,
     remote_database text,
     channel text NOT NULL,
@@ -32,6 +33,8 @@ CREATE TABLE quorum.subscription (
 );
 COMMENT ON TABLE quorum.subscription IS
     'Channels of other clusters that this database follows. secret is for the sidecar alone; everything else is in quorum.subscription_state.';
+COMMENT ON COLUMN quorum.subscription.woken IS
+    'It rests, and was enabled for as long as somebody brings it to its source''s end. The sidecar lets it rest again, whatever becomes of him.';
 COMMENT ON COLUMN quorum.subscription.remote IS 'Addresses of the source''s nodes, as http(s)://host:port.';
 COMMENT ON COLUMN quorum.subscription.tables IS 'Which tables of the channel, as schema.table; NULL: all.';
 COMMENT ON COLUMN quorum.subscription.filter IS 'Which rows of tables: {"schema.table": condition}; NULL, and a table that is not in it: all.';

@@ -70,11 +70,12 @@ mod tests {
              forget_statements info is_leader keep_versions key_number leader lease lease_renew \
              lease_revoke map mark_unsent merge_statements move_follower neighbours open_epoch \
              origin_name origin_number prune purge read_log read_packed register_follower reload \
-             report_subscription report_table reset_config_versions resume_table retry_rejected \
+             report_subscription report_table reset_config_versions rest_subscription resume_table \
+             retry_rejected \
              row_version_of see_source served_statements set_leader_hint set_origin_name \
              set_table_policy statement_hash statements_here statements_state subscribe \
              subscription_id subscription_tables_found table_copied take_learned track \
-             unread_since unsubscribe untrack wait wal_position weak_commits who_wins"
+             unread_since unsubscribe untrack wait wake_subscription wal_position weak_commits who_wins"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
                       AND c.relkind = 'r' AND has_table_privilege('quorum_admin', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')";

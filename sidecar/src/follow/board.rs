@@ -1,8 +1,9 @@
-//! What this node does for subscriptions now, for `/metrics`: kept in memory, so that a scrape asks no database.
+//! What this node does for subscriptions now: for `/metrics`, kept in memory, so that a scrape asks no database; and which of those
+//! that rest it has woken, so that none stays awake of which nobody here knows.
 
 use super::target::Report;
 use crate::feed::Position;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -34,6 +35,7 @@ pub struct Board(Arc<Mutex<Places>>);
 struct Places {
     taken: BTreeMap<Key, (u64, Seen)>,
     next: u64,
+    awake: BTreeSet<Key>,
 }
 
 impl Board {
@@ -53,6 +55,31 @@ impl Board {
         let number = places.next;
         places.taken.insert(key.clone(), (number, Seen { state: "starting", ..Seen::default() }));
         Place { board: self.clone(), key, number }
+    }
+
+    /// To be taken before a subscription that rests is woken, and kept until it rests again. One at a time.
+    pub fn awake(&self, database: &str, subscription: &str) -> Awake {
+        let key = (database.to_owned(), subscription.to_owned());
+        self.lock().awake.insert(key.clone());
+        Awake { board: self.clone(), key }
+    }
+
+    /// Whether somebody here has woken it.
+    pub fn is_awake(&self, database: &str, subscription: &str) -> bool {
+        self.lock().awake.contains(&(database.to_owned(), subscription.to_owned()))
+    }
+}
+
+/// A subscription is awake as long as this lives.
+#[derive(Debug)]
+pub struct Awake {
+    board: Board,
+    key: Key,
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        self.board.lock().awake.remove(&self.key);
     }
 }
 
@@ -121,5 +148,14 @@ mod tests {
         assert_eq!((board.all()[&key].state, board.all()[&key].applied), ("starting", None));
         drop(anew);
         assert!(board.all().is_empty());
+    }
+
+    #[test]
+    fn who_is_awake_is_known_as_long_as_somebody_sees_to_it() {
+        let board = Board::default();
+        let awake = board.awake("shop", "mirror");
+        assert!(board.clone().is_awake("shop", "mirror") && !board.is_awake("other", "mirror"));
+        drop(awake);
+        assert!(!board.is_awake("shop", "mirror"));
     }
 }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio_postgres::types::{ToSql, Type};
 
 const ROUND: Duration = Duration::from_secs(1);
 /// How often the server is asked which databases there are.
@@ -40,6 +41,7 @@ const DEADLINE: Duration = Duration::from_secs(22);
 const DATABASES: &str =
     "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
 const SUBSCRIPTIONS: &str = "SELECT to_jsonb(s) FROM quorum.subscription s ORDER BY s.id";
+const REST: &str = "SELECT quorum.rest_subscription($1)";
 
 /// What the overseer is made of.
 pub struct Overseer {
@@ -149,7 +151,10 @@ impl Overseer {
             || self.appliers.works_in(name)
             || self.databases.get(name).is_some_and(|database| !database.running.is_empty());
         let first = self.databases.get(name).is_some_and(|database| !database.seen);
-        let found = self.read(name, stays, first).await;
+        let mut found = self.read(name, stays, first).await;
+        for subscription in found.iter_mut().flatten() {
+            self.let_rest(name, subscription).await;
+        }
         let applies = self.appliers.works_in(name);
         let many = EACH.saturating_mul(u32::try_from(self.databases.len()).unwrap_or(u32::MAX));
         let (config, board, now) = (&self.config, &self.board, Instant::now());
@@ -175,6 +180,26 @@ impl Overseer {
         };
         // Not a whole round later, or it would be the one after.
         database.due = Some(now + pause - Duration::from_millis(100));
+    }
+
+    /// Who has woken a subscription that rests may have died with its node, or lost its place as leader.
+    async fn let_rest(&self, database: &str, subscription: &mut Subscription) {
+        if !subscription.woken || self.board.is_awake(database, &subscription.name) {
+            return;
+        }
+        let rested = async {
+            let session = self.pool.take(database, Purpose::Change).await?;
+            let name: [(&(dyn ToSql + Sync), Type); 1] = [(&subscription.name, Type::TEXT)];
+            let rows = within(DEADLINE, ONLY_READ, said(session.query_typed(REST, &name))).await;
+            self.pool.done(session, rows)
+        };
+        match rested.await {
+            Ok(_) => {
+                (subscription.enabled, subscription.woken) = (false, false);
+                tracing::info!(database, subscription = subscription.name, "a subscription rests again");
+            }
+            Err(error) => tracing::debug!(%error, "a subscription cannot be let rest now"),
+        }
     }
 
     async fn read(&mut self, name: &str, stays: bool, first: bool) -> Result<Vec<Subscription>> {

@@ -11,6 +11,9 @@ pub struct Subscription {
     pub id: i32,
     pub name: String,
     pub enabled: bool,
+    /// It is enabled for as long as somebody brings it to its source's end.
+    #[serde(default)]
+    pub woken: bool,
     /// Addresses of the source's nodes.
     pub remote: Vec<String>,
     pub remote_database: Option<String>,

@@ -29,6 +29,7 @@ mod cli;
 mod db_config;
 mod dead_man;
 mod delta;
+mod delta_woken;
 mod feed_disk_full;
 mod feed_errors;
 mod feed_failover;

@@ -156,7 +156,7 @@ async fn a_worker_applies_what_is_missing_and_rests_again() {
     assert_eq!(results[0]["error"]["name"], "insert_exists");
     assert_eq!(results[1], json!({"success": true, "record": {"id": 3, "note": "a"}}));
     assert_eq!(called(&director), ["cut"]);
-    assert_eq!(called(&worker), ["enable_subscription true", "confirm_applied", "enable_subscription false"]);
+    assert_eq!(called(&worker), ["wake_subscription", "confirm_applied", "rest_subscription"]);
     // Nothing is missing any more.
     let again = worker.send("POST /fact-finder/rest/v5/cluster/shop/database/sync", &[], "").await;
     assert_eq!((again.status, again.json()), (200, json!([])));
@@ -185,10 +185,7 @@ async fn another_version_is_a_conflict_until_everything_is_loaded_anew() {
     *served.database.later.lock().unwrap() = Some(("delta_state", loaded));
     let full = served.send("POST /rest/v5/cluster/database/sync/full", &[], "").await;
     assert_eq!(full.status, 200, "{full:?}");
-    assert_eq!(
-        called(&served),
-        ["reload", "enable_subscription true", "confirm_applied", "enable_subscription false"]
-    );
+    assert_eq!(called(&served), ["reload", "wake_subscription", "confirm_applied", "rest_subscription"]);
 }
 
 #[tokio::test]
@@ -197,7 +194,7 @@ async fn a_worker_that_does_not_get_there_says_so() {
     let served = worker(&director, 1, (1, 2)).await;
     let late = served.send("POST /rest/v5/cluster/shop/database/sync?wait=300ms", &[], "").await;
     assert_eq!((late.status, &late.json()["error"]), (500, &json!("TimedOut")), "{late:?}");
-    assert_eq!(called(&served), ["enable_subscription true", "enable_subscription false"]);
+    assert_eq!(called(&served), ["wake_subscription", "rest_subscription"]);
     let stopped = json!({"role": "worker", "subscription": "mirror", "state": "stopped", "code": "PQ015", "detail": "another one", "tick": 1});
     served.database.says.lock().unwrap().insert("delta_state", state(&stopped));
     let answer = served.send("POST /rest/v5/cluster/shop/database/sync", &[], "").await;

@@ -166,31 +166,31 @@ impl Worker {
         Refusal::new(531, "timed_out", message)
     }
 
-    /// Does the work with the subscription enabled. One that rests, rests afterwards, whatever came of it.
+    /// Does the work with the subscription enabled. One that rests, rests afterwards, whatever came of it, unless somebody has
+    /// enabled it meanwhile.
     async fn awake<T>(
         &self,
         before: &State,
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
         let rests = before.is("disabled");
-        // What it has said before counts no longer.
-        if rests || before.is("stopped") {
-            self.enable(true).await?;
+        // Should this node not come to the end of it, whoever leads lets rest what nobody sees to.
+        let _awake = rests.then(|| self.api.handle().subscriptions.awake(&self.database, &self.name));
+        if rests {
+            self.call(Call::new("wake_subscription").text("subscription_name", "text", &self.name)).await?;
+        } else if before.is("stopped") {
+            // What it has said before counts no longer.
+            let call = Call::new("enable_subscription").text("name", "text", &self.name);
+            self.call(call.with("enabled", "bool", Given::Text(true.to_string()))).await?;
         }
         let done = match work.await {
             Ok(done) => self.confirm().await.map(|()| done),
             failed => failed,
         };
         if rests {
-            self.enable(false).await?;
+            self.call(Call::new("rest_subscription").text("subscription_name", "text", &self.name)).await?;
         }
         done
-    }
-
-    async fn enable(&self, enabled: bool) -> Result<(), Refusal> {
-        let enabled = Given::Text(enabled.to_string());
-        let call = Call::new("enable_subscription").text("name", "text", &self.name);
-        self.call(call.with("enabled", "bool", enabled)).await
     }
 
     async fn reload(&self) -> Result<(), Refusal> {
