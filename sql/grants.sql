@@ -198,6 +198,16 @@ GRANT EXECUTE ON FUNCTION
     quorum.report_table(integer, text, text, bigint, bigint, text, text, text)
     TO quorum_admin;
 
+-- The other direction. quorum.publication itself is for nobody: it holds secrets.
+REVOKE ALL ON TABLE quorum.publication, quorum.publication_status, quorum.publications FROM PUBLIC;
+GRANT SELECT ON TABLE quorum.publications TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.publications_state(text) TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION
+    quorum.publish(text, text[], text, text, text[], jsonb, text, text, text, text, text, boolean, integer, text, text, text, text[], text, text, text),
+    quorum.alter_publication(text, text[], text, text, text, text[], text, text, text), quorum.unpublish(text, boolean),
+    quorum.publication_id(text), quorum.report_publication(integer, text, text, text, integer, jsonb), quorum.publication_ended(integer)
+    TO quorum_admin;
+
 -- The delta interface.
 REVOKE ALL ON TABLE quorum.channel_count, quorum.subscription_version FROM PUBLIC;
 GRANT SELECT ON TABLE quorum.channel_count, quorum.subscription_version TO quorum_reader, quorum_admin;

@@ -65,6 +65,7 @@ extension_sql_file!(
 extension_sql_file!("../../sql/subscriptions.sql", name = "subscriptions", requires = ["track", "feed"]);
 extension_sql_file!("../../sql/subscribe.sql", name = "subscribe", requires = ["subscriptions"]);
 extension_sql_file!("../../sql/row_filters.sql", name = "row_filters", requires = ["subscriptions"]);
+extension_sql_file!("../../sql/publications.sql", name = "publications", requires = ["subscribe", "row_filters"]);
 extension_sql_file!("../../sql/following.sql", name = "following", requires = ["subscribe"]);
 extension_sql_file!(
     "../../sql/sequences.sql",

@@ -15,7 +15,7 @@ use crate::watchdog::Watchdog;
 use pgquorum_agent::node::Input;
 use pgquorum_agent::standing::Outcast;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -92,7 +92,15 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let changed = Arc::new(Notify::new());
     let board = follow::Board::default();
     let server = Some(Arc::new(postgres_config.clone()));
-    tokio::spawn(follow::oversee(postgres_config, pool, view.clone(), Arc::clone(&changed), board.clone()));
+    let face = face(&config)?;
+    tokio::spawn(follow::oversee(
+        postgres_config,
+        pool,
+        view.clone(),
+        Arc::clone(&changed),
+        board.clone(),
+        face,
+    ));
     let weak_commits = postgres.weak_commits();
     let handle = Handle {
         view,
@@ -151,6 +159,15 @@ fn rest_config(config: &NodeConfig, secrets: &Secrets) -> Result<RestConfig, Run
     };
     let cluster_key = Some(cluster_key(&secrets.cluster_secret));
     Ok(RestConfig { listen: config.api_listen(), token, cluster_key, tls })
+}
+
+/// How other clusters reach this one's sidecars.
+fn face(config: &NodeConfig) -> Result<follow::Face, RunError> {
+    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|error| RunError::Tls(format!("{}: {error}", path.display())))
+    };
+    Ok(follow::Face { scheme, ca: config.tls_ca.as_ref().map(read).transpose()? })
 }
 
 fn read_token(path: &Path) -> Result<String, RunError> {

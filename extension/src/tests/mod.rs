@@ -12,6 +12,7 @@ mod learning;
 mod lease;
 mod neighbours;
 mod privileges;
+mod publications;
 mod read;
 mod readonly;
 mod rewind_files;

@@ -35,7 +35,7 @@ mod tests {
             "admits_clients applied_index applier_show changes channel_ends channel_id channel_sequences \
              delta_state dump_start \
              explain_readonly find_position info is_leader key_number leader lease map \
-             neighbours origin_name read_log read_packed row_version_of served_statements \
+             neighbours origin_name publications_state read_log read_packed row_version_of served_statements \
              statement_hash statements_here statements_state unread_since wait wal_position \
              weak_commits who_wins"
         );
@@ -61,21 +61,23 @@ mod tests {
     fn admins_change_through_functions_only() {
         assert_eq!(
             executable("quorum_admin"),
-            "add_schemas admit_clients admits_clients advance_sequences alter_subscription \
-             applied_index applier_configure applier_forget applier_show applier_start applier_stop \
-             apply apply_entry apply_snapshot begin_load changes channel_ends \
+            "add_schemas admit_clients admits_clients advance_sequences alter_publication \
+             alter_subscription applied_index applier_configure applier_forget applier_show \
+             applier_start applier_stop apply apply_entry apply_snapshot begin_load changes \
+             channel_ends \
              channel_id channel_sequences confirm_applied copy_plan count_import create_channel cut \
              delta_outcome delta_state drop_channel drop_follower drop_rejected drop_versions \
              dump_start enable_subscription end_load explain_readonly find_position flush_caches \
              forget_statements info is_leader keep_versions key_number leader lease lease_renew \
              lease_revoke map mark_unsent merge_statements move_follower neighbours open_epoch \
-             origin_name origin_number prune purge read_log read_packed register_follower reload \
+             origin_name origin_number prune publication_ended publication_id publications_state \
+             publish purge read_log read_packed register_follower reload report_publication \
              report_subscription report_table reset_config_versions rest_subscription resume_table \
-             retry_rejected \
-             row_version_of see_source served_statements set_leader_hint set_origin_name \
+             retry_rejected row_version_of see_source served_statements set_leader_hint set_origin_name \
              set_table_policy statement_hash statements_here statements_state subscribe \
              subscription_id subscription_tables_found table_copied take_learned track \
-             unread_since unsubscribe untrack wait wake_subscription wal_position weak_commits who_wins"
+             unpublish unread_since unsubscribe untrack wait wake_subscription wal_position \
+             weak_commits who_wins"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
                       AND c.relkind = 'r' AND has_table_privilege('quorum_admin', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')";

@@ -20,6 +20,7 @@ mod node;
 mod output;
 mod place;
 mod probe;
+mod publish;
 mod readonly;
 mod registry;
 mod rejected;
@@ -83,6 +84,12 @@ enum Command {
     Unsubscribe(subscribe::UnsubscribeArgs),
     /// Show what is followed and how far, and let it rest or go on.
     Subscriptions(subscriptions::SubscriptionsArgs),
+    /// Have another cluster follow a channel of this one, set up from here.
+    Publish(Box<publish::PublishArgs>),
+    /// Have the other cluster follow no longer.
+    Unpublish(publish::UnpublishArgs),
+    /// Show what other clusters are to follow, and whether they do.
+    Publications(publish::PublicationsArgs),
     /// Show which statements are known to write nothing, and may be sent to standbys.
     Readonly(readonly::ReadonlyArgs),
     /// Add, change, remove and list those who may log in at the REST interface, and make tokens for them.
@@ -132,6 +139,9 @@ async fn dispatch(command: Command, out: Out) -> Result<(), Failure> {
         Command::Subscribe(args) => subscribe::run(*args, out).await,
         Command::Unsubscribe(args) => subscribe::end(args, out).await,
         Command::Subscriptions(args) => subscriptions::run(args, out).await,
+        Command::Publish(args) => publish::run(*args, out).await,
+        Command::Unpublish(args) => publish::end(args, out).await,
+        Command::Publications(args) => publish::all(args, out).await,
         Command::Readonly(args) => readonly::run(args, out).await,
         Command::User(args) => user::run(args, out).await,
         Command::Registry(args) => registry::run(args, out).await,

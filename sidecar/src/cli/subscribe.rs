@@ -118,7 +118,7 @@ impl SecretArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum CopyMode {
+pub enum CopyMode {
     /// A table that holds rows is not copied, and stops.
     Error,
     /// The rows here go.

@@ -30,6 +30,8 @@ pub struct Fake {
     pub later: Mutex<Option<(&'static str, Value)>>,
     /// A subscription as the database keeps it.
     pub subscription: Mutex<Option<Value>>,
+    /// Subscriptions that are made, shown and ended; `None`: there is always one.
+    pub kept: Mutex<Option<Vec<Value>>>,
     /// The channel's version.
     pub version: Mutex<u64>,
     /// What the next requests fail with.
@@ -78,6 +80,7 @@ impl Default for Fake {
             says: Mutex::default(),
             later: Mutex::default(),
             subscription: Mutex::default(),
+            kept: Mutex::default(),
             version: Mutex::new(1),
             failure: Mutex::default(),
             waits: AtomicUsize::new(0),

@@ -1,5 +1,5 @@
-//! What the delta interface asks the source beside what a subscription asks anyway: where it ends at this moment, and what
-//! the changes are that are missing here.
+//! What is asked of the source beside what a subscription asks anyway: its sequences, where it ends at this moment, and what the
+//! changes are that are missing here.
 
 use super::remote::{Remote, channel_of, unreadable};
 use super::source::Channel;
@@ -13,6 +13,14 @@ use serde_json::Value;
 const PAGE: usize = 1000;
 
 impl Remote {
+    /// The source's sequences: rows of its `quorum.channel_sequences`.
+    ///
+    /// # Errors
+    /// The source does not answer, or refuses.
+    pub async fn sequences(&self) -> Result<Value> {
+        self.json(Method::GET, &self.path("/sequences", ""), None).await
+    }
+
     /// The channel with an end behind everything that was committed there before this was asked. The source's leader answers.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //!   [`Target`](target::Target) is what is asked of the database here, `local` asks the server beside this node.
 //! - `copying` copies tables; `copy_end` tells a whole copy from one that was broken off.
 //! - `following` applies changes: `frames` reads the binary stream, `queue` makes batches of it.
+//! - The other direction: `publications` finds what other clusters are to follow of this one, `publishing` sees to it there,
+//!   `publication` is what is wanted.
 //! - `board` is what `/metrics` shows of it.
 //! - `versions` is what is said of the version that is copied and followed; `director` what the delta interface asks the source.
 //! - `trouble` is what keeps a subscription from going on, and what its state says then.
@@ -27,6 +29,9 @@ mod following;
 mod frames;
 mod local;
 mod overseer;
+mod publication;
+mod publications;
+mod publishing;
 mod queue;
 mod remote;
 mod runner;
@@ -41,8 +46,15 @@ mod wire;
 
 pub use director::tick;
 pub use overseer::oversee;
+pub use publishing::addresses;
+#[cfg(test)]
+pub use {
+    publication::{Own, Publication},
+    publishing::{Outcome, Step, step},
+};
 pub use {
     board::Board,
+    publications::Face,
     remote::Remote,
     source::Source,
     subscription::{Subscription, TableName},

@@ -1,11 +1,13 @@
-//! Which subscriptions are worked for: those of all databases, on the leader, as long as it leads. The appliers of the
-//! replication interface are found by the same look.
+//! Which subscriptions and publications are worked for: those of all databases, on the leader, as long as it leads. The
+//! appliers of the replication interface are found by the same look.
 //!
 //! Few sessions, one at a time. One that stays would hold up `DROP DATABASE`, so that only the admin database, and those that
 //! have subscriptions, are looked at each second; the others now and then, and all at once when REST has changed something.
 
 use super::board::Board;
 use super::local::Local;
+use super::publication::Publication;
+use super::publications::{Face, Means, Publications};
 use super::remote::Remote;
 use super::runner::{Runner, follower_name};
 use super::source::Source;
@@ -40,7 +42,9 @@ const DEADLINE: Duration = Duration::from_secs(22);
 
 const DATABASES: &str =
     "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
-const SUBSCRIPTIONS: &str = "SELECT to_jsonb(s) FROM quorum.subscription s ORDER BY s.id";
+/// Publications with the revision that the other cluster was told.
+const ALL: &str = "SELECT to_jsonb(s), NULL::jsonb, NULL::int4 FROM quorum.subscription s UNION ALL \
+    SELECT NULL, to_jsonb(p), x.done_revision FROM quorum.publication p JOIN quorum.publication_status x ON x.publication = p.id";
 const REST: &str = "SELECT quorum.rest_subscription($1)";
 
 /// What the overseer is made of.
@@ -50,6 +54,7 @@ pub struct Overseer {
     board: Board,
     /// What runs in these databases beside subscriptions.
     appliers: Appliers,
+    means: Means,
     databases: BTreeMap<String, Database>,
     listed: Option<Instant>,
 }
@@ -60,6 +65,7 @@ struct Database {
     /// It was looked into since this node leads.
     seen: bool,
     running: BTreeMap<i32, Running>,
+    publications: Publications,
     failure: Option<String>,
 }
 
@@ -77,16 +83,20 @@ impl Drop for Running {
     }
 }
 
-/// Works until the driver ends. `nudge`: something was changed, look at once. `board`: what is done, for others to see.
+/// Works until the driver ends. `nudge`: something was changed, look at once. `board`: what is done, for others to see. `face`: how
+/// this cluster looks to others.
 pub async fn oversee(
     config: PostgresConfig,
     pool: Arc<Pool>,
     mut view: watch::Receiver<Arc<View>>,
     nudge: Arc<Notify>,
     board: Board,
+    face: Face,
 ) {
     let appliers = Appliers::new(config.clone());
-    let mut overseer = Overseer { config, pool, board, appliers, databases: BTreeMap::new(), listed: None };
+    let means = Means { pool: Arc::clone(&pool), view: view.clone(), face: Arc::new(face) };
+    let mut overseer =
+        Overseer { config, pool, board, appliers, means, databases: BTreeMap::new(), listed: None };
     loop {
         // The sender is gone: the driver has ended.
         if view.has_changed().is_err() {
@@ -149,24 +159,26 @@ impl Overseer {
     async fn visit(&mut self, name: &str) {
         let stays = name == self.pool.default_database()
             || self.appliers.works_in(name)
-            || self.databases.get(name).is_some_and(|database| !database.running.is_empty());
+            || self.databases.get(name).is_some_and(Database::is_worked_for);
         let first = self.databases.get(name).is_some_and(|database| !database.seen);
         let mut found = self.read(name, stays, first).await;
-        for subscription in found.iter_mut().flatten() {
+        for subscription in found.iter_mut().flat_map(|found| &mut found.subscriptions) {
             self.let_rest(name, subscription).await;
         }
         let applies = self.appliers.works_in(name);
         let many = EACH.saturating_mul(u32::try_from(self.databases.len()).unwrap_or(u32::MAX));
-        let (config, board, now) = (&self.config, &self.board, Instant::now());
+        let (config, board, means, now) = (&self.config, &self.board, &self.means, Instant::now());
         let Some(database) = self.databases.get_mut(name) else { return };
         let pause = match found {
-            Ok(subscriptions) => {
+            Ok(found) => {
                 (database.failure, database.seen) = (None, true);
-                database.work_for((config, board), name, subscriptions);
-                if stays || applies || !database.running.is_empty() { ROUND } else { EMPTY.max(many) }
+                database.work_for((config, board), name, found.subscriptions);
+                database.publications.work_for(means, name, found.publications);
+                if stays || applies || database.is_worked_for() { ROUND } else { EMPTY.max(many) }
             }
             Err(error) if matches!(error.kind, Kind::NoExtension | Kind::UnknownDatabase) => {
                 database.running.clear();
+                database.publications.clear();
                 self.appliers.forget(name);
                 BARE.max(many)
             }
@@ -202,9 +214,9 @@ impl Overseer {
         }
     }
 
-    async fn read(&mut self, name: &str, stays: bool, first: bool) -> Result<Vec<Subscription>> {
+    async fn read(&mut self, name: &str, stays: bool, first: bool) -> Result<Found> {
         let session = self.pool.take(name, Purpose::Follow).await?;
-        let rows = within(DEADLINE, ONLY_READ, said(session.query_typed(SUBSCRIPTIONS, &[]))).await;
+        let rows = within(DEADLINE, ONLY_READ, said(session.query_typed(ALL, &[]))).await;
         let rows = match rows {
             Ok(rows) => match self.appliers.look(name, &session, first).await {
                 Err(error) if error.is_passing() => Err(error),
@@ -218,15 +230,34 @@ impl Overseer {
             rows => rows,
         };
         let rows = if stays || rows.is_err() { self.pool.done(session, rows)? } else { rows? };
-        let read = |row| {
-            let subscription = Subscription::read(column::<Value>(row, 0)?);
-            subscription.map_err(|trouble| FeedError::new(Kind::Internal, trouble.message))
-        };
-        rows.iter().map(read).collect()
+        let strange = |trouble: Trouble| FeedError::new(Kind::Internal, trouble.message);
+        let mut found = Found::default();
+        for row in &rows {
+            if let Some(subscription) = column::<Option<Value>>(row, 0)? {
+                found.subscriptions.push(Subscription::read(subscription).map_err(strange)?);
+            }
+            if let Some(publication) = column::<Option<Value>>(row, 1)? {
+                let publication = Publication::read(publication).map_err(strange)?;
+                found.publications.push((publication, column(row, 2)?));
+            }
+        }
+        Ok(found)
     }
 }
 
+/// What a database has to be worked for.
+#[derive(Default)]
+struct Found {
+    subscriptions: Vec<Subscription>,
+    /// With the revision that the other cluster was told last.
+    publications: Vec<(Publication, Option<i32>)>,
+}
+
 impl Database {
+    fn is_worked_for(&self) -> bool {
+        !self.running.is_empty() || !self.publications.is_empty()
+    }
+
     /// Begins and ends what is to be begun and ended.
     fn work_for(
         &mut self,

@@ -37,7 +37,7 @@ const FRAMES: &str = "application/x-pgquorum-change";
 const COPY: &str = "application/x-postgresql-copy";
 
 pub struct Remote {
-    wire: Wire,
+    pub(super) wire: Wire,
     /// Those to ask, the next one first: the addresses that the subscription names, and leaders that were heard of.
     bases: Mutex<Vec<Base>>,
     channel: String,
@@ -72,12 +72,12 @@ impl Remote {
         format!("/channels/{}{rest}{query}", self.channel)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Base>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Vec<Base>> {
         self.bases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts the node that answered in front.
-    fn prefer(&self, base: &Base) {
+    pub(super) fn prefer(&self, base: &Base) {
         let mut bases = self.lock();
         bases.retain(|known| known != base);
         bases.insert(0, base.clone());
@@ -168,7 +168,7 @@ fn worst(said: Vec<Trouble>) -> Trouble {
     first
 }
 
-async fn document(response: Response<Incoming>) -> Option<Value> {
+pub(super) async fn document(response: Response<Incoming>) -> Option<Value> {
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
     let body = tokio::time::timeout(ANSWER_DEADLINE, body).await.ok()?.ok()?;
     serde_json::from_slice(&body.to_bytes()).ok()
@@ -250,11 +250,6 @@ struct SchemaBody {
 }
 
 impl Remote {
-    /// The source's sequences: rows of its `quorum.channel_sequences`.
-    pub async fn sequences(&self) -> Result<Value> {
-        self.json(Method::GET, &self.path("/sequences", ""), None).await
-    }
-
     async fn change_at(&self, tick: u64) -> Result<Option<(u64, String)>> {
         let path = self.path("/changes", &format!("after={tick}&limit=1"));
         let found = self.json(Method::GET, &path, None).await?;

@@ -33,11 +33,7 @@ impl Engine<'_> {
 
     /// The addresses of this cluster's sidecars that hold data, this one first.
     pub fn addresses(&self) -> Vec<String> {
-        let address = |api| format!("{}://{api}", self.scheme);
-        let members = self.view.cluster.members.values();
-        let mut members: Vec<_> = members.filter(|member| member.holds_data()).collect();
-        members.sort_by_key(|member| (member.id != self.view.id, member.id));
-        members.into_iter().map(|member| address(member.api_address())).collect()
+        crate::follow::addresses(&self.view, self.scheme)
     }
 
     pub fn info(&self, known: &Known) -> NodeInfo {

@@ -67,6 +67,7 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::sequences::routes(api),
         routes::conflicts::routes(api),
         routes::subscriptions::routes(api),
+        routes::publications::routes(api),
         routes::delta::routes(api),
         routes::operations::routes(api),
         routes::events::routes(api),

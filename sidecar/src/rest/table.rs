@@ -183,6 +183,11 @@ pub(super) const ROUTES: &[Route] = &[
     route("/subscriptions/{name}/rejected/{change}", &[(Method::DELETE, ADMIN)]),
     route("/subscriptions/{name}/rejected/{change}/retry", &[(Method::POST, ADMIN)]),
     route("/subscriptions/{name}/sequences", &[(Method::POST, ADMIN)]),
+    route("/publications", READ_AND_POST),
+    route(
+        "/publications/{name}",
+        &[(Method::GET, READER), (Method::HEAD, READER), (Method::PATCH, ADMIN), (Method::DELETE, ADMIN)],
+    ),
     route("/users", &[(Method::GET, ADMIN), (Method::HEAD, ADMIN), (Method::POST, ADMIN)]),
     route(
         "/users/{user}",

@@ -40,6 +40,7 @@ mod follow_copy;
 mod follow_filter;
 mod follow_kills;
 mod follow_owner;
+mod follow_publish;
 mod follow_sequences;
 mod follow_states;
 mod force_leader;

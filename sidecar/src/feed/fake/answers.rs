@@ -106,6 +106,10 @@ impl Source for Fake {
     fn subscriptions<'a>(&'a self, database: &'a str, name: Option<&'a str>) -> Answer<'a, Vec<Value>> {
         Box::pin(async move {
             self.admit(database)?;
+            if let Some(kept) = &*self.kept.lock().unwrap() {
+                let named = |one: &&Value| name.is_none_or(|name| one["name"] == name);
+                return Ok(kept.iter().filter(named).cloned().collect());
+            }
             let known = name.is_none_or(|name| name == "mirror");
             Ok(if known { vec![json!({"name": "mirror", "state": "following"})] } else { vec![] })
         })
@@ -159,7 +163,12 @@ impl Source for Fake {
         Box::pin(async move {
             self.admit(database)?;
             let says = self.says.lock().unwrap().get(call.function).cloned();
-            says.ok_or_else(|| FeedError::new(Kind::UnknownChannel, "there is no such channel"))
+            match call.function {
+                "publications_state" => {
+                    Ok(says.unwrap_or_else(|| json!([{"name": "mirror", "state": "established"}])))
+                }
+                _ => says.ok_or_else(|| FeedError::new(Kind::UnknownChannel, "there is no such channel")),
+            }
         })
     }
 
@@ -176,6 +185,7 @@ impl Source for Fake {
                 return Err(FeedError::new(Kind::UnknownChannel, "there is no such follower"));
             }
             let answer = neighbours::answer(call.function);
+            neighbours::keep(&mut self.kept.lock().unwrap(), &call);
             self.calls.lock().unwrap().push((database.to_owned(), call));
             let later = self.later.lock().unwrap().take();
             self.says.lock().unwrap().extend(later);

@@ -25,6 +25,7 @@ pub(super) mod metrics;
 pub(super) mod node;
 pub(super) mod node_down;
 pub(super) mod operations;
+pub(super) mod publications;
 pub(super) mod replication;
 pub(super) mod rpc;
 pub(super) mod schemas;

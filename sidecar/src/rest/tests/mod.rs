@@ -11,6 +11,7 @@ mod checks;
 mod delta;
 mod followers_and_dumps;
 mod operations;
+mod publications;
 mod readonly;
 mod reads;
 mod registry;

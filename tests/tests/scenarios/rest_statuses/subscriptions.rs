@@ -1,11 +1,13 @@
-//! The routes of subscriptions, in the same states of the same nodes.
+//! The routes of subscriptions and publications, in the same states of the same nodes.
 
 use super::Seen;
 use pgquorum_tests::{Cluster, PATIENCE, await_until, request};
 use serde_json::json;
 
 /// What every node answers from its data.
-const READS: [&str; 5] = [
+const READS: [&str; 7] = [
+    "/publications",
+    "/publications/{name}",
     "/subscriptions",
     "/subscriptions/{name}",
     "/subscriptions/{name}/tables",
@@ -14,7 +16,8 @@ const READS: [&str; 5] = [
 ];
 
 /// What the leader alone does: method, path, body. Whoever is to be followed does not answer.
-const CHANGES: [(&str, &str, &str); 8] = [
+const CHANGES: [(&str, &str, &str); 11] = [
+    ("POST", "/publications", r#"{"name": "mirror", "remote": ["http://127.0.0.1:1"], "channel": "shop"}"#),
     ("POST", "/subscriptions", r#"{"name": "mirror", "remote": ["http://127.0.0.1:1"], "channel": "shop"}"#),
     ("PATCH", "/subscriptions/{name}", r#"{"jobs": 3}"#),
     ("POST", "/subscriptions/{name}/tables/{table}/resume", r#"{"copy": true}"#),
@@ -23,6 +26,8 @@ const CHANGES: [(&str, &str, &str); 8] = [
     ("POST", "/subscriptions/{name}/rejected/{change}/retry", ""),
     ("DELETE", "/subscriptions/{name}/rejected/{change}", ""),
     ("DELETE", "/subscriptions/{name}", ""),
+    ("PATCH", "/publications/{name}", r#"{"own_login": "you"}"#),
+    ("DELETE", "/publications/{name}", ""),
 ];
 
 fn want(seen: &mut Seen, status: u16, port: u16, (method, path): (&str, &str), query: &str, body: &str) {
@@ -49,8 +54,10 @@ pub(super) fn healthy(seen: &mut Seen) {
     left_out(seen, at_leader);
     for (method, path, body) in CHANGES.into_iter().filter(|(_, path, _)| !path.contains("{change}")) {
         want(seen, 200, at_leader, (method, path), "", body);
-        if path == "/subscriptions" {
+        if !path.contains('{') {
             want(seen, 409, at_leader, (method, path), "", body);
+        }
+        if path == "/subscriptions" {
             seen.cluster.sql(
                 "INSERT INTO quorum.subscription_table (subscription, schema_name, table_name, state) \
                  SELECT id, 'public', 'mine', 'stopped' FROM quorum.subscription",
