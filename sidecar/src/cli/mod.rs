@@ -162,6 +162,21 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// The check of the library is not there in release.
+    fn assert_no_name_twice(command: &clap::Command) {
+        let mut seen = std::collections::BTreeSet::new();
+        for argument in command.get_arguments() {
+            let name = argument.get_id().to_string();
+            assert!(seen.insert(name.clone()), "{} has two arguments {name}", command.get_name());
+        }
+        command.get_subcommands().for_each(assert_no_name_twice);
+    }
+
+    #[test]
+    fn no_command_has_two_arguments_of_one_name() {
+        assert_no_name_twice(&Cli::command());
+    }
+
     #[test]
     fn wrong_usage_is_exit_code_2_and_help_is_0() {
         let code = |args: &[&str]| Cli::try_parse_from(args).map_err(|e| e.exit_code()).err();

@@ -75,7 +75,7 @@ pub struct PublishArgs {
 struct Access {
     /// Name of an admin at the other cluster, if it asks for one beside the secret.
     #[arg(long)]
-    login: Option<String>,
+    remote_login: Option<String>,
     #[command(flatten)]
     secret: SecretArgs,
     /// PEM file of the authority that signed the other cluster's certificates; needed for https.
@@ -99,7 +99,7 @@ impl Access {
     fn fields(&self) -> Result<[(&'static str, Option<Value>); 7], Failure> {
         let own_secret = self.own_secret_file.as_deref().map(text).transpose()?;
         Ok([
-            ("login", self.login.clone().map(Value::from)),
+            ("login", self.remote_login.clone().map(Value::from)),
             ("secret", self.secret.read()?.map(Value::from)),
             ("ca", self.ca.as_deref().map(text).transpose()?.map(Value::from)),
             ("own_addresses", (!self.own_addresses.is_empty()).then(|| json!(self.own_addresses))),

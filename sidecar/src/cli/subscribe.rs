@@ -63,7 +63,7 @@ pub struct SubscribeArgs {
     jobs: Option<u32>,
     /// Name for the source's login, if it asks for one beside the secret.
     #[arg(long)]
-    login: Option<String>,
+    remote_login: Option<String>,
     #[command(flatten)]
     secret: SecretArgs,
     /// PEM file of the authority that signed the source's certificates; needed for https.
@@ -204,7 +204,7 @@ pub async fn run(args: SubscribeArgs, out: Out) -> Result<(), Failure> {
         ("on_purged", args.on_purged.as_ref().map(word)),
         ("forward", args.forward.then_some(Value::Bool(true))),
         ("jobs", args.jobs.map(Value::from)),
-        ("login", args.login.map(Value::from)),
+        ("login", args.remote_login.map(Value::from)),
         ("secret", secret.map(Value::from)),
         ("ca", ca.map(Value::from)),
     ];

@@ -102,8 +102,9 @@ struct SetArgs {
     forward: Option<bool>,
     #[arg(long)]
     jobs: Option<u32>,
+    /// Name for the source's login.
     #[arg(long)]
-    login: Option<String>,
+    remote_login: Option<String>,
     #[command(flatten)]
     secret: SecretArgs,
     /// PEM file of the authority that signed the source's certificates.
@@ -133,7 +134,7 @@ impl SetArgs {
             ("on_purged", self.on_purged.as_ref().map(word)),
             ("forward", self.forward.map(Value::from)),
             ("jobs", self.jobs.map(Value::from)),
-            ("login", self.login.clone().map(Value::from)),
+            ("login", self.remote_login.clone().map(Value::from)),
             ("secret", self.secret.read()?.map(Value::from)),
             ("ca", ca.map(Value::from)),
         ];
