@@ -2,9 +2,10 @@
 
 use pgquorum_change::{Change, Image, Op, Position, Transaction};
 
+use super::attempts::is_of_the_server;
 use super::error::ApplyError;
 use super::run::partitions;
-use super::state::{Halt, Met, Session, is_of_the_server};
+use super::state::{Halt, Met, Session};
 use super::tables::Policy;
 use super::{filtered, judged, newest, rejected};
 use crate::pg::apply_find::Found;

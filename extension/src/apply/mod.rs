@@ -10,6 +10,7 @@
 //! often, each change of the call goes that way.
 //!
 //! * `error` – how it refuses; `tables` – what is known of a subscription; `state` – what is known during a transaction;
+//! * `attempts` – a batch, in one way or another;
 //! * `run` – from frames to changes of tables; `careful` – conflicts; `rejected`, `left_out` – changes that were left out;
 //! * `filtered` – tables of which some rows only are wanted;
 //! * `sequences` – for `sql/sequences.sql`; `owner` – for copies of tables;
@@ -18,6 +19,7 @@
 //! Invariant: a transaction of the caller commits whole transactions of the source only; see [`before_commit`].
 //! Invariant: the position is saved by the transaction that has applied what it stands for.
 
+mod attempts;
 mod careful;
 mod error;
 mod filtered;

@@ -326,7 +326,12 @@ pub fn bury(session: &mut Session) -> Result<(), Halt> {
     }
     let tombstones = std::mem::take(&mut session.tombstones);
     session.settle();
-    versions::be_alone();
+    if session.alone {
+        versions::be_alone();
+    } else if !versions::is_alone() {
+        // Whoever else is at it may wait for rows that this transaction has: it begins anew, and lets nobody else begin.
+        return Err(Halt::Crowded);
+    }
     for tombstone in tombstones {
         let mut bytes = tombstone.change.as_slice();
         let Ok(change) = pgquorum_change::change(&mut bytes) else { continue };

@@ -101,7 +101,7 @@ fn again(session: &mut Session, kept: &left_out::Kept) -> Result<Result<(), Stri
             Ok(Err(format!("not applied: {}: {}", conflict.kind, conflict.message)))
         }
         Err(Halt::Error(error)) => Err(error),
-        Err(Halt::Careful) => unreachable!("the careful way asks for no other one"),
+        Err(Halt::Careful | Halt::Crowded) => unreachable!("the careful way asks for no other one"),
     }
 }
 
@@ -115,6 +115,8 @@ fn again_if_newest(
     if let Err(fault) = session.open(version) {
         return Ok(Err(format!("not applied: {}", fault.message)));
     }
+    // One change needs no second attempt.
+    session.alone = true;
     let tried = newest::tried(session, version, change, bytes).and_then(|tried| {
         newest::bury(session)?;
         Ok(tried)
@@ -130,6 +132,6 @@ fn again_if_newest(
             Ok(Err(format!("not applied: {}: {}", conflict.kind, conflict.message)))
         }
         Err(Halt::Error(error)) => Err(error),
-        Err(Halt::Careful) => unreachable!("the careful way asks for no other one"),
+        Err(Halt::Careful | Halt::Crowded) => unreachable!("the careful way asks for no other one"),
     }
 }

@@ -254,7 +254,9 @@ fn empty_tables(session: &mut Session, way: Way) -> Result<(), Halt> {
     }
     match attempt(empty) {
         Ok(result) => result,
-        Err(failure) if super::state::is_of_the_server(&failure) => Err(ApplyError::Failed(failure).into()),
+        Err(failure) if super::attempts::is_of_the_server(&failure) => {
+            Err(ApplyError::Failed(failure).into())
+        }
         Err(failure) => {
             session.counts.changes -= opened.len() as i64;
             for emptied in opened {
@@ -314,7 +316,7 @@ fn ddl(
                     session.counts.changes += 1;
                     result
                 }
-                Err(failure) if super::state::is_of_the_server(&failure) => {
+                Err(failure) if super::attempts::is_of_the_server(&failure) => {
                     Err(ApplyError::Failed(failure).into())
                 }
                 Err(failure) => {

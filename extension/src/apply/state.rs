@@ -4,16 +4,13 @@ use std::rc::Rc;
 
 use pgquorum_change::{Position, Progress, Schema};
 
+use super::Row;
 use super::error::ApplyError;
 use super::judged::{self, Present, Tombstone};
 use super::tables::{self, Policy, State, Subscription, Table};
-use super::{Row, run};
 use crate::pg::apply_filter::Condition;
-use crate::pg::apply_session::Applying;
 use crate::pg::apply_target::{self, Fault, Target};
 use crate::pg::apply_write;
-use crate::pg::savepoint::attempt;
-use crate::pg::worker::Failure;
 use crate::versions::Reader;
 
 /// Why the quick or the careful way ends early.
@@ -21,6 +18,8 @@ use crate::versions::Reader;
 pub enum Halt {
     /// The quick way cannot say what is to be done.
     Careful,
+    /// Others write versions now, and this is to be done with nobody else at it.
+    Crowded,
     Error(ApplyError),
 }
 
@@ -68,9 +67,6 @@ pub struct Met {
     pub count: i64,
 }
 
-/// So many changes of a call are gone through carefully on their own; if there are more, all are.
-const SUSPECTS_MAX: usize = 4;
-
 pub struct Session {
     pub subscription: Subscription,
     pub only: Option<String>,
@@ -97,18 +93,8 @@ pub struct Session {
     /// Tracked tables that this transaction has emptied: what was known of their rows counts no more.
     pub swept: Vec<u32>,
     pub tombstones: Vec<Tombstone>,
-}
-
-/// What a savepoint does not bring back.
-#[derive(Clone)]
-struct Mark {
-    progress: Progress,
-    tables: Vec<Table>,
-    present: Present,
-    seen: Position,
-    complete: Option<(Position, i64)>,
-    swept: Vec<u32>,
-    tombstones: Vec<Tombstone>,
+    /// Nobody else who weighs changes applies any meanwhile.
+    pub alone: bool,
 }
 
 impl Session {
@@ -143,6 +129,7 @@ impl Session {
             met: Vec::new(),
             swept: Vec::new(),
             tombstones: Vec::new(),
+            alone: false,
         }
     }
 
@@ -169,78 +156,6 @@ impl Session {
             self.counts.conflicts,
             self.counts.rejected,
         )
-    }
-
-    /// Applies a batch: the quick way. Where that fails, it is gone through again with the change at which it failed written
-    /// carefully; and if that does not help, all of it carefully.
-    pub fn apply(&mut self, batch: &[u8]) -> Result<(), ApplyError> {
-        self.counts = Counts::default();
-        self.suspects.clear();
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let Some(progress) = self.progress.clone() else {
-            return Err(ApplyError::NoPosition(self.subscription.name.clone()));
-        };
-        let mark = Mark {
-            progress,
-            tables: self.tables.clone(),
-            present: self.present.clone(),
-            seen: self.seen,
-            complete: self.complete,
-            swept: self.swept.clone(),
-            tombstones: self.tombstones.clone(),
-        };
-        let _applying = Applying::begin();
-        loop {
-            match attempt(|| self.batch(batch, Way::Quick)) {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(Halt::Error(error))) => return Err(error),
-                Ok(Err(Halt::Careful)) => self.back_to(mark.clone(), true),
-                Err(failure) if is_of_the_server(&failure) => return Err(failure.into()),
-                Err(_) => self.back_to(mark.clone(), false),
-            }
-            if self.suspects.contains(&self.trying) || self.suspects.len() == SUSPECTS_MAX {
-                break;
-            }
-            self.suspects.push(self.trying);
-        }
-        match self.batch(batch, Way::Careful) {
-            Ok(()) => Ok(()),
-            Err(Halt::Error(error)) => Err(error),
-            Err(Halt::Careful) => unreachable!("the careful way asks for no other one"),
-        }
-    }
-
-    /// After the savepoint of a call was rolled back.
-    fn back_to(&mut self, mark: Mark, clean: bool) {
-        self.close_targets(clean);
-        self.versions.clear();
-        self.last_version = 0;
-        self.progress = Some(mark.progress);
-        self.tables = mark.tables;
-        self.present = mark.present;
-        self.seen = mark.seen;
-        self.complete = mark.complete;
-        self.swept = mark.swept;
-        self.tombstones = mark.tombstones;
-        self.counts = Counts::default();
-        self.emptied.clear();
-        self.met.clear();
-        self.wrote = true;
-    }
-
-    fn batch(&mut self, batch: &[u8], way: Way) -> Result<(), Halt> {
-        let before = self.complete;
-        run::frames(self, batch, way)?;
-        if let Some((at, commit_us)) = self.complete.filter(|_| self.complete != before) {
-            tables::save_position(self.subscription.id, self.only.as_deref(), at, commit_us);
-        }
-        for met in std::mem::take(&mut self.met) {
-            let table = &self.tables[met.table];
-            tables::count(self.subscription.id, table, met.conflict, met.resolution, met.count);
-        }
-        Ok(())
     }
 
     /// What was written is seen by what follows.
@@ -387,12 +302,4 @@ impl Session {
     pub fn close(mut self) {
         self.close_targets(true);
     }
-}
-
-/// Is it an error of the server or of the session, and not one that this change would meet the next time, too? Then the
-/// whole is rolled back and tried again.
-pub fn is_of_the_server(failure: &Failure) -> bool {
-    let code = failure.sqlstate();
-    matches!(&code[..2], "08" | "25" | "40" | "53" | "57" | "58" | "F0")
-        || matches!(code.as_str(), "55P03" | "XX001" | "XX002")
 }

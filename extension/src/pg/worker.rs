@@ -343,6 +343,8 @@ pub enum Job {
     Withdrawer = 2,
     /// Giving numbers to origins; until the transaction ends.
     NamingOrigins = 3,
+    /// Applying changes where the last write wins; until the transaction ends.
+    Weighing = 4,
 }
 
 /// Takes, until this process ends, the right to do a job in its database; false: another process has it.
@@ -356,6 +358,18 @@ pub fn be_the_only_one(job: Job) -> bool {
 pub fn be_next(job: Job) {
     // SAFETY: the tag is complete; in a transaction.
     unsafe { pg_sys::LockAcquire(&tag(job), lock::EXCLUSIVE, false, false) };
+}
+
+/// The same with others who do it by this function, and not by [`be_next`].
+pub fn be_with_others(job: Job) {
+    // SAFETY: as in `be_next`.
+    unsafe { pg_sys::LockAcquire(&tag(job), lock::SHARE, false, false) };
+}
+
+/// Locks a table until the transaction ends, if nobody is in the way; false: somebody is.
+pub fn lock_if_free(table: u32, level: i32) -> bool {
+    // SAFETY: in a transaction; does not wait.
+    unsafe { pg_sys::ConditionalLockRelationOid(table.into(), level) }
 }
 
 fn tag(job: Job) -> pg_sys::LOCKTAG {

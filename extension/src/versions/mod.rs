@@ -22,7 +22,7 @@ pub mod sql;
 pub mod upkeep;
 
 pub use kept::{forget, of_table};
-pub use order::{be_alone, be_among_others};
+pub use order::{be_alone, be_among_others, exclude_appliers, is_alone, join_appliers};
 pub use read::{Reader, Version, judge};
 
 /// The number that stands for "here" in `quorum.row_version` and `quorum.versioned_table`.

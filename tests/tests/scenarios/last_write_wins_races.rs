@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgquorum_tests::{await_answer, rows, run, text};
+use pgquorum_tests::{Applier, LogServer, await_answer, rows, run, text};
 use postgres::Client;
 
 use super::apply_statements::assert_tidy;
@@ -87,4 +87,92 @@ fn a_tombstone_waits_for_prepared_transactions() {
     b.assert_same("t", "the prepared transaction has ended");
     assert_eq!(text(&mut b.there.target, "SELECT count(*)::text FROM t"), "8");
     assert_eq!(counts(&mut b.there.target), "delete_missing applied_remote 1");
+}
+
+#[test]
+fn what_was_written_between_the_look_and_the_insert_is_weighed_again() {
+    let mut b = start();
+    // The quick way fails; the careful one is held up when it has looked, and just before it inserts.
+    b.in_paris(
+        "CREATE SEQUENCE calls;
+         CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$
+         DECLARE call bigint := nextval('public.calls');
+         BEGIN
+             IF call = 1 THEN RAISE EXCEPTION 'not this way'; END IF;
+             IF call = 2 THEN PERFORM pg_advisory_xact_lock(7); END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER held BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION held();
+         ALTER TABLE t ENABLE REPLICA TRIGGER held",
+    );
+    for (id, sql, count) in [
+        (
+            20,
+            "INSERT INTO t VALUES (20, 'paris'); DELETE FROM t WHERE id = 20",
+            "insert_deleted kept_local 1",
+        ),
+        (21, "INSERT INTO t VALUES (21, 'paris')", "insert_deleted kept_local 1, insert_exists kept_local 1"),
+    ] {
+        b.in_paris("SELECT setval('calls', 1, false)");
+        b.in_berlin(&format!("INSERT INTO t VALUES ({id}, 'berlin')"));
+        while_open(
+            &mut b,
+            "SELECT pg_advisory_lock(7)",
+            &format!("{sql}; COMMIT; SELECT pg_advisory_unlock(7)"),
+        );
+        assert_eq!(text(&mut b.there.target, "SELECT last_value::text FROM calls"), "2", "{sql}");
+        assert_eq!(counts(&mut b.there.target), count, "{sql}");
+    }
+    let left = "SELECT string_agg(id || ' ' || v, ', ' ORDER BY id) FROM t WHERE id > 9";
+    assert_eq!(text(&mut b.there.target, left), "21 paris");
+    b.in_paris("DROP TRIGGER held ON t");
+    b.settle();
+    b.assert_same("t", "what was weighed again");
+    assert_tidy(&b.paris);
+}
+
+#[test]
+fn two_that_bury_the_same_row_do_not_wait_for_each_other() {
+    let (berlin, bern, paris) = (LogServer::start(""), LogServer::start(""), LogServer::start(""));
+    for (server, name) in [(&berlin, "berlin"), (&bern, "bern"), (&paris, "paris")] {
+        let sql = "CREATE TABLE t (id int PRIMARY KEY, v int); SELECT quorum.track('t', 'c')";
+        run(&mut server.connect(), &format!("SELECT quorum.set_origin_name('{name}'); {sql}"));
+    }
+    let settings = ", policy => 'last_write_wins'";
+    let mut one = Applier::new(&berlin, &paris, settings);
+    run(&mut one.target, "UPDATE quorum.subscription SET name = 'one'");
+    let mut other = Applier::new(&bern, &paris, settings);
+    run(&mut one.source, "INSERT INTO t SELECT i, 0 FROM generate_series(1, 50) AS i");
+    run(
+        &mut other.source,
+        "INSERT INTO t SELECT CASE i WHEN 1 THEN 100 ELSE i END, 0 FROM generate_series(1, 50) AS i",
+    );
+    pull(&mut one);
+    pull(&mut other);
+    let (mut local, mut watcher) = (paris.connect(), paris.connect());
+    let waiting = WAITS.replace("> 0", "= 2");
+    for id in 2..12 {
+        run(&mut local, &format!("DELETE FROM t WHERE id = {id}"));
+        run(
+            &mut one.source,
+            &format!("BEGIN; UPDATE t SET v = v + 1 WHERE id = 1; DELETE FROM t WHERE id = {id}; COMMIT"),
+        );
+        run(
+            &mut other.source,
+            &format!("BEGIN; UPDATE t SET v = v + 1 WHERE id = 100; DELETE FROM t WHERE id = {id}; COMMIT"),
+        );
+        // Both have begun, and come to the deletion at the same moment.
+        run(&mut local, "BEGIN; SELECT FROM t WHERE id IN (1, 100) FOR UPDATE");
+        std::thread::scope(|scope| {
+            let both = [&mut one, &mut other].map(|applier| scope.spawn(move || applier.try_pull(None)));
+            await_answer(&mut watcher, SOON, &waiting, "true");
+            run(&mut local, "COMMIT");
+            for applied in both {
+                let applied = applied.join().expect("a thread").expect("nobody gives up");
+                assert_eq!(applied.transactions, 1);
+            }
+        });
+    }
+    assert_eq!(text(&mut local, "SELECT string_agg(v::text, ' ') FROM t WHERE id IN (1, 100)"), "10 10");
+    assert_tidy(&paris);
 }
