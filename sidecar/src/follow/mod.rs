@@ -10,6 +10,7 @@
 //! - The other direction: `publications` finds what other clusters are to follow of this one, `publishing` sees to it there,
 //!   `publication` is what is wanted.
 //! - `board` is what `/metrics` shows of it.
+//! - `moment` finds the position that a time means.
 //! - `versions` is what is said of the version that is copied and followed; `director` what the delta interface asks the source.
 //! - `trouble` is what keeps a subscription from going on, and what its state says then.
 //!
@@ -28,6 +29,7 @@ mod fake;
 mod following;
 mod frames;
 mod local;
+mod moment;
 mod overseer;
 mod publication;
 mod publications;

@@ -249,17 +249,6 @@ struct SchemaBody {
     columns: Value,
 }
 
-impl Remote {
-    async fn change_at(&self, tick: u64) -> Result<Option<(u64, String)>> {
-        let path = self.path("/changes", &format!("after={tick}&limit=1"));
-        let found = self.json(Method::GET, &path, None).await?;
-        let Some(change) = found["changes"].get(0) else { return Ok(None) };
-        let time = change["committed_at"].as_str().ok_or_else(|| unreadable("a change"))?;
-        let epoch = found["position"].as_str().and_then(|text| text.parse::<Position>().ok());
-        Ok(Some((epoch.ok_or_else(|| unreadable("a change"))?.epoch, time.to_owned())))
-    }
-}
-
 pub(super) fn channel_of(found: Value) -> Result<Channel> {
     let body: ChannelBody = serde_json::from_value(found).map_err(|_| unreadable("the channel"))?;
     let end = Position { epoch: body.epoch.unwrap_or_default(), tick: body.last_tick.unwrap_or_default() };
@@ -284,23 +273,7 @@ impl Source for Remote {
     }
 
     fn position_at(&self, time_us: i64) -> Answer<'_, Position> {
-        Box::pin(async move {
-            let state = self.json(Method::GET, &self.path("", ""), None).await?;
-            let number = |name: &str| state[name].as_u64().ok_or_else(|| unreadable("the channel"));
-            let (first, last) = (number("first_tick")?.saturating_sub(1), number("last_tick")?);
-            let end = Position { epoch: number("epoch")?, tick: last };
-            // The change after `low` is earlier (or nothing is known), the one after `high` is not.
-            let (mut low, mut high, mut epoch) = (first, last, end.epoch);
-            while low < high {
-                let middle = low + (high - low) / 2;
-                match self.change_at(middle).await? {
-                    Some((_, time)) if unix_us(&time).is_some_and(|us| us < time_us) => low = middle + 1,
-                    Some((of, _)) => (high, epoch) = (middle, of),
-                    None => high = middle,
-                }
-            }
-            Ok(if low == last { end } else { Position { epoch, tick: low } })
-        })
+        Box::pin(self.moment(time_us))
     }
 
     fn begin_copy<'a>(&'a self, tables: &'a [TableName]) -> Answer<'a, CopyBegun> {
@@ -388,10 +361,4 @@ impl Source for Remote {
             bases.rotate_left(1);
         }
     }
-}
-
-/// Microseconds of Unix time of `2026-01-02T03:04:05.000006Z`, as the feed writes times.
-fn unix_us(text: &str) -> Option<i64> {
-    let time = humantime::parse_rfc3339(text).ok()?;
-    i64::try_from(time.duration_since(std::time::UNIX_EPOCH).ok()?.as_micros()).ok()
 }
