@@ -66,9 +66,12 @@ BEGIN
     FROM (SELECT DISTINCT e ->> 'schema', e ->> 'table' FROM jsonb_array_elements(subscription_tables_found.tables) AS e)
          AS f (schema_name, table_name)
     WHERE s.tables IS NULL OR f.schema_name || '.' || f.table_name = ANY (s.tables)
+    -- Where nothing is copied it goes on behind what it had when it was no longer tracked.
     ON CONFLICT ON CONSTRAINT subscription_table_pkey DO UPDATE
-        SET state = excluded.state, after_epoch = excluded.after_epoch, after_tick = excluded.after_tick, code = NULL,
-            message = NULL, since = clock_timestamp()
+        SET state = CASE WHEN s.copy = 'none' AND x.after_tick < at.tick THEN 'catch-up' ELSE excluded.state END,
+            after_epoch = CASE WHEN s.copy = 'none' THEN coalesce(x.after_epoch, excluded.after_epoch) END,
+            after_tick = CASE WHEN s.copy = 'none' THEN coalesce(x.after_tick, excluded.after_tick) END,
+            code = NULL, message = NULL, since = clock_timestamp()
         WHERE x.code = 'PQ016';
     GET DIAGNOSTICS added = ROW_COUNT;
     INSERT INTO quorum.subscription_table (subscription, schema_name, table_name, state, code, message)

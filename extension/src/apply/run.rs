@@ -15,6 +15,12 @@ use crate::pg::apply_write;
 use crate::pg::savepoint::attempt;
 use crate::versions::Reader;
 
+/// What is said of a table that is no longer captured at the source, and of one that is captured from now on only.
+const UNTRACKED: &str = "The source does not track this table in its channel any more: what was changed up to then was applied, what \
+     is changed since does not come. It goes on when the source tracks it again, copied anew unless the subscription copies nothing.";
+const TRACKED_ANEW: &str = "The source tracks this table anew: it was dropped and made again, or another one has its name. What it held \
+     before that is not in the log; it is copied.";
+
 /// Goes through the frames of a batch.
 pub fn frames(session: &mut Session, batch: &[u8], way: Way) -> Result<(), Halt> {
     let Some(mut progress) = session.progress.take() else { return Ok(()) };
@@ -278,9 +284,19 @@ fn ddl(
 ) -> Result<(), Halt> {
     let Some(entry) = change.ddl else { return Ok(()) };
     let tag = String::from_utf8_lossy(entry.tag).into_owned();
-    // That capture began or ended says nothing about the table.
-    if matches!(tag.as_str(), "TRACK" | "UNTRACK") {
-        return Ok(());
+    match tag.as_str() {
+        // A copy is behind the beginning of capture. So this is another one, and what was written before it is not in the log.
+        "TRACK" if !session.subscription.copies_nothing => {
+            session.stop(table, position, "PQ016", TRACKED_ANEW);
+            return Ok(());
+        }
+        "TRACK" => return Ok(()),
+        // Nor is what is written from here on, even if the table is tracked again.
+        "UNTRACK" => {
+            session.stop(table, position, "PQ016", UNTRACKED);
+            return Ok(());
+        }
+        _ => {}
     }
     match session.subscription.ddl {
         OnDdl::Ignore => Ok(()),

@@ -180,6 +180,23 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_table_that_is_tracked_again_is_copied_or_goes_on_behind_what_it_had() {
+        let id = followed("");
+        let found = format!(
+            r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "orders"}}]')"#
+        );
+        let stop = "UPDATE quorum.subscription_table SET state = 'stopped', code = 'PQ016', after_tick = 60";
+        let table = "SELECT concat_ws(' ', state, after, code) FROM quorum.subscription_tables";
+        run(stop);
+        run(&found);
+        assert_eq!(text(table), "catch-up 5:60");
+        run(stop);
+        run("UPDATE quorum.subscription SET copy = 'truncate', start = NULL");
+        run(&found);
+        assert_eq!(text(table), "copy");
+    }
+
+    #[pg_test]
     fn a_copied_table_follows_or_catches_up() {
         run("CREATE TABLE public.a (id int PRIMARY KEY); CREATE TABLE public.b (id int PRIMARY KEY)");
         run("SELECT quorum.subscribe('s', '{http://a:1}', 'shop')");

@@ -284,20 +284,26 @@ impl<'a> Following<'a> {
             if looked.elapsed() >= TABLES {
                 looked = Instant::now();
                 match self.runner.source.channel().await {
-                    Ok(channel)
-                        if tables(&channel.tables) != had
+                    Ok(channel) => {
+                        let differs = tables(&channel.tables) != had
                             || channel.origin != self.channel.origin
-                            || channel.version != self.channel.version =>
-                    {
-                        return Ok(());
+                            || channel.version != self.channel.version;
+                        if differs || self.is_tracked_again(&channel).await? {
+                            return Ok(());
+                        }
                     }
-                    Ok(_) => {}
                     Err(trouble) => {
                         tracing::debug!(code = trouble.code, "the source does not say which tables it has")
                     }
                 }
             }
         }
+    }
+
+    /// Whether a table stopped because the source did not track it, and it does now.
+    async fn is_tracked_again(&self, channel: &Channel) -> Result<bool> {
+        let standing = self.runner.target.standing().await?;
+        Ok(standing.untracked.iter().any(|table| channel.tables.contains(table)))
     }
 }
 

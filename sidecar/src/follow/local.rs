@@ -31,7 +31,7 @@ const IS_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_extension 
     WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.subscription') \
     AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
 const STANDING: &str = "SELECT p.epoch, p.tick, coalesce((SELECT jsonb_agg(jsonb_build_object('schema', t.schema_name, \
-    'table', t.table_name, 'state', t.state, 'epoch', t.after_epoch, 'tick', t.after_tick) ORDER BY t.schema_name, t.table_name) \
+    'table', t.table_name, 'state', t.state, 'code', t.code, 'epoch', t.after_epoch, 'tick', t.after_tick) ORDER BY t.schema_name, t.table_name) \
     FROM quorum.subscription_table t WHERE t.subscription = p.subscription), '[]'), s.enabled, \
     coalesce((SELECT v.config_version = 0 FROM quorum.subscription_version v WHERE v.subscription = p.subscription), false) \
     FROM quorum.subscription_position p JOIN quorum.subscription s ON s.id = p.subscription WHERE p.subscription = $1";
@@ -138,7 +138,10 @@ impl Local {
                 ("catch-up", Some(epoch), Some(tick)) => {
                     standing.to_catch_up.push((name, Position { epoch, tick }));
                 }
-                ("stopped", _, _) => standing.stopped += 1,
+                ("stopped", ..) => {
+                    standing.stopped += 1;
+                    standing.untracked.extend((text("code") == "PQ016").then_some(name));
+                }
                 _ => {}
             }
         }

@@ -19,6 +19,8 @@ pub struct Standing {
     pub to_catch_up: Vec<(TableName, Position)>,
     pub tables: usize,
     pub stopped: usize,
+    /// Of those that have stopped: tables that the source does not track, or did not at some time.
+    pub untracked: Vec<TableName>,
     /// The description of the source's tables is to be fetched anew.
     pub refetch: bool,
 }

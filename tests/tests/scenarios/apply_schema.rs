@@ -117,6 +117,54 @@ fn a_table_that_appears_at_the_source_is_followed_from_its_beginning() {
 }
 
 #[test]
+fn a_table_that_is_untracked_stops_behind_what_was_captured() {
+    let (_source, target, mut a) =
+        pair("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)", &["t", "other"]);
+    run(
+        &mut a.source,
+        "INSERT INTO t VALUES (1); BEGIN; INSERT INTO t VALUES (2); SELECT quorum.untrack('t'); INSERT INTO t VALUES (3);
+         INSERT INTO other VALUES (1); COMMIT",
+    );
+    a.pull();
+    assert_eq!(
+        (state(&mut a, "t").as_str(), rows(&mut a.target, "t").as_str()),
+        ("stopped PQ016", "(1)\n(2)")
+    );
+    a.assert_same("other", "another table has stopped");
+    // That it is tracked again does not bring back what was not captured.
+    run(
+        &mut a.source,
+        "SELECT quorum.track('t', 'c'); INSERT INTO t VALUES (4); INSERT INTO other VALUES (2)",
+    );
+    a.pull();
+    assert_eq!(state(&mut a, "t"), "stopped PQ016");
+    a.find_tables();
+    assert_eq!(state(&mut a, "t"), "catch-up");
+    a.try_pull(Some("public.t")).expect("it catches up");
+    assert_eq!(
+        (state(&mut a, "t").as_str(), rows(&mut a.target, "t").as_str()),
+        ("following", "(1)\n(2)\n(4)")
+    );
+    a.follow("INSERT INTO t VALUES (5); DELETE FROM other", &["other"]);
+    assert_eq!(rows(&mut a.target, "t"), "(1)\n(2)\n(4)\n(5)");
+    // One that takes the place of another is not followed as if it were that, where tables are copied.
+    run(&mut a.target, "UPDATE quorum.subscription SET copy = 'error', start = NULL");
+    run(
+        &mut a.source,
+        "DROP TABLE other; CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (9); SELECT quorum.track('other', 'c');
+         INSERT INTO other VALUES (10)",
+    );
+    a.pull();
+    assert_eq!(
+        (state(&mut a, "other").as_str(), rows(&mut a.target, "other").as_str()),
+        ("stopped PQ016", "")
+    );
+    a.find_tables();
+    assert_eq!(state(&mut a, "other"), "copy");
+    assert_tidy(&target);
+}
+
+#[test]
 fn triggers_and_constraints_rest_but_for_those_that_are_for_this() {
     let (_source, target, mut a) = pair(
         "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES parent, v text)",
