@@ -17,6 +17,8 @@ use tokio::time::Instant;
 /// How often it is said how far the copy is, and that it is still wanted.
 const REPORT: Duration = Duration::from_secs(1);
 const RENEW: Duration = Duration::from_secs(25);
+/// How long no row may come before it is asked whether the source is still there.
+const STALLED: Duration = Duration::from_secs(10);
 
 pub struct Copying<'a> {
     pub runner: &'a Runner,
@@ -102,7 +104,7 @@ impl Copying<'_> {
 
     /// Says how far the copy is, and keeps it at the source. Returns when that fails.
     async fn watch(&self, copy: &CopyBegun, jobs: &[Job]) -> Result<()> {
-        let mut renewed = Instant::now();
+        let (mut renewed, mut moved) = (Instant::now(), Instant::now());
         let mut said = vec![(0, 0); jobs.len()];
         loop {
             tokio::time::sleep(REPORT).await;
@@ -111,9 +113,12 @@ impl Copying<'_> {
                 if now != *said {
                     self.runner.target.report_rows(&job.table, now.0, now.1).await?;
                     *said = now;
+                    moved = Instant::now();
                 }
             }
-            if renewed.elapsed() >= RENEW {
+            // A network that drops everything closes no connection.
+            let pause = if moved.elapsed() >= STALLED { STALLED } else { RENEW };
+            if renewed.elapsed() >= pause {
                 self.runner.source.renew_copy(&copy.id).await?;
                 renewed = Instant::now();
             }
