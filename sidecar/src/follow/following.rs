@@ -9,6 +9,7 @@ use super::target::{Applier, Report, Standing};
 use super::trouble::{Kind, Result, Trouble};
 use crate::feed::Position;
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -173,6 +174,7 @@ impl<'a> Following<'a> {
                 Err(trouble) => return Err(trouble),
             };
             inside = !batch.ends;
+            self.runner.moved.fetch_or(batch.ends, Ordering::Relaxed);
             singly = if applied.one_by_one { ONE_BY_ONE } else { singly.saturating_sub(1) };
             match only {
                 None => self.note(|known| known.applied = applied.position.or(known.applied)),

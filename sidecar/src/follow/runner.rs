@@ -10,6 +10,7 @@ use super::trouble::{Kind, Result, Trouble};
 use crate::feed::Position;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Between two attempts: at first, and at most.
@@ -33,11 +34,13 @@ pub struct Runner {
     pub target: Arc<dyn Target>,
     /// Where the channel ended when that was heard last.
     pub end: Option<Position>,
+    /// Something was applied in this attempt.
+    pub moved: AtomicBool,
 }
 
 impl Runner {
     pub fn new(subscription: Subscription, source: Arc<dyn Source>, target: Arc<dyn Target>) -> Runner {
-        Runner { subscription, source, target, end: None }
+        Runner { subscription, source, target, end: None, moved: AtomicBool::new(false) }
     }
 
     /// Works until the subscription is no more, or rests.
@@ -50,6 +53,10 @@ impl Runner {
             let Err(mut trouble) = self.attempt().await else { continue };
             if begun.elapsed() >= GOOD {
                 (pause, behind, said) = (PAUSE_MIN, None, None);
+            }
+            // Where others write the same rows, what fails now and then is no reason to go on ever more slowly.
+            if self.moved.swap(false, Ordering::Relaxed) {
+                pause = PAUSE_MIN;
             }
             if trouble.kind == Kind::Behind {
                 let since = *behind.get_or_insert(begun);

@@ -34,6 +34,9 @@ pub struct TargetState {
     pub unknown: u32,
     /// What the next batches fail with.
     pub failures: VecDeque<Trouble>,
+    /// Every other batch fails with this.
+    pub hindrance: Option<Trouble>,
+    pub hindered: bool,
     pub reloads: usize,
     /// What was copied, and what the copy under way is of.
     pub version: Option<Version>,
@@ -185,6 +188,8 @@ impl Applier for Applies {
             let mut state = self.target.lock();
             if !batch.is_empty() {
                 state.failures.pop_front().map_or(Ok(()), Err)?;
+                state.hindered = !state.hindered;
+                state.hindrance.clone().filter(|_| state.hindered).map_or(Ok(()), Err)?;
                 if state.unknown > 0 {
                     state.unknown -= 1;
                     return Err(Trouble::new(Kind::UnknownSchema(7), "PQ010", "version 7"));

@@ -249,6 +249,23 @@ async fn what_fails_on_the_way_is_read_again_from_where_it_was() {
     assert_eq!(world.target.lock().applied.concat(), [1, 2]);
 }
 
+/// Where others write the same rows, that is every day's work.
+#[tokio::test]
+async fn what_fails_now_and_then_does_not_slow_down_what_moves() {
+    let mut world = world();
+    {
+        let mut state = world.target.lock();
+        (state.standing.position, state.standing.tables) = (Some(at(0)), 1);
+        (state.one_by_one, state.hindrance) = (true, Some(Trouble::new(Kind::Here, "40P01", "deadlock")));
+    }
+    for _ in 0..12 {
+        world.source.commit(1);
+    }
+    world.start(subscription());
+    world.until("the changes", |world| world.position() == Some(12)).await;
+    assert_eq!(world.target.lock().applied.concat(), (1..=12).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn a_table_that_is_behind_is_brought_to_the_others() {
     let mut world = world();
