@@ -328,7 +328,7 @@ struct Copying {
 
 impl Copying {
     async fn prepare(&mut self, table: &TableName, columns: &[String], origin: &str) -> Result<Vec<String>> {
-        let failed = |error: tokio_postgres::Error| Trouble::from_database(&error);
+        let failed = |error: tokio_postgres::Error| Trouble::from_copy(&error);
         // Rows come as they are, from a database where they passed their checks: no triggers, no foreign keys.
         self.session
             .batch_execute("BEGIN; SET LOCAL session_replication_role = replica")
@@ -352,7 +352,7 @@ impl Copying {
     }
 
     async fn end(&mut self, table: &TableName, at: Position, rows: u64, bytes: u64) -> Result<()> {
-        let failed = |error: tokio_postgres::Error| Trouble::from_database(&error);
+        let failed = |error: tokio_postgres::Error| Trouble::from_copy(&error);
         if let Some(mut sink) = self.sink.take() {
             sink.as_mut().finish().await.map_err(failed)?;
         }
@@ -395,7 +395,7 @@ impl Copier for Copying {
                     match self.sink.take().map(|mut sink| async move { sink.as_mut().finish().await }) {
                         Some(end) => Err(end.await.err().map_or_else(
                             || Trouble::from_database(&error),
-                            |said| Trouble::from_database(&said),
+                            |said| Trouble::from_copy(&said),
                         )),
                         None => Err(Trouble::from_database(&error)),
                     }

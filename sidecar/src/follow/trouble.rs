@@ -94,10 +94,10 @@ impl Trouble {
             // The clock here gets there, or somebody sets one right.
             "PQ021" => Kind::Here,
             "XX001" => Kind::Again,
-            "42704" if db.message().contains("subscription") => Kind::Gone,
-            "55000" if db.message().contains("not enabled") => Kind::Gone,
+            "42704" if db.message().starts_with("there is no subscription ") => Kind::Gone,
+            "55000" if is_of_subscription(db.message(), " is not enabled") => Kind::Gone,
             // All is to be copied anew.
-            "55000" if db.message().contains("has no position yet") => Kind::Again,
+            "55000" if is_of_subscription(db.message(), " has no position yet") => Kind::Again,
             "25006" | "55P03" | "40P01" | "40001" | "57014" => Kind::Here,
             _ if matches!(code.get(..2), Some("08" | "53" | "57" | "58" | "XX" | "25")) => Kind::Here,
             _ => Kind::Table,
@@ -126,6 +126,17 @@ impl Trouble {
         }
     }
 
+    /// The same while a table is copied: with where in it that was, which names the column.
+    pub fn from_copy(error: &tokio_postgres::Error) -> Trouble {
+        let mut trouble = Trouble::from_database(error);
+        let place = error.as_db_error().and_then(|db| db.where_()?.lines().next());
+        let place = place.filter(|place| place.starts_with("COPY "));
+        if let (Kind::Table, Some(place)) = (trouble.kind, place) {
+            trouble.message.push_str(&format!(" ({place})"));
+        }
+        trouble
+    }
+
     /// The state of the subscription that this means.
     pub fn state(&self) -> &'static str {
         match self.kind {
@@ -133,6 +144,11 @@ impl Trouble {
             _ => "waiting",
         }
     }
+}
+
+/// Whether the extension says this of a subscription, and not a trigger or constraint something like it.
+fn is_of_subscription(message: &str, what: &str) -> bool {
+    message.starts_with("subscription ") && message.ends_with(what)
 }
 
 #[cfg(test)]
@@ -158,5 +174,12 @@ mod tests {
         ] {
             assert_eq!(Trouble::from_source(status, code, "x").kind, kind, "{status} {code}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_subscription_is_told_from_what_a_trigger_says() {
+        assert!(is_of_subscription("subscription mirror is not enabled", " is not enabled"));
+        assert!(!is_of_subscription("customer 7 is not enabled", " is not enabled"));
+        assert!(!is_of_subscription("subscription 7 of Smith is not enabled for that", " is not enabled"));
     }
 }
