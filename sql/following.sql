@@ -35,7 +35,9 @@ BEGIN
         RAISE EXCEPTION 'the source of subscription % is this database itself', quote_ident(s.name)
             USING ERRCODE = 'PQ014',
                   DETAIL = format('Both have the origin name %L.', subscription_tables_found.remote_origin),
-                  HINT = 'Look at the addresses in remote. If the source was made of a copy of this server''s data directory, give one of the two a name of its own: SELECT quorum.set_origin_name(…).';
+                  HINT = 'Look at the addresses in remote. If one of the two was made of a copy of the other''s data directory, give the copy a name of its own: '
+                         || CASE WHEN EXISTS (SELECT FROM quorum.identity) THEN 'as a superuser DELETE FROM quorum.identity, and then ' ELSE '' END
+                         || 'SELECT quorum.set_origin_name(…). Whoever follows the copy already must subscribe anew.';
     END IF;
     SELECT p.* INTO STRICT at FROM quorum.subscription_position AS p WHERE p.subscription = s.id FOR NO KEY UPDATE;
     IF s.remote_origin IS NULL THEN
