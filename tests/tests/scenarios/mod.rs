@@ -43,6 +43,7 @@ mod follow_owner;
 mod follow_publish;
 mod follow_sequences;
 mod follow_states;
+mod follow_topologies;
 mod force_leader;
 mod freeze_postmaster;
 mod freeze_sidecar;
