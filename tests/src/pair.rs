@@ -2,7 +2,6 @@
 
 use crate::{Cluster, PATIENCE, await_until};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 /// A source and a target with one subscription, `mirror`.
 pub struct Pair {
@@ -14,9 +13,12 @@ impl Pair {
     /// Two clusters of so many nodes each, with these statements run on both leaders.
     pub fn start(nodes: (usize, usize), tables: &str) -> Pair {
         // Two clusters are much for one machine: it is not to be taken for a dead node.
-        let settings = [("node-timeout", "3s")];
-        let (source, target) =
-            (Cluster::start_with(nodes.0, &settings), Cluster::start_with(nodes.1, &settings));
+        let start = |count| Cluster::start_with(count, &[("node-timeout", "3s")]);
+        let (source, target) = std::thread::scope(|scope| {
+            let source = scope.spawn(move || start(nodes.0));
+            let target = start(nodes.1);
+            (source.join().expect("a cluster"), target)
+        });
         let pair = Pair { source, target };
         pair.source.sql(tables);
         pair.target.sql(tables);
@@ -132,8 +134,72 @@ impl Pair {
         });
     }
 
-    /// Waits a little, for scenarios in which nothing is to happen.
-    pub fn settle(&self) {
-        std::thread::sleep(Duration::from_secs(3));
+    /// Waits until nobody works for the subscription any more, by the metrics of the target's leader. What is committed at the
+    /// source from then on is not applied.
+    ///
+    /// # Panics
+    /// Somebody does when the time is over.
+    pub fn await_rest(&self) {
+        await_until(PATIENCE, "nobody works for it", || {
+            let (_, answer) = self.target.get(self.target.leader(), "/metrics");
+            let text = answer.as_str().unwrap_or_default();
+            match text.lines().find(|line| line.contains("subscription=\"mirror\"")) {
+                Some(line) => Err(line.to_owned()),
+                None if text.contains("pgquorum_") => Ok(()),
+                None => Err(answer.to_string()),
+            }
+        });
+    }
+
+    /// The tables of the subscription, as the target's leader shows them.
+    ///
+    /// # Errors
+    /// The leader does not answer now.
+    pub fn tables(&self) -> Result<Vec<Value>, String> {
+        let leader = self.target.status().leader.ok_or("no leader")?;
+        match crate::request(self.target.node(leader).api_port(), "GET", "/subscriptions/mirror/tables", None)
+        {
+            Ok((200, Value::Array(tables))) => Ok(tables),
+            Ok((status, answer)) => Err(format!("{status} {answer}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits until a table of schema `public` is in this state, with this code, and returns what is said of it.
+    ///
+    /// # Panics
+    /// The time is over.
+    pub fn await_table(&self, table: &str, state: &str, code: Option<&str>) -> String {
+        await_until(PATIENCE, &format!("table {table} {state}, code {code:?}"), || {
+            let tables = self.tables()?;
+            let found = tables.iter().find(|one| one["schema"] == "public" && one["table"] == table);
+            match found {
+                Some(one) if one["state"] == state && one["code"].as_str() == code => {
+                    Ok(one["message"].as_str().unwrap_or_default().to_owned())
+                }
+                Some(one) => Err(one.to_string()),
+                None => Err(format!("not among {tables:?}")),
+            }
+        })
+    }
+
+    /// Lets a stopped table go on, as `quorum.resume_table` does, or copied anew.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn resume(&self, table: &str, copy: bool) {
+        let path = format!("/subscriptions/mirror/tables/public.{table}/resume");
+        let (status, answer) = self.target.post(self.target.leader(), &path, Some(&json!({"copy": copy})));
+        assert_eq!(status, 200, "{table}: {answer}");
+    }
+
+    /// Changes settings of the subscription.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn alter(&self, settings: &Value) {
+        let leader = self.target.leader();
+        let (status, answer) = self.target.send(leader, "PATCH", "/subscriptions/mirror", Some(settings));
+        assert_eq!(status, 200, "{settings}: {answer}");
     }
 }

@@ -167,8 +167,9 @@ fn only_what_was_asked_for_is_followed_and_from_where() {
         assert_eq!(found.code, 0, "{args:?}: {}", found.said);
     };
     cli(&["subscriptions", "disable", "mirror"]);
+    pair.await_rest();
     pair.source.sql("INSERT INTO other VALUES (1004)");
-    pair.settle();
+    pair.source.ask(1, "SELECT quorum.cut('shop')");
     assert_eq!(pair.target.ask(1, "SELECT max(id)::text FROM other"), "1003");
     assert_eq!(pair.state().expect("its state")["state"], "disabled");
     cli(&["subscriptions", "enable", "mirror"]);
