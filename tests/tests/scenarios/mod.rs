@@ -41,6 +41,7 @@ mod follow_filter;
 mod follow_kills;
 mod follow_owner;
 mod follow_publish;
+mod follow_misfits;
 mod follow_sequences;
 mod follow_states;
 mod follow_topologies;
