@@ -38,6 +38,7 @@ mod feed_stalls;
 mod feed_writers;
 mod follow_copy;
 mod follow_filter;
+mod follow_drift;
 mod follow_kills;
 mod follow_owner;
 mod follow_publish;
