@@ -36,6 +36,7 @@ mod feed_failover;
 mod feed_model;
 mod feed_stalls;
 mod feed_writers;
+mod follow_choices;
 mod follow_copy;
 mod follow_filter;
 mod follow_drift;
