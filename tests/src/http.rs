@@ -1,5 +1,6 @@
 //! One HTTP request over one connection, as plain as the tests need it.
 
+use crate::Authority;
 use serde_json::Value;
 use std::io::{Error, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -43,14 +44,35 @@ pub fn request_within(
     path: &str,
     body: Option<&str>,
 ) -> Result<(u16, Value), Error> {
+    let text = with_token(to, token, method, path, body);
+    exchange(limit, to, &text).map(|answer| (answer.status, answer.body))
+}
+
+/// The same over TLS, to one who shows a certificate of this authority.
+///
+/// # Errors
+/// As [`request_to`]; or its certificate is not good.
+pub fn request_over_tls(
+    authority: &Authority,
+    to: SocketAddr,
+    token: Option<&str>,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<(u16, Value), Error> {
+    let text = with_token(to, token, method, path, body);
+    let stream = authority.encrypt(connect(ANSWER_TIMEOUT, to)?)?;
+    exchange_over(stream, &text).map(|answer| (answer.status, answer.body))
+}
+
+fn with_token(to: SocketAddr, token: Option<&str>, method: &str, path: &str, body: Option<&str>) -> String {
     let body = body.unwrap_or_default();
     let token = token.map(|t| format!("authorization: Bearer {t}\r\n")).unwrap_or_default();
-    let head = format!(
+    format!(
         "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-type: application/json\r\n{token}\
-         content-length: {}\r\n\r\n",
+         content-length: {}\r\n\r\n{body}",
         body.len()
-    );
-    exchange(limit, to, &(head + body)).map(|answer| (answer.status, answer.body))
+    )
 }
 
 /// What a user shows to be let in: the header `Authorization`.
@@ -140,9 +162,17 @@ pub fn request_raw(port: u16, text: &str) -> Result<(u16, Value), Error> {
 
 /// One connection: sends the text, reads until the other side closes.
 fn exchange(limit: Duration, to: SocketAddr, text: &str) -> Result<Answer, Error> {
-    let mut stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT.min(limit))?;
+    exchange_over(connect(limit, to)?, text)
+}
+
+fn connect(limit: Duration, to: SocketAddr) -> Result<TcpStream, Error> {
+    let stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT.min(limit))?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
+    Ok(stream)
+}
+
+fn exchange_over(mut stream: impl Read + Write, text: &str) -> Result<Answer, Error> {
     // A server that refuses a large body answers before it has read it all.
     let sent = stream.write_all(text.as_bytes());
     let mut answer = Vec::new();

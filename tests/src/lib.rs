@@ -21,6 +21,7 @@ mod session;
 mod several;
 mod shaper;
 mod stalled_disk;
+mod tls;
 mod user;
 
 pub use applier::{Applied, Applier, Frame, piece_frame, rows};
@@ -29,7 +30,9 @@ pub use command::{
     Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_reading, pgquorum_shown, run_program,
 };
 pub use fake_remote::{FakeRemote, Said};
-pub use http::{Answer, Login, get_with, request, request_as, request_raw, request_to, request_within};
+pub use http::{
+    Answer, Login, get_with, request, request_as, request_over_tls, request_raw, request_to, request_within,
+};
 pub use learner::{
     Learned, LearningServer, await_known, await_served, hash_of, is_served, known, served, server_error,
 };
@@ -47,6 +50,7 @@ pub use session::{await_answer, refused, run, text};
 pub use several::{Follow, Several};
 pub use shaper::Shape;
 pub use stalled_disk::StalledDisk;
+pub use tls::{Authority, Certified};
 pub use user::{server_command, server_directory, server_directory_below};
 
 use std::time::{Duration, Instant};

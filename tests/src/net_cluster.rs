@@ -1,29 +1,33 @@
 //! A cluster whose nodes are machines of a [`Network`], made by `init`, `join` and `run` as on several machines.
 
+mod asking;
+
 use crate::command::pgquorum_program;
 use crate::user::{give, server_directory_below};
-use crate::{CLIENT, Network, PATIENCE, Probe, ProbeOptions, await_until, request_to, request_within};
+use crate::{Authority, CLIENT, Network, PATIENCE, Probe, ProbeOptions, await_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use postgres::{Client, Config, NoTls};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 const API_PORT: u16 = 8008;
 const DB_PORT: u16 = 5432;
 
 /// A running cluster. Destroyed at the end, or left with its logs when the test fails.
 pub struct NetCluster {
-    pub network: Network,
+    pub network: Arc<Network>,
     dir: PathBuf,
     size: u64,
+    /// Node 1 is at the place after this one; the others follow.
+    before: u64,
+    /// Who signed its nodes' certificates, if they use TLS.
+    authority: Option<Arc<Authority>>,
     sidecars: Mutex<BTreeMap<u64, Child>>,
     token: String,
     password: String,
@@ -48,20 +52,49 @@ impl NetCluster {
     /// # Panics
     /// As [`NetCluster::start`].
     pub fn start_prepared(base: &Path, size: u64, prepare: Prepare) -> NetCluster {
+        NetCluster::start_in((Arc::new(Network::new(size)), 0), base, size, None, prepare)
+    }
+
+    /// A cluster of one node, at a place of a network in which others are, too. With an authority it serves over TLS, with
+    /// a certificate that this one has signed.
+    ///
+    /// # Panics
+    /// As [`NetCluster::start`].
+    pub fn start_at(network: &Arc<Network>, place: u64, authority: Option<&Arc<Authority>>) -> NetCluster {
+        let certify: Prepare = match authority {
+            None => Box::new(|_, _| {}),
+            Some(authority) => {
+                let authority = Arc::clone(authority);
+                Box::new(move |cluster: &NetCluster, id: u64| cluster.use_tls(id, &authority))
+            }
+        };
+        let at = (Arc::clone(network), place - 1);
+        NetCluster::start_in(at, Path::new("/var/tmp"), 1, authority.cloned(), certify)
+    }
+
+    fn start_in(
+        (network, before): (Arc<Network>, u64),
+        base: &Path,
+        size: u64,
+        authority: Option<Arc<Authority>>,
+        prepare: Prepare,
+    ) -> NetCluster {
         let dir = server_directory_below(base, "pgquorum-net-");
         // The servers' user may not be able to enter the folder that the program was built in.
         std::fs::copy(pgquorum_program(), dir.join("pgquorum")).expect("a copy of the program");
         let mut cluster = NetCluster {
-            network: Network::new(size),
+            network,
             dir,
             size,
+            before,
+            authority,
             sidecars: Mutex::default(),
             token: String::new(),
             password: String::new(),
             keep: AtomicBool::new(false),
             prepare,
         };
-        let ip = cluster.network.address(1).to_string();
+        let ip = cluster.address(1).to_string();
         let first = cluster.node_dir(1);
         cluster.program(1, &["init", "--dir", &text(&first), "--ip", &ip]);
         let (token, secrets) = (first.join("state/token"), first.join("state/secrets.toml"));
@@ -84,13 +117,42 @@ impl NetCluster {
         cluster
     }
 
+    /// Where a node is in the network.
+    pub fn place(&self, id: u64) -> u64 {
+        self.before + id
+    }
+
+    pub fn address(&self, id: u64) -> Ipv4Addr {
+        self.network.address(self.place(id))
+    }
+
+    /// The address of a node's sidecar, as others are told it.
+    pub fn api(&self, id: u64) -> String {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}:{API_PORT}", self.address(id))
+    }
+
+    /// Gives a node a certificate, before it is started.
+    fn use_tls(&self, id: u64, authority: &Authority) {
+        let state = self.node_dir(id).join("state");
+        let files = authority.certify(self.address(id), &state);
+        for file in [&files.cert, &files.key, &files.ca] {
+            give(file);
+        }
+        let config = self.node_dir(id).join("node.toml");
+        let (cert, key, ca) = (text(&files.cert), text(&files.key), text(&files.ca));
+        let tls = format!("tls-cert = \"{cert}\"\ntls-key = \"{key}\"\ntls-ca = \"{ca}\"\n");
+        // Before everything else, in case that ends in a table.
+        std::fs::write(&config, tls + &read(&config)).expect("node.toml");
+    }
+
     /// Makes a new node at a place that has no files of a node, and starts it. Any node that is up may be asked.
     ///
     /// # Errors
     /// What the program said.
     pub fn join(&self, place: u64, ask: u64) -> Result<(), String> {
-        let leader = format!("http://{}:{API_PORT}", self.network.address(ask));
-        let (ip, dir) = (self.network.address(place).to_string(), text(&self.node_dir(place)));
+        let leader = self.api(ask);
+        let (ip, dir) = (self.address(place).to_string(), text(&self.node_dir(place)));
         let (token, secrets) = (text(&self.dir.join("token")), text(&self.dir.join("secrets.toml")));
         let given = ["--secrets", &secrets, "--token-file", &token, "--dir", &dir, "--ip", &ip];
         self.try_program(place, &[["join", "--no-run", "--leader", &leader].as_slice(), &given].concat())?;
@@ -136,7 +198,7 @@ impl NetCluster {
     /// # Errors
     /// What the program said.
     pub fn try_program(&self, id: u64, args: &[&str]) -> Result<(), String> {
-        let mut command = self.network.server_command(id, &self.dir.join("pgquorum"));
+        let mut command = self.network.server_command(self.place(id), &self.dir.join("pgquorum"));
         let out =
             command.args(args).current_dir(&self.dir).stdin(Stdio::null()).output().expect("the program");
         match out.status.success() {
@@ -149,7 +211,7 @@ impl NetCluster {
     pub fn start_node(&self, id: u64) {
         let dir = self.node_dir(id);
         let log = File::options().create(true).append(true).open(dir.join("sidecar.log")).expect("the log");
-        let mut command = self.network.server_command(id, &self.dir.join("pgquorum"));
+        let mut command = self.network.server_command(self.place(id), &self.dir.join("pgquorum"));
         command.arg("run").arg("--config").arg(dir.join("node.toml")).current_dir(&self.dir);
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the sidecar");
@@ -165,7 +227,7 @@ impl NetCluster {
 
     /// SIGKILL to all that runs on a node.
     pub fn kill(&self, id: u64) {
-        self.network.kill_all(id);
+        self.network.kill_all(self.place(id));
         if let Some(mut child) = self.sidecars.lock().expect("not poisoned").remove(&id) {
             let _ = child.wait();
         }
@@ -179,26 +241,6 @@ impl NetCluster {
         let sidecars = self.sidecars.lock().expect("not poisoned");
         let child = sidecars.get(&id).unwrap_or_else(|| panic!("the sidecar of node {id} does not run"));
         kill(Pid::from_raw(child.id() as i32), signal).expect("a signal to the sidecar");
-    }
-
-    /// A request from the client's place.
-    pub fn request(&self, id: u64, method: &str, path: &str) -> Result<(u16, Value), String> {
-        let to = SocketAddr::from((self.network.address(id), API_PORT));
-        let send = || request_to(to, Some(&self.token), method, path, None);
-        self.network.inside(CLIENT, send).map_err(|e| e.to_string())
-    }
-
-    /// The same with a limit for the answer.
-    pub fn request_within(
-        &self,
-        limit: Duration,
-        id: u64,
-        method: &str,
-        path: &str,
-    ) -> Result<(u16, Value), String> {
-        let to = SocketAddr::from((self.network.address(id), API_PORT));
-        let send = || request_within(limit, to, Some(&self.token), method, path, None);
-        self.network.inside(CLIENT, send).map_err(|e| e.to_string())
     }
 
     /// The epoch in which a node says that it leads.
@@ -264,38 +306,6 @@ impl NetCluster {
             Err(why) => format!("node {id}: {why}"),
         };
         self.ids().into_iter().map(one).collect::<Vec<_>>().join("; ")
-    }
-
-    /// The connection string of all nodes.
-    pub fn dsn(&self) -> String {
-        let hosts: Vec<String> =
-            self.ids().iter().map(|id| format!("{}:{DB_PORT}", self.network.address(*id))).collect();
-        let (password, hosts) = (&self.password, hosts.join(","));
-        format!("postgresql://postgres:{password}@{hosts}/postgres?target_session_attrs=read-write")
-    }
-
-    /// A session of the client on this very node.
-    pub fn connect(&self, id: u64) -> Result<Client, postgres::Error> {
-        let mut config = Config::new();
-        config.host(&self.network.address(id).to_string()).port(DB_PORT).user("postgres").dbname("postgres");
-        config.password(&self.password).connect_timeout(Duration::from_secs(2));
-        config.tcp_user_timeout(Duration::from_secs(5)).application_name("pgquorum-tests");
-        self.network.inside(CLIENT, || config.connect(NoTls))
-    }
-
-    /// One value as text from one node.
-    pub fn ask(&self, id: u64, query: &str) -> Result<String, String> {
-        let mut client = self.connect(id).map_err(|e| format!("{e:?}"))?;
-        let row = client.query_one(query, &[]).map_err(|e| format!("{e:?}"))?;
-        row.try_get::<_, Option<String>>(0).map(Option::unwrap_or_default).map_err(|e| e.to_string())
-    }
-
-    /// Tries to write on a node; the answer of the server.
-    pub fn write(&self, id: u64) -> Result<(), String> {
-        let mut client = self.connect(id).map_err(|e| format!("{e:?}"))?;
-        let sql = "SET statement_timeout = '3s'; CREATE TABLE IF NOT EXISTS pgquorum_writable (node bigint); \
-                   INSERT INTO pgquorum_writable VALUES (0)";
-        client.batch_execute(sql).map_err(|e| format!("{e:?}"))
     }
 
     /// Waits until a node has replayed what the leader has written so far.
