@@ -27,7 +27,7 @@ use grant::{Bad, Granted, Grants};
 use hmac::{Hmac, Mac};
 use pgquorum_agent::users::{Secret, User, Users};
 use runs::Runs;
-use session::Sessions;
+use session::{Sessions, Shown};
 use sha2::Sha256;
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -210,8 +210,12 @@ impl Logins {
         if known {
             return Ok(Caller::Key);
         }
-        if let Some((name, hash)) = self.sessions.holder(users, given, SystemTime::now()) {
-            return Ok(Caller::User { name, proof: Proof::Password(hash), granted: None });
+        match self.sessions.read(users, given, SystemTime::now()) {
+            Shown::Good(name, hash) => {
+                return Ok(Caller::User { name, proof: Proof::Password(hash), granted: None });
+            }
+            Shown::Outdated => return Err(Denied::Outdated),
+            Shown::Other => {}
         }
         if let Some(grants) = self.grants.as_ref().filter(|_| Grants::looks_like(given)) {
             return match grants.verify(given, users) {

@@ -22,6 +22,17 @@ pub(super) struct Sessions {
     key: [u8; 32],
 }
 
+/// What a text is that somebody shows as a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// The token of this user, got for the password with this hash.
+    Good(String, Secret),
+    /// It was good once: nobody guessed it.
+    Outdated,
+    /// No token of this kind, a forged one, or its password is another one now.
+    Other,
+}
+
 impl Sessions {
     /// With a key that follows from what the nodes have in common; where they have nothing, of this process alone.
     pub(super) fn new(common: Option<&str>) -> Sessions {
@@ -42,15 +53,24 @@ impl Sessions {
         format!("{signed}.{signature}")
     }
 
-    /// Whose token it is, and the hash of the password that it was got for; none: it is no token, or no good one.
-    pub(super) fn holder(&self, users: &Users, token: &str, now: SystemTime) -> Option<(String, Secret)> {
+    /// Whose token it is.
+    pub(super) fn read(&self, users: &Users, token: &str, now: SystemTime) -> Shown {
+        match self.signed(users, token) {
+            Some((name, hash, end)) if end > seconds(now) => Shown::Good(name, hash),
+            Some(_) => Shown::Outdated,
+            None => Shown::Other,
+        }
+    }
+
+    /// What a token says that was made here: user, hash of the password, end.
+    fn signed(&self, users: &Users, token: &str) -> Option<(String, Secret, u64)> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (_, claims) = signed.split_once('.')?;
         let claims: Value = serde_json::from_slice(&BASE64.decode(claims).ok()?).ok()?;
         let name = claims["preferred_username"].as_str()?;
         let hash = users.get(name)?.password.clone()?;
-        let good = same(&self.sign(signed, &hash), signature) && claims["exp"].as_u64()? > seconds(now);
-        good.then(|| (name.to_owned(), hash))
+        let end = claims["exp"].as_u64()?;
+        same(&self.sign(signed, &hash), signature).then(|| (name.to_owned(), hash, end))
     }
 
     fn sign(&self, signed: &str, hash: &Secret) -> String {
@@ -82,23 +102,24 @@ mod tests {
     fn a_token_is_good_for_its_user_and_password_until_its_end() {
         let (sessions, now) = (Sessions::new(Some("key")), SystemTime::now());
         let token = sessions.issue("bob", &Secret::new("hash"), now);
-        let holder = |sessions: &Sessions, hash: &str, token: &str, later: Duration| {
-            sessions.holder(&users(hash), token, now + later).map(|(name, _)| name)
+        let read = |sessions: &Sessions, hash: &str, token: &str, later: Duration| {
+            sessions.read(&users(hash), token, now + later)
         };
-        let (none, end) = (Duration::ZERO, LIFETIME);
-        assert_eq!(holder(&sessions, "hash", &token, none).as_deref(), Some("bob"));
+        let (none, end, bob) = (Duration::ZERO, LIFETIME, Shown::Good("bob".to_owned(), Secret::new("hash")));
+        assert_eq!(read(&sessions, "hash", &token, none), bob);
         // Another node has the same key.
-        assert_eq!(holder(&Sessions::new(Some("key")), "hash", &token, none).as_deref(), Some("bob"));
-        assert_eq!(holder(&Sessions::new(None), "hash", &token, none), None);
-        assert_eq!(holder(&sessions, "another", &token, none), None);
-        assert_eq!(holder(&sessions, "hash", &token, end), None);
+        assert_eq!(read(&Sessions::new(Some("key")), "hash", &token, none), bob);
+        assert_eq!(read(&Sessions::new(None), "hash", &token, none), Shown::Other);
+        assert_eq!(read(&sessions, "another", &token, none), Shown::Other);
+        assert_eq!(read(&sessions, "hash", &token, end), Shown::Outdated);
+        assert_eq!(read(&Sessions::new(None), "hash", &token, end), Shown::Other);
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let forged = BASE64.encode(json!({"preferred_username": "bob", "exp": u64::MAX}).to_string());
         for wrong in
             ["", ".", "..", "a.b.c", signed, &format!("x.{forged}.{signature}"), &format!("{token}x")]
         {
-            assert_eq!(holder(&sessions, "hash", wrong, none), None, "{wrong}");
+            assert_eq!(read(&sessions, "hash", wrong, none), Shown::Other, "{wrong}");
         }
-        assert_eq!(sessions.holder(&Users::default(), &token, now), None);
+        assert_eq!(sessions.read(&Users::default(), &token, now), Shown::Other);
     }
 }

@@ -118,6 +118,24 @@ async fn whoever_guesses_must_wait_and_others_need_not() {
     assert!(logins.admit(&users, &known, elsewhere).await.is_ok());
 }
 
+#[tokio::test]
+async fn a_token_that_was_good_once_is_no_guess() {
+    let users = users(&[add("root", UserRole::Admin, "correct horse")]);
+    let logins = Logins::new(vec![], false);
+    let hash = users.get("root").unwrap().password.clone().unwrap();
+    let old = SystemTime::now() - Duration::from_secs(2 * 3600);
+    let bearer = |token: &str| header(&format!("Bearer {token}"));
+    let outdated = bearer(&logins.sessions.issue("root", &hash, old));
+    for _ in 0..200 {
+        assert_eq!(name(logins.admit(&users, &outdated, HERE).await), Err(Denied::Outdated));
+    }
+    // Else nothing more would be looked at from this address.
+    let forged = bearer("a.b.c");
+    assert_eq!(name(logins.admit(&users, &forged, HERE).await), Err(Denied::Wrong));
+    let fresh = bearer(&logins.sessions.issue("root", &hash, SystemTime::now()));
+    assert_eq!(name(logins.admit(&users, &fresh, HERE).await).as_deref(), Ok("root"));
+}
+
 #[test]
 fn passwords_are_checked_and_hashed_with_a_salt() {
     for bad in ["", "1234567", "1234567\n", "tab\there!", &"x".repeat(257)] {

@@ -47,8 +47,8 @@ const LOGIN: &str = "log in: name and password as HTTP Basic, or a token as `Aut
                      makes users with `pgquorum user add`";
 const WRONG: &str =
     "this login is not valid: the name, the password or the token is wrong, or the user was removed";
-const OUTDATED: &str =
-    "the token has run out, or its user was changed since: get a new one with POST /cluster/token";
+const OUTDATED: &str = "the token has run out, or its user was changed since: get a new one where it came from, with POST \
+                        /cluster/token or POST /_open/auth";
 const BUSY: &str =
     "too many passwords are being verified at the moment; try again. A login by token is not held up";
 const ORIGIN: &str =
