@@ -16,7 +16,8 @@ CREATE TABLE quorum.channel (
     cap_bytes bigint CHECK (cap_bytes > 0),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     database_version bigint NOT NULL DEFAULT 1,
-    version_tick bigint NOT NULL DEFAULT 0
+    version_tick bigint NOT NULL DEFAULT 0,
+    stopped_at timestamptz
 );
 COMMENT ON TABLE quorum.channel IS 'The channels: named sets of tables, each with an ordered log of its changes.';
 COMMENT ON COLUMN quorum.channel.old_image IS 'What tables record of an old row unless track() says otherwise.';
@@ -27,6 +28,7 @@ COMMENT ON COLUMN quorum.channel.cap_bytes IS
     'Above so many bytes old log goes, whoever has not read it; NULL: followers may hold it without limit.';
 COMMENT ON COLUMN quorum.channel.database_version IS 'Grows when the channel is pruned or imported again.';
 COMMENT ON COLUMN quorum.channel.version_tick IS 'The tick at which database_version last grew; delta_version counts from it.';
+COMMENT ON COLUMN quorum.channel.stopped_at IS 'Since when nothing is captured in it, by quorum.stop_channel; NULL: it is not stopped.';
 
 CREATE TABLE quorum.tracked_table (
     relid oid PRIMARY KEY,

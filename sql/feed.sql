@@ -335,7 +335,7 @@ CREATE VIEW quorum.channel_state AS
            (SELECT count(*) FROM quorum.follower AS f WHERE f.channel = c.id) AS followers,
            (SELECT f.name FROM quorum.follower AS f WHERE f.channel = c.id ORDER BY f.tick, f.seen_at LIMIT 1) AS slowest_follower,
            (SELECT min(f.tick) FROM quorum.follower AS f WHERE f.channel = c.id) AS slowest_tick, e.pending_transactions,
-           c.retain_age, c.retain_rows, c.retain_bytes, c.cap_bytes
+           c.retain_age, c.retain_rows, c.retain_bytes, c.cap_bytes, c.stopped_at
     FROM quorum.channel AS c, LATERAL quorum.channel_ends(c.id) AS e;
 COMMENT ON VIEW quorum.channel_state IS
     'One row for each channel of this database: what can be read of it here, its versions and size, and who follows it. pending_transactions: those that are writing to this database''s log now or are prepared (primary only).';

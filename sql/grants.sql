@@ -228,6 +228,10 @@ REVOKE ALL ON TABLE quorum.applier, quorum.applier_position, quorum.applier_stat
 GRANT EXECUTE ON FUNCTION quorum.applier_show() TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.applier_configure(jsonb, text), quorum.applier_start(numeric, boolean), quorum.applier_stop(),
     quorum.applier_forget() TO quorum_admin;
+-- The replication interface. What restores tables and rows is for the sidecar alone: it writes whatever table is named.
+REVOKE ALL ON TABLE quorum.resting_table FROM PUBLIC;
+GRANT SELECT ON TABLE quorum.resting_table TO quorum_reader, quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.stop_channel(text), quorum.start_channel(text), quorum.keep_log(text, bigint, bigint) TO quorum_admin;
 
 CREATE EVENT TRIGGER pgquorum_ddl ON ddl_command_end EXECUTE FUNCTION quorum.after_ddl();
 ALTER EVENT TRIGGER pgquorum_ddl ENABLE ALWAYS;

@@ -261,6 +261,12 @@ BEGIN
     PERFORM quorum.require_input(image IN ('none', 'key', 'full'),
         format('old_image is none, key or full, not %s', quote_literal(image)));
     PERFORM quorum.require_trackable(m.relid::regclass) FROM quorum.table_tree(relation) AS m(relid);
+    -- Until this transaction ends the channel is not stopped.
+    PERFORM FROM quorum.channel AS c WHERE c.id = target AND c.stopped_at IS NULL FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'channel "%" is stopped: nothing is captured in it', channel
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = format('SELECT quorum.start_channel(%L), then track the table.', channel);
+    END IF;
     PERFORM quorum.lock_briefly(relation, 'SHARE ROW EXCLUSIVE');
     SELECT c.name INTO missing FROM quorum.tracked_table AS t JOIN quorum.channel AS c ON c.id = t.channel
     WHERE t.relid IN (SELECT quorum.table_tree(relation) UNION SELECT a.relid::oid FROM pg_partition_ancestors(relation) AS a(relid));
@@ -308,7 +314,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.track(regclass, text, text[], text, text) IS
-    'Captures the changes of a table (of all present and future partitions) from this transaction''s commit on. columns: only these, the key among them. "where": only rows for which it is true, a row filter as in CREATE PUBLICATION. old_image: what is recorded of old rows (none, key, full). Errors: 42704 no such channel, 42809 not a table that can be tracked, 55000 no key, 42710 already tracked, 42703 no such column, 22023 bad arguments, 55P03 the table is busy.';
+    'Captures the changes of a table (of all present and future partitions) from this transaction''s commit on. columns: only these, the key among them. "where": only rows for which it is true, a row filter as in CREATE PUBLICATION. old_image: what is recorded of old rows (none, key, full). Errors: 42704 no such channel, 42809 not a table that can be tracked, 55000 no key, or the channel is stopped, 42710 already tracked, 42703 no such column, 22023 bad arguments, 55P03 the table is busy.';
 
 CREATE FUNCTION quorum.untrack(relation regclass) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -317,6 +323,11 @@ DECLARE
 BEGIN
     SELECT t.channel, t.schema_version INTO ended FROM quorum.tracked_table AS t WHERE t.relid = relation;
     IF NOT FOUND THEN
+        -- One of a stopped channel: it is not to be tracked again.
+        DELETE FROM quorum.resting_table AS r WHERE r.relid = relation;
+        IF FOUND THEN
+            RETURN;
+        END IF;
         RAISE EXCEPTION 'table % is not tracked', coalesce(relation::text, 'NULL')
             USING ERRCODE = 'undefined_object', HINT = 'SELECT * FROM quorum.tracked_tables lists those that are. Partitions are tracked with their parent.';
     END IF;

@@ -65,7 +65,11 @@ extension_sql_file!(
 extension_sql_file!("../../sql/subscriptions.sql", name = "subscriptions", requires = ["track", "feed"]);
 extension_sql_file!("../../sql/subscribe.sql", name = "subscribe", requires = ["subscriptions"]);
 extension_sql_file!("../../sql/row_filters.sql", name = "row_filters", requires = ["subscriptions"]);
-extension_sql_file!("../../sql/publications.sql", name = "publications", requires = ["subscribe", "row_filters"]);
+extension_sql_file!(
+    "../../sql/publications.sql",
+    name = "publications",
+    requires = ["subscribe", "row_filters"]
+);
 extension_sql_file!("../../sql/following.sql", name = "following", requires = ["subscribe"]);
 extension_sql_file!(
     "../../sql/sequences.sql",
@@ -78,8 +82,14 @@ extension_sql_file!(
     requires = ["subscribe", "versions"]
 );
 extension_sql_file!("../../sql/delta.sql", name = "delta", requires = ["following"]);
+extension_sql_file!("../../sql/logger.sql", name = "logger", requires = ["feed", "versions"]);
 extension_sql_file!("../../sql/neighbours.sql", name = "neighbours", requires = ["following"]);
 extension_sql_file!("../../sql/applier.sql", name = "applier", requires = ["apply", "neighbours"]);
+extension_sql_file!(
+    "../../sql/restore.sql",
+    name = "restore",
+    requires = ["neighbours", "logger", apply::owner::run_as_owner]
+);
 extension_sql_file!("../../sql/grants.sql", name = "grants", finalize);
 
 #[pg_guard]

@@ -32,6 +32,10 @@ assert collections["users"]["indexes"][0]["fields"] == ["name"], collections
 assert inventory["state"]["running"] is True and int(inventory["tick"]) > 0, inventory
 assert replication.cluster_inventory(include_system=False)["collections"][0]["is_ready"] is True
 
+everything = replication.inventory(batch["id"], all_databases=True)
+names = [one["parameters"]["name"] for one in everything["databases"]["_system"]["collections"]]
+assert "users" in names and "collections" not in everything, everything
+
 documents = {}
 while True:
     dump = replication.dump(collection="users", batch_id=batch["id"], chunk_size=1000, deserialize=True)

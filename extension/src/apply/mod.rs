@@ -13,7 +13,7 @@
 //! * `attempts` – a batch, in one way or another;
 //! * `run` – from frames to changes of tables; `careful` – conflicts; `rejected`, `left_out` – changes that were left out;
 //! * `filtered` – tables of which some rows only are wanted;
-//! * `sequences` – for `sql/sequences.sql`; `owner` – for copies of tables;
+//! * `sequences` – for `sql/sequences.sql`; `owner` – for copies of tables, and for `sql/restore.sql`;
 //! * `judged` – who wrote the rows last, where that is kept; `newest` – conflicts where the last write wins.
 //!
 //! Invariant: a transaction of the caller commits whole transactions of the source only; see [`before_commit`].
@@ -26,7 +26,7 @@ mod filtered;
 mod judged;
 mod left_out;
 mod newest;
-mod owner;
+pub mod owner;
 mod rejected;
 mod run;
 pub mod sequences;

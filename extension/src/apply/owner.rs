@@ -1,4 +1,4 @@
-//! What copying a table needs: statements with the rights of the table's owner, as changes are written.
+//! What copying and restoring a table needs: statements with the rights of the table's owner, as changes are written.
 
 use pgrx::prelude::*;
 
@@ -13,7 +13,7 @@ fn copy_as_owner(relation: pg_sys::Oid) {
 
 /// Runs a statement with the rights of a table's owner.
 #[pg_extern]
-fn run_as_owner(relation: pg_sys::Oid, statement: &str) {
+pub fn run_as_owner(relation: pg_sys::Oid, statement: &str) {
     apply_write::as_owner(owner_of(relation), || apply_session::run(statement));
 }
 

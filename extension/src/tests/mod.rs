@@ -15,6 +15,7 @@ mod privileges;
 mod publications;
 mod read;
 mod readonly;
+mod restore;
 mod rewind_files;
 mod sequences;
 #[cfg(test)]

@@ -68,16 +68,16 @@ mod tests {
              channel_id channel_sequences confirm_applied copy_plan count_import create_channel cut \
              delta_outcome delta_state drop_channel drop_follower drop_rejected drop_versions \
              dump_start enable_subscription end_load explain_readonly find_position flush_caches \
-             forget_statements info is_leader keep_versions key_number leader lease lease_renew \
+             forget_statements info is_leader keep_log keep_versions key_number leader lease lease_renew \
              lease_revoke map mark_unsent merge_statements move_follower neighbours open_epoch \
              origin_name origin_number prune publication_ended publication_id publications_state \
              publish purge read_log read_packed register_follower reload report_publication \
              report_subscription report_table reset_config_versions rest_subscription resume_table \
-             retry_rejected row_version_of see_source served_statements set_leader_hint set_origin_name \
-             set_table_policy statement_hash statements_here statements_state subscribe \
-             subscription_id subscription_tables_found table_copied take_learned track \
-             unpublish unread_since unsubscribe untrack wait wake_subscription wal_position \
-             weak_commits who_wins"
+             retry_rejected row_version_of see_source served_statements set_leader_hint \
+             set_origin_name set_table_policy start_channel statement_hash statements_here \
+             statements_state stop_channel subscribe subscription_id subscription_tables_found \
+             table_copied take_learned track unpublish unread_since unsubscribe untrack wait \
+             wake_subscription wal_position weak_commits who_wins"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace
                       AND c.relkind = 'r' AND has_table_privilege('quorum_admin', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')";

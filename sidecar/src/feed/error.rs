@@ -154,7 +154,10 @@ fn kind_of(state: &SqlState, message: &str) -> Kind {
         code => match code.get(..2) {
             Some("08") => Kind::Unavailable,
             Some("53") => Kind::OutOfResources,
-            Some("0A" | "22" | "23" | "2B" | "42" | "55") => Kind::Refused,
+            // Values, constraints and limits; what triggers of users raise; what two rows of one request say of the same.
+            Some(
+                "0A" | "21" | "22" | "23" | "27" | "2B" | "38" | "39" | "42" | "44" | "54" | "55" | "P0",
+            ) => Kind::Refused,
             _ => Kind::Internal,
         },
     }
@@ -182,6 +185,8 @@ mod tests {
             ("42601", "", Kind::Refused),
             ("22023", "", Kind::Refused),
             ("0A000", "", Kind::Refused),
+            ("54000", "index row size 9000 exceeds btree maximum 2704", Kind::Refused),
+            ("P0001", "not on Sundays", Kind::Refused),
             ("XX001", "", Kind::RecordBroken),
             ("53300", "", Kind::OutOfResources),
             ("57P03", "", Kind::Unavailable),

@@ -11,7 +11,7 @@ use super::source::{Call, ChannelId, LAST};
 use pgquorum_change::{Chunk, Chunker, Encoder, Header, Old, Op};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub struct Fake {
     pub copies_hang: AtomicBool,
     /// There is no channel `_logger`.
     pub unknown_logger: AtomicBool,
+    /// It is stopped.
+    pub stopped_logger: AtomicBool,
     /// Snapshots that are held.
     pub snapshots: Arc<AtomicUsize>,
     /// Bytes of chunks that were read.
@@ -86,6 +88,7 @@ impl Default for Fake {
             waits: AtomicUsize::new(0),
             copies_hang: AtomicBool::new(false),
             unknown_logger: AtomicBool::new(false),
+            stopped_logger: AtomicBool::new(false),
             snapshots: Arc::default(),
             bytes_read: AtomicUsize::new(0),
             slowness: Mutex::default(),
@@ -202,7 +205,8 @@ impl Fake {
     fn state(&self) -> Value {
         let (end, purged) = (*self.end.borrow(), self.log().purged);
         json!({"channel": "shop", "origin": "berlin", "epoch": end.epoch, "first_tick": purged + 1, "last_tick": end.tick,
-            "database_version": *self.version.lock().unwrap(), "delta_version": end.tick})
+            "database_version": *self.version.lock().unwrap(), "delta_version": end.tick,
+            "stopped_at": self.stopped_logger.load(Ordering::Relaxed).then_some("2026-01-02 03:04:05+00")})
     }
 }
 

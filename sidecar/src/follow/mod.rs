@@ -49,11 +49,6 @@ mod wire;
 pub use director::tick;
 pub use overseer::oversee;
 pub use publishing::addresses;
-#[cfg(test)]
-pub use {
-    publication::{Own, Publication},
-    publishing::{Outcome, Step, step},
-};
 pub use {
     board::Board,
     publications::Face,
@@ -62,4 +57,9 @@ pub use {
     subscription::{Subscription, TableName},
     trouble::{Kind, Trouble},
     wire::{Base, Wire},
+};
+#[cfg(test)]
+pub use {
+    publication::{Own, Publication},
+    publishing::{Outcome, Step, step},
 };

@@ -7,7 +7,7 @@
 //! Bounds: snapshots and sessions are counted in the feed's pool; a batch has at most [`OPEN_MAX`] open dumps, and ends
 //! when nobody asked for it within its ttl.
 
-use super::collections::Collections;
+use super::collections::{Collection, Collections};
 use super::error::{Failure, Result};
 use super::lines::dumped;
 use super::names;
@@ -182,6 +182,11 @@ impl Batches {
         found.cloned().ok_or_else(|| Failure::no_batch(text))
     }
 
+    /// How many batches of a database there are.
+    pub fn count(&self, database: &str) -> usize {
+        self.lock().values().filter(|batch| batch.id.database == database && !batch.is_over()).count()
+    }
+
     /// Keeps a batch for another while.
     ///
     /// # Errors
@@ -251,8 +256,7 @@ impl Batches {
                 Cursor::open(&*batch.shared, table, from).await?
             }
         };
-        let writer =
-            LineWriter { name: &known.name, schema: &known.schema, tick: batch.tick, ticks: asked.ticks };
+        let writer = LineWriter { of: known, tick: batch.tick, ticks: asked.ticks };
         let dumped = cursor.chunk(&writer, &asked).await?;
         let dump = &mut dumps[at];
         dump.rows = cursor.rows;
@@ -348,8 +352,7 @@ impl Cursor {
 
 /// How the rows of one table are written.
 struct LineWriter<'w> {
-    name: &'w str,
-    schema: &'w Schema,
+    of: &'w Collection,
     tick: Tick,
     ticks: bool,
 }
@@ -357,14 +360,14 @@ struct LineWriter<'w> {
 impl LineWriter<'_> {
     fn write(&self, line: &[u8], number: u64, rows: &mut RowWriter, out: &mut Vec<u8>) -> Result<()> {
         let (mut key, mut object, mut value) = (String::new(), Vec::new(), Vec::new());
-        for (field, column) in fields(line).zip(&self.schema.columns) {
+        for (field, column) in fields(line).zip(&self.of.schema.columns) {
             if column.key {
                 unescape(field, &mut value);
                 names::key_value(&mut key, &value);
             }
         }
-        rows.object(line, self.schema, &mut object)?;
-        dumped(out, self.ticks.then_some(number), self.name, &key, self.tick, &object);
+        rows.object(line, &self.of.schema, &mut object)?;
+        dumped(out, self.ticks.then_some(number), self.of, &key, self.tick, &object);
         Ok(())
     }
 }

@@ -8,6 +8,9 @@ use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+const DOCUMENTS: u8 = 2;
+pub const EDGES: u8 = 3;
+
 /// A table as it was in one of its versions.
 #[derive(Clone, Debug)]
 pub struct Collection {
@@ -15,6 +18,10 @@ pub struct Collection {
     pub name: String,
     /// With the columns named as attributes.
     pub schema: Arc<Schema>,
+    /// Its documents go from one document to another: the table has columns `_from` and `_to`.
+    pub edge: bool,
+    /// It holds whole documents, the members of `data` being their attributes.
+    pub documents: bool,
 }
 
 impl Collection {
@@ -26,13 +33,20 @@ impl Collection {
         let relid = row.get("relid").unwrap_or(&Value::Null);
         let cid = relid.as_u64().or_else(|| relid.as_str()?.parse().ok()).unwrap_or_default();
         let (schema, table) = (text("schema_name"), text("table_name"));
-        let columns = renamed(row.get("columns").unwrap_or(&Value::Null)).to_string();
+        let (edge, documents) = form(row.get("columns").unwrap_or(&Value::Null));
+        let columns = renamed(row.get("columns").unwrap_or(&Value::Null), edge).to_string();
         let parsed = Schema::new(version, schema, table, &columns).map_err(|error| {
             Failure::internal(format!(
                 "version {version} of a table does not read as the extension writes it: {error}"
             ))
         })?;
-        Ok(Collection { cid, name: names::collection(schema, table), schema: Arc::new(parsed) })
+        let name = names::collection(schema, table);
+        Ok(Collection { cid, name, schema: Arc::new(parsed), edge, documents })
+    }
+
+    /// The number that clients know its kind by.
+    pub fn kind(&self) -> u8 {
+        if self.edge { EDGES } else { DOCUMENTS }
     }
 
     /// Without a key there is nothing by which a row could be told from others.
@@ -41,15 +55,52 @@ impl Collection {
     }
 }
 
+const TEXT: u64 = 25;
+const JSONB: u64 = 3802;
+
+/// Whether a table with these columns holds edges, and whether it holds whole documents: `quorum.holds_documents` says the
+/// same.
+fn form(columns: &Value) -> (bool, bool) {
+    let columns = columns.as_array().map_or(&[][..], Vec::as_slice);
+    let number = |column: &Value, name: &str| column.get(name).and_then(Value::as_u64);
+    let edge = ["_from", "_to"].iter().all(|wanted| {
+        let text = |column: &Value| number(column, "base").or(number(column, "type_oid")) == Some(TEXT);
+        columns.iter().any(|column| column["name"] == *wanted && text(column))
+    });
+    let expected: &[(&str, u64)] = if edge {
+        &[("_key", TEXT), ("_from", TEXT), ("_to", TEXT), ("data", JSONB)]
+    } else {
+        &[("_key", TEXT), ("data", JSONB)]
+    };
+    let same = |(column, (name, oid)): (&Value, &(&str, u64))| {
+        column["name"] == *name
+            && number(column, "type_oid") == Some(*oid)
+            && column["key"] == (*name == "_key")
+    };
+    (edge, columns.len() == expected.len() && columns.iter().zip(expected).all(same))
+}
+
 /// The columns with the names of attributes.
-fn renamed(columns: &Value) -> Value {
+fn renamed(columns: &Value, edge: bool) -> Value {
     let mut columns = columns.clone();
     for column in columns.as_array_mut().into_iter().flatten() {
-        if let Some(Value::String(name)) = column.get_mut("name") {
+        if let Some(Value::String(name)) = column.get_mut("name")
+            && !(edge && matches!(name.as_str(), "_from" | "_to"))
+        {
             *name = names::attribute(name).into_owned();
         }
     }
     columns
+}
+
+/// What is needed to make such a table elsewhere, as `quorum.restore_collection` takes it.
+fn description(row: &Value) -> Value {
+    let columns = row["columns"].as_array().map_or(&[][..], Vec::as_slice);
+    let described: Vec<Value> =
+        columns.iter().map(|column| json!({"name": column["name"], "type": column["type"]})).collect();
+    let key: Vec<&Value> =
+        columns.iter().filter(|column| column["key"] == true).map(|column| &column["name"]).collect();
+    json!({"columns": described, "key": key})
 }
 
 /// Versions of tables as one request meets them.
@@ -124,10 +175,11 @@ impl Collections {
 pub struct Listed {
     pub collection: Collection,
     indexes: Vec<Value>,
+    description: Value,
 }
 
 impl Listed {
-    /// The tables that are collections, in the order of an inventory: by name, whatever the case.
+    /// The tables that are collections, in the order of an inventory: documents before edges, by name, whatever the case.
     ///
     /// # Errors
     /// The database answered with something else.
@@ -138,19 +190,21 @@ impl Listed {
             if collection.has_key() {
                 let indexes =
                     row["indexes"].as_array().map(|all| indexes(all, &collection)).unwrap_or_default();
-                all.push(Listed { collection, indexes });
+                all.push(Listed { collection, indexes, description: description(row) });
             }
         }
-        all.sort_by_key(|listed| (listed.collection.name.to_lowercase(), listed.collection.name.clone()));
+        all.sort_by_key(|Listed { collection, .. }| {
+            (collection.edge, collection.name.to_lowercase(), collection.name.clone())
+        });
         Ok(all)
     }
 
     /// `ready`: with what the inventory of a cluster says.
     pub fn inventory(&self, server: u64, ready: bool) -> Value {
-        let Collection { cid, name, .. } = &self.collection;
-        let mut parameters = parameters(*cid, name);
+        let mut parameters = parameters(&self.collection);
         parameters.insert("isSystem".to_owned(), false.into());
-        parameters.insert("globallyUniqueId".to_owned(), unique_id(server, *cid).into());
+        parameters.insert("globallyUniqueId".to_owned(), unique_id(server, self.collection.cid).into());
+        parameters.insert(DESCRIPTION.to_owned(), self.description.clone());
         let mut entry = json!({"parameters": parameters, "indexes": self.indexes});
         if ready {
             entry["planVersion"] = 1.into();
@@ -163,15 +217,18 @@ impl Listed {
     /// As `GET /_api/collection` lists it.
     pub fn summary(&self, server: u64) -> Value {
         let Collection { cid, name, .. } = &self.collection;
-        json!({"id": cid.to_string(), "name": name, "status": 3, "type": 2, "isSystem": false,
+        json!({"id": cid.to_string(), "name": name, "status": 3, "type": self.collection.kind(), "isSystem": false,
             "globallyUniqueId": unique_id(server, *cid)})
     }
 }
 
+/// Where an inventory says how the table is made.
+pub const DESCRIPTION: &str = "pgquorum";
+
 /// What is said of a collection when it is listed, created or changed.
-pub fn parameters(cid: u64, name: &str) -> Map<String, Value> {
-    let value = json!({"version": 5, "type": 2, "cid": cid.to_string(), "deleted": false, "doCompact": true,
-        "maximalSize": 33_554_432, "name": name, "isVolatile": false, "waitForSync": false});
+pub fn parameters(of: &Collection) -> Map<String, Value> {
+    let value = json!({"version": 5, "type": of.kind(), "cid": of.cid.to_string(), "deleted": false, "doCompact": true,
+        "maximalSize": 33_554_432, "name": of.name, "isVolatile": false, "waitForSync": false});
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -231,7 +288,8 @@ mod tests {
             entry["parameters"],
             json!({"version": 5, "type": 2, "cid": "7", "deleted": false, "doCompact": true, "maximalSize": 33554432,
                 "name": "Users", "isVolatile": false, "isSystem": false, "waitForSync": false,
-                "globallyUniqueId": "hABC/7"})
+                "globallyUniqueId": "hABC/7", "pgquorum": {"key": ["id"], "columns": [{"name": "id", "type": "text"},
+                    {"name": "email", "type": "text"}, {"name": "_key", "type": "text"}]}})
         );
         assert_eq!(
             entry["indexes"],
@@ -239,7 +297,38 @@ mod tests {
                 {"id": "10", "type": "hash", "unique": false, "sparse": false, "fields": ["%5Fkey"]}])
         );
         assert!(entry.get("isReady").is_none());
+        assert_eq!(entry["parameters"]["type"], 2);
         assert_eq!(listed[0].inventory(1, true)["allInSync"], true);
         assert_eq!(listed[1].summary(0xABC)["status"], 3);
+    }
+
+    #[test]
+    fn tables_with_two_ends_hold_edges_and_come_last() {
+        let column =
+            |name: &str, oid: u64, key: bool| json!({"name": name, "type": "x", "type_oid": oid, "key": key});
+        let row = |table: &str, columns: Value| json!({"id": 1, "relid": 5, "schema_name": "public", "table_name": table, "columns": columns});
+        let documents = json!([column("_key", 25, true), column("data", 3802, false)]);
+        let edges = json!([
+            column("_key", 25, true),
+            column("_from", 25, false),
+            column("_to", 25, false),
+            column("data", 3802, false)
+        ]);
+        let columns = json!([column("id", 23, true), column("_from", 25, false), column("_to", 25, false)]);
+        let numbers = json!([column("id", 23, true), column("_from", 23, false), column("_to", 25, false)]);
+        let rows = [row("a", columns), row("b", documents), row("c", numbers), row("d", edges)];
+        let listed = Listed::all(&rows).unwrap();
+        let found: Vec<_> = listed
+            .iter()
+            .map(|one| (one.collection.name.as_str(), one.collection.kind(), one.collection.documents))
+            .collect();
+        assert_eq!(found, [("b", 2, true), ("c", 2, false), ("a", 3, false), ("d", 3, true)]);
+        let attributes = |of: usize| {
+            let schema = &listed[of].collection.schema;
+            schema.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(attributes(1), ["id", "%5Ffrom", "%5Fto"]);
+        assert_eq!(attributes(2), ["id", "_from", "_to"]);
+        assert_eq!(listed[2].summary(1)["type"], 3);
     }
 }

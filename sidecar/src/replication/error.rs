@@ -8,8 +8,12 @@ pub const BAD_PARAMETER: u16 = 400;
 pub const NOT_IMPLEMENTED: u16 = 501;
 pub const INVALID_JSON: u16 = 600;
 pub const SUPERFLUOUS_SUFFIX: u16 = 601;
+pub const FORBIDDEN: u16 = 11;
 pub const COLLECTION_NOT_FOUND: u16 = 1203;
+pub const DUPLICATE_NAME: u16 = 1207;
+pub const ILLEGAL_NAME: u16 = 1208;
 pub const DATABASE_NOT_FOUND: u16 = 1228;
+pub const UNEXPECTED_MARKER: u16 = 1406;
 pub const LOGGER_STOPPED: u16 = 1412;
 pub const BATCH_NOT_FOUND: u16 = 1600;
 
@@ -51,6 +55,14 @@ impl Failure {
         Failure::new(404, COLLECTION_NOT_FOUND, message)
     }
 
+    /// The same for those who need a table, tracked or not.
+    pub fn no_table(name: &str) -> Failure {
+        let message = format!(
+            "collection {name} not found: there is no such table. PUT /_api/replication/restore-collection makes one"
+        );
+        Failure::new(404, COLLECTION_NOT_FOUND, message)
+    }
+
     pub fn no_batch(id: &str) -> Failure {
         let message = format!(
             "batch {id} not found: it was left alone for longer than its ttl, was deleted, or was begun at a leader that \
@@ -63,6 +75,14 @@ impl Failure {
         let message = format!(
             "database {database} has no channel _logger, so nothing is recorded. PUT /_api/replication/logger-start makes \
              it; SELECT quorum.track('table', channel => '_logger') adds tables"
+        );
+        Failure::new(400, LOGGER_STOPPED, message)
+    }
+
+    pub fn stopped(database: &str) -> Failure {
+        let message = format!(
+            "the log of database {database} is stopped: no table is tracked, so there is nothing to copy and to follow. PUT \
+             /_api/replication/logger-start goes on"
         );
         Failure::new(400, LOGGER_STOPPED, message)
     }

@@ -54,9 +54,9 @@ pub async fn follow(feed: &Feed, id: &ChannelId, log: &Log, wanted: Wanted) -> R
         last_scanned: wanted.from,
         last: log.last()?,
         more: false,
-        from_present: wanted.from == Tick(0) && !log.is_running(),
+        from_present: wanted.from == Tick(0) && !log.exists(),
     };
-    if !log.is_running() {
+    if !log.exists() {
         return Ok(answer);
     }
     // Whoever asks will come again: new changes are made readable at once for a while.

@@ -8,6 +8,7 @@ use pgquorum_change::{Change, Encoder, Image, Old, OldImage, Op, Schema, Value, 
 use std::io::Write;
 
 pub const UPSERT: u16 = 2300;
+pub const EDGE: u16 = 2301;
 pub const REMOVAL: u16 = 2302;
 pub const BEGIN: u16 = 2200;
 pub const COMMIT: u16 = 2201;
@@ -85,8 +86,8 @@ impl Lines {
 
     /// A row as it is after a change.
     pub fn upsert(&self, out: &mut Vec<u8>, tick: Tick, tid: u64, of: &Collection, key: &str, row: &[u8]) {
-        self.operation(out, tick, UPSERT, tid, of, key);
-        document(out, &of.name, key, tick, row);
+        self.operation(out, tick, upserted(of), tid, of, key);
+        document(out, of, key, tick, row);
         out.extend_from_slice(b"}\n");
     }
 
@@ -108,7 +109,7 @@ impl Lines {
         self.head(out, tick, kind, 0);
         self.collection(out, of.cid);
         let described = match kind {
-            CREATED | CHANGED => Some(parameters(of.cid, &of.name)),
+            CREATED | CHANGED => Some(parameters(of)),
             RENAMED => Some([("name".to_owned(), of.name.clone().into())].into_iter().collect()),
             _ => None,
         };
@@ -121,25 +122,56 @@ impl Lines {
     }
 }
 
+fn upserted(of: &Collection) -> u16 {
+    if of.edge { EDGE } else { UPSERT }
+}
+
 /// A line of a dump. `rev`: the tick of the snapshot.
-pub fn dumped(out: &mut Vec<u8>, tick: Option<u64>, name: &str, key: &str, rev: Tick, row: &[u8]) {
+pub fn dumped(out: &mut Vec<u8>, tick: Option<u64>, of: &Collection, key: &str, rev: Tick, row: &[u8]) {
     out.push(b'{');
     if let Some(tick) = tick {
         let _ = write!(out, "\"tick\":\"{tick}\",");
     }
-    let _ = write!(out, "\"type\":{UPSERT},\"key\":\"{key}\",\"rev\":\"{rev}\",\"data\":");
-    document(out, name, key, rev, row);
+    let kind = upserted(of);
+    let _ = write!(out, "\"type\":{kind},\"key\":\"{key}\",\"rev\":\"{rev}\",\"data\":");
+    document(out, of, key, rev, row);
     out.extend_from_slice(b"}\n");
 }
 
 /// The object of a row, with what every document has in front of it. Neither names nor keys need escapes in JSON.
-fn document(out: &mut Vec<u8>, name: &str, key: &str, rev: Tick, row: &[u8]) {
-    let _ = write!(out, "{{\"_id\":\"{name}/{key}\",\"_key\":\"{key}\",\"_rev\":\"{rev}\"");
-    let columns = row.strip_prefix(b"{").unwrap_or(row);
+fn document(out: &mut Vec<u8>, of: &Collection, key: &str, rev: Tick, row: &[u8]) {
+    let _ = write!(out, "{{\"_id\":\"{}/{key}\",\"_key\":\"{key}\",\"_rev\":\"{rev}\"", of.name);
+    let whole;
+    let mut columns = row.strip_prefix(b"{").unwrap_or(row);
+    if of.documents
+        && let Some(members) = members(row)
+    {
+        whole = members;
+        columns = &whole;
+    }
     if columns != b"}" {
         out.push(b',');
     }
     out.extend_from_slice(columns);
+}
+
+/// The attributes of a whole document and the bracket behind them: what is in its column `data`, and the two ends of an edge.
+fn members(row: &[u8]) -> Option<Vec<u8>> {
+    let Ok(serde_json::Value::Object(mut row)) = serde_json::from_slice(row) else { return None };
+    let mut document = serde_json::Map::new();
+    for name in ["_from", "_to"] {
+        document.extend(row.remove(name).map(|value| (name.to_owned(), value)));
+    }
+    match row.remove("data") {
+        Some(serde_json::Value::Object(data)) => {
+            let own = |name: &str| matches!(name, "_id" | "_key" | "_rev") || document.contains_key(name);
+            let data: Vec<_> = data.into_iter().filter(|(name, _)| !own(name)).collect();
+            document.extend(data);
+        }
+        None | Some(serde_json::Value::Null) => {}
+        Some(other) => drop(document.insert("data".to_owned(), other)),
+    }
+    Some(serde_json::to_vec(&document).ok()?.split_off(1))
 }
 
 /// What a change of a row says: under which keys the row was and is, and how it looks now.

@@ -37,7 +37,9 @@ impl Log {
         Log::parse(source.log(id).await?)
     }
 
-    fn parse(mut row: Value) -> Result<Log> {
+    /// # Errors
+    /// It is not what a [`Source`] says of a log.
+    pub fn parse(mut row: Value) -> Result<Log> {
         let state = row["state"].take();
         let number = |value: &Value| value.as_u64();
         let pairs = |value: &Value| -> Option<Vec<(u64, u64)>> {
@@ -66,9 +68,14 @@ impl Log {
         Ok(Log { database, server, ends, epochs, segments, state })
     }
 
+    /// There is a log that can be read.
+    pub fn exists(&self) -> bool {
+        self.ends.is_some()
+    }
+
     /// Changes are recorded.
     pub fn is_running(&self) -> bool {
-        self.ends.is_some()
+        self.exists() && self.state.get("stopped_at").is_none_or(Value::is_null)
     }
 
     /// The position of a change.
@@ -223,11 +230,21 @@ mod tests {
     }
 
     #[test]
+    fn a_stopped_log_is_there_and_does_not_run() {
+        let mut row = json!({"database": 5, "server": 7, "epochs": [[5, 1]], "segments": [[1, 1]],
+            "state": {"first_tick": 1, "last_tick": 3, "stopped_at": null}});
+        assert!(Log::parse(row.clone()).unwrap().is_running());
+        row["state"]["stopped_at"] = "2026-01-02 03:04:05+00".into();
+        let log = Log::parse(row).unwrap();
+        assert!(log.exists() && !log.is_running() && log.state().unwrap()["running"] == false);
+    }
+
+    #[test]
     fn where_there_is_no_log_nothing_runs() {
         let log =
             Log::parse(json!({"database": 5, "server": 7, "epochs": [], "segments": [], "state": null}))
                 .unwrap();
-        assert!(!log.is_running());
+        assert!(!log.is_running() && !log.exists());
         assert_eq!(log.state().unwrap()["lastLogTick"], "0");
         assert_eq!(log.first().unwrap(), None);
         assert_eq!(log.ranges().unwrap(), json!([]));

@@ -5,6 +5,7 @@
 //! - [`log`] says what there is, [`collections`] of which tables; [`lines`] writes changes and rows.
 //! - [`follow`] reads the log, [`batches`] hold snapshots and dump tables in them; [`clients`] remembers who reads.
 //! - [`applier`] is the other side: it copies and follows a server that speaks this interface.
+//! - [`restore`] reads what an inventory and a dump say, to make tables and rows of it.
 //!
 //! Routes are in `rest/routes/replication`. Nothing here knows of HTTP.
 
@@ -17,10 +18,13 @@ mod follow;
 mod lines;
 mod log;
 mod names;
+pub mod restore;
 pub mod tick;
 
 pub use collections::Listed;
-pub use error::{BATCH_NOT_FOUND, Failure, INVALID_JSON, Result, SUPERFLUOUS_SUFFIX};
+pub use error::{
+    BATCH_NOT_FOUND, DUPLICATE_NAME, FORBIDDEN, Failure, INVALID_JSON, Result, SUPERFLUOUS_SUFFIX,
+};
 pub use follow::{Followed, Wanted, follow};
 pub use lines::Dialect;
 pub use log::{Log, now};
@@ -29,6 +33,7 @@ use crate::feed::Source;
 use batches::Batches;
 use clients::Clients;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// The channel that is a database's log here.
 pub const CHANNEL: &str = "_logger";
@@ -39,14 +44,20 @@ pub const SYSTEM: &str = "_system";
 /// The version of the interface that is spoken here, which clients ask for.
 pub const VERSION: &str = "3.11.0";
 
+/// So many bodies of rows are in memory at a time.
+const RESTORING_MAX: usize = 2;
+
 /// What a node remembers between requests.
 pub struct Replication {
     pub batches: Arc<Batches>,
     pub clients: Clients,
+    /// Places for those who send rows.
+    pub restoring: Semaphore,
 }
 
 impl Replication {
     pub fn new(source: Arc<dyn Source>) -> Replication {
-        Replication { batches: Batches::new(source), clients: Clients::default() }
+        let (clients, restoring) = (Clients::default(), Semaphore::new(RESTORING_MAX));
+        Replication { batches: Batches::new(source), clients, restoring }
     }
 }

@@ -42,6 +42,53 @@ fn escape(out: &mut String, bytes: &[u8], plain: impl Fn(u8) -> bool) {
     }
 }
 
+/// The schema and the table of a collection's name; none: no collection can be called so.
+pub fn table(name: &str) -> Option<(String, String)> {
+    let (schema, table) = match name.split_once('.') {
+        Some((_, table)) if table.contains('.') => return None,
+        Some((schema, table)) => (unescape(schema)?, unescape(table)?),
+        None => (USUAL_SCHEMA.to_owned(), unescape(name)?),
+    };
+    // PostgreSQL would cut longer names off.
+    let proper = |name: &str| (1..=63).contains(&name.len()) && !name.contains('\0');
+    (proper(&schema) && proper(&table)).then_some((schema, table))
+}
+
+/// The values of a key; none: no key is written so.
+pub fn key(text: &str) -> Option<Vec<String>> {
+    let value = |part: &str| if part == "%" { Some(String::new()) } else { unescape(part) };
+    let values: Vec<String> = text.split(',').map(value).collect::<Option<_>>()?;
+    values.iter().all(|value| !value.contains('\0')).then_some(values)
+}
+
+/// Undoes what [`escape`] does. A `%` without two digits behind it is one: others than this program wrote it.
+fn unescape(text: &str) -> Option<String> {
+    let (bytes, mut out, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while let Some(byte) = bytes.get(at) {
+        let digit = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(u8::try_from(high * 16 + low).ok()?);
+                at += 3;
+            }
+            _ => {
+                out.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// The column of an attribute's name.
+pub fn column(attribute: &str) -> Cow<'_, str> {
+    match attribute.get(..3) {
+        Some("%25") => format!("%{}", &attribute[3..]).into(),
+        Some("%5F") => format!("_{}", &attribute[3..]).into(),
+        _ => attribute.into(),
+    }
+}
+
 /// A column's name, unless it looks like one of the attributes that every document has.
 pub fn attribute(column: &str) -> Cow<'_, str> {
     match column.as_bytes().first() {
@@ -94,7 +141,7 @@ mod tests {
 
     #[test]
     fn columns_keep_their_names_but_for_a_few() {
-        for (column, name) in [
+        for (name, attribute) in [
             ("note", "note"),
             ("_note", "_note"),
             ("_key", "%5Fkey"),
@@ -103,7 +150,26 @@ mod tests {
             ("a%", "a%"),
             ("", ""),
         ] {
-            assert_eq!(attribute(column), name);
+            assert_eq!((super::attribute(name).as_ref(), column(attribute).as_ref()), (attribute, name));
         }
+    }
+
+    #[test]
+    fn names_and_keys_are_read_as_they_are_written() {
+        for (schema, name) in
+            [("public", "orders"), ("a.b", "c%d"), ("public", "x.y"), ("Größe", "%"), ("s", "%41")]
+        {
+            assert_eq!(table(&collection(schema, name)), Some((schema.to_owned(), name.to_owned())));
+        }
+        for wrong in ["", ".", "a.", ".a", "a.b.c", "a%00", "%FF", &"x".repeat(64)] {
+            assert_eq!(table(wrong), None, "{wrong}");
+        }
+        for values in [&["17"][..], &["a,b", ""], &["", "%", "ä/ö"], &[""], &["50%"]] {
+            let mut text = String::new();
+            values.iter().for_each(|value| key_value(&mut text, value.as_bytes()));
+            assert_eq!(key(&text), Some(values.iter().map(|&value| value.to_owned()).collect()), "{text}");
+        }
+        assert_eq!(key("50%"), Some(vec!["50%".to_owned()]), "as somebody else writes it");
+        assert_eq!((key("%00"), key("%FF")), (None, None));
     }
 }

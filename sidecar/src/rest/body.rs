@@ -11,8 +11,12 @@ use warp::{Buf, Filter};
 /// The longest body that is read.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// How much of a body that is too long is read and thrown away, so that the client gets to read the answer.
-const DISCARDED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The longest body that holds rows of a table, and how long it may take.
+const ROWS_BYTES_MAX: usize = 16 * 1024 * 1024;
+const ROWS_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How much more of a body that is too long is read and thrown away, so that the client gets to read the answer.
+const DISCARDED_BYTES_MAX: usize = 7 * 1024 * 1024;
 
 /// How long a client may take to send its body.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
@@ -22,14 +26,33 @@ pub(super) fn object() -> BoxedFilter<(Result<Map<String, Value>, Refusal>,)> {
     let read = |stream| async move {
         let late =
             |_| Refusal::new(408, "body_too_slow", "the body did not arrive within 10 s; send it again");
-        let bytes = tokio::time::timeout(BODY_DEADLINE, collect(stream)).await.map_err(late)??;
+        let bytes =
+            tokio::time::timeout(BODY_DEADLINE, collect(stream, BODY_BYTES_MAX)).await.map_err(late)??;
         parse(&bytes)
     };
     warp::body::stream().then(read).boxed()
 }
 
+/// The body as it is, for rows of tables.
+///
+/// # Errors
+/// It is too long, too slow, or breaks off.
+pub(super) async fn rows(
+    stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+) -> Result<Vec<u8>, Refusal> {
+    let late = |_| {
+        Refusal::new(
+            408,
+            "body_too_slow",
+            "the body did not arrive within 60 s; send it again, in smaller parts",
+        )
+    };
+    tokio::time::timeout(ROWS_DEADLINE, collect(stream, ROWS_BYTES_MAX)).await.map_err(late)?
+}
+
 async fn collect(
     stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send,
+    bytes_max: usize,
 ) -> Result<Vec<u8>, Refusal> {
     let mut stream = pin!(stream);
     let mut bytes = Vec::new();
@@ -37,16 +60,17 @@ async fn collect(
     while let Some(chunk) = stream.next().await {
         let mut chunk = chunk.map_err(|_| Refusal::bad_request("body_broken", "the body broke off"))?;
         received += chunk.remaining();
-        if received > DISCARDED_BYTES_MAX {
+        if received > bytes_max + DISCARDED_BYTES_MAX {
             break;
         }
-        while received <= BODY_BYTES_MAX && chunk.has_remaining() {
+        while received <= bytes_max && chunk.has_remaining() {
             bytes.extend_from_slice(chunk.chunk());
             chunk.advance(chunk.chunk().len());
         }
     }
-    if received > BODY_BYTES_MAX {
-        return Err(Refusal::new(413, "body_too_large", "the body is longer than 1 MiB"));
+    if received > bytes_max {
+        let message = format!("the body is longer than {} MiB", bytes_max >> 20);
+        return Err(Refusal::new(413, "body_too_large", message));
     }
     Ok(bytes)
 }

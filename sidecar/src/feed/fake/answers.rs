@@ -184,6 +184,15 @@ impl Source for Fake {
             } else if call.function.ends_with("follower") && !text("name").contains("cache") {
                 return Err(FeedError::new(Kind::UnknownChannel, "there is no such follower"));
             }
+            if matches!(call.function, "stop_channel" | "start_channel") {
+                self.stopped_logger.store(call.function == "stop_channel", Ordering::Relaxed);
+            }
+            if call.function == "restore_collection"
+                && text("table").contains("orders")
+                && !text("overwrite").contains("true")
+            {
+                return Err(FeedError::new(Kind::AlreadyExists, "table public.orders exists"));
+            }
             let answer = neighbours::answer(call.function);
             neighbours::keep(&mut self.kept.lock().unwrap(), &call);
             self.calls.lock().unwrap().push((database.to_owned(), call));

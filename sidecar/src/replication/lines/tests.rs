@@ -110,11 +110,43 @@ fn lines_of_the_wal_name_database_and_collection_otherwise() {
 #[test]
 fn lines_of_a_dump_have_the_documented_form() {
     let mut out = Vec::new();
-    dumped(&mut out, Some(90), "users", "1", Tick(90), b"{}");
-    dumped(&mut out, None, "users", "1", Tick(90), br#"{"id":1}"#);
+    let of = Collection { name: "users".to_owned(), ..collection() };
+    dumped(&mut out, Some(90), &of, "1", Tick(90), b"{}");
+    dumped(&mut out, None, &of, "1", Tick(90), br#"{"id":1}"#);
     let expected = "{\"tick\":\"90\",\"type\":2300,\"key\":\"1\",\"rev\":\"90\",\"data\":{\"_id\":\"users/1\",\"_key\":\"1\",\"_rev\":\"90\"}}\n\
                     {\"type\":2300,\"key\":\"1\",\"rev\":\"90\",\"data\":{\"_id\":\"users/1\",\"_key\":\"1\",\"_rev\":\"90\",\"id\":1}}\n";
     assert_eq!(text(&out), expected);
+}
+
+#[test]
+fn edges_and_whole_documents_are_written_as_they_were() {
+    let of = Collection { name: "likes".to_owned(), edge: true, documents: true, ..collection() };
+    let mut out = Vec::new();
+    let row = br#"{"%5Fkey":"a","_from":"u/1","_to":"u/2","data":{"since": 2020, "_key": "no", "tags": ["x", {"_id": 1}]}}"#;
+    dumped(&mut out, None, &of, "a", Tick(9), row);
+    dumped(
+        &mut out,
+        None,
+        &Collection { edge: false, ..of.clone() },
+        "b",
+        Tick(9),
+        br#"{"%5Fkey":"b","data":null}"#,
+    );
+    dumped(&mut out, None, &of, "c", Tick(9), br#"{"%5Fkey":"c","_from":null,"_to":null,"data":[1]}"#);
+    let expected = [
+        r#"{"type":2301,"key":"a","rev":"9","data":{"_id":"likes/a","_key":"a","_rev":"9","_from":"u/1","_to":"u/2","since":2020,"tags":["x",{"_id":1}]}}"#,
+        r#"{"type":2300,"key":"b","rev":"9","data":{"_id":"likes/b","_key":"b","_rev":"9"}}"#,
+        r#"{"type":2301,"key":"c","rev":"9","data":{"_id":"likes/c","_key":"c","_rev":"9","_from":null,"_to":null,"data":[1]}}"#,
+    ];
+    assert_eq!(text(&out).lines().collect::<Vec<_>>(), expected);
+    let lines = Lines::new(Dialect::Logger, 0xAB, "shop", 1);
+    out.clear();
+    lines.upsert(&mut out, Tick(11), 0, &of, "a", row);
+    lines.about(&mut out, Tick(12), CREATED, &of);
+    let found: Vec<serde_json::Value> =
+        text(&out).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&found[0]["type"], &found[0]["data"]["_to"]), (&2301.into(), &"u/2".into()));
+    assert_eq!(found[1]["collection"]["type"], 3);
 }
 
 #[test]

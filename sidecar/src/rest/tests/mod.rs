@@ -17,6 +17,7 @@ mod reads;
 mod registry;
 mod remote;
 mod replication;
+mod restore;
 mod streams;
 mod subscriptions;
 mod table;

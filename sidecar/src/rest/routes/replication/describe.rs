@@ -1,9 +1,9 @@
 //! What there is: the server, the logger, the collections.
 
 use super::{Call, json};
-use crate::feed::{Call as Change, Given};
-use crate::replication::{CHANNEL, Failure, Listed, Log, Result, VERSION, now};
-use serde_json::{Value, json};
+use crate::feed::{Call as Change, ChannelId, Given, Kind};
+use crate::replication::{CHANNEL, FORBIDDEN, Failure, Listed, Log, Result, SYSTEM, VERSION, now};
+use serde_json::{Map, Value, json};
 use warp::reply::Response;
 
 /// How much a log keeps that `logger-start` makes: as many bytes as ArangoDB's.
@@ -25,10 +25,14 @@ pub(super) async fn collections(call: &Call) -> Result<Response> {
 }
 
 async fn listed(call: &Call, log: &Log) -> Result<Vec<Listed>> {
-    if !log.is_running() {
+    listed_in(call, log, &call.id()).await
+}
+
+async fn listed_in(call: &Call, log: &Log, id: &ChannelId) -> Result<Vec<Listed>> {
+    if !log.exists() {
         return Ok(Vec::new());
     }
-    Listed::all(&call.api.feed().source().table_details(&call.id()).await?)
+    Listed::all(&call.api.feed().source().table_details(id).await?)
 }
 
 pub(super) async fn server_id(call: &Call) -> Result<Response> {
@@ -58,41 +62,95 @@ pub(super) async fn logger_config(call: &Call) -> Result<Response> {
     Ok(json(&call.log().await?.config()))
 }
 
-pub(super) fn fixed_config() -> Failure {
+/// Changes what is given. What is of another type is left alone, as ArangoDB does it; so is what makes no difference here.
+pub(super) async fn set_config(call: &Call) -> Result<Response> {
+    call.leads()?;
+    let body = call.body.as_ref().map_err(Clone::clone)?;
+    let number = |name: &str| match body.get(name).and_then(Value::as_u64) {
+        None => Ok(Given::Nothing),
+        Some(number) => i64::try_from(number)
+            .map(Given::Number)
+            .map_err(|_| Failure::bad(format!("{name} is {number}, which is too large"))),
+    };
+    let (rows, bytes) = (number("maxEvents")?, number("maxEventsSize")?);
+    for name in ["autoStart", "logRemoteChanges"] {
+        if body.get(name) == Some(&Value::Bool(false)) {
+            return Err(Failure::not_implemented(format!(
+                "{name} cannot be false here: a log that was started goes on after a restart, and changes that were applied \
+                 from elsewhere are in it. PUT /_api/replication/logger-stop ends the recording"
+            )));
+        }
+    }
+    if !call.log().await?.exists() {
+        return Err(Failure::no_logger(&call.database));
+    }
+    let change = Change::new("keep_log").text("channel", "text", CHANNEL);
+    let change = change.with("rows", "int8", rows).with("bytes", "int8", bytes);
+    call.api.feed().source().call(&call.database, change).await?;
+    logger_config(call).await
+}
+
+pub(super) fn fixed_properties() -> Failure {
     Failure::not_implemented(
-        "the settings of the log cannot be changed here: create channel _logger with the limits that you want \
-         (quorum.create_channel, or POST /channels) before logger-start",
+        "how the log is stored cannot be set here: pgquorum.segment_size, a setting of the server, says how it is cut, and \
+         PUT /_api/replication/logger-config how much of it is kept",
     )
 }
 
 /// Makes the channel, if it is not there. It records whole old rows: without them large values that an update leaves alone
-/// would be missing in documents.
+/// would be missing in documents. One that was stopped goes on with the tables that it had.
 pub(super) async fn start(call: &Call) -> Result<Response> {
     call.leads()?;
-    if !call.log().await?.is_running() {
+    let log = call.log().await?;
+    if log.exists() && !log.is_running() {
+        let change = Change::new("start_channel").text("channel", "text", CHANNEL);
+        call.api.feed().source().call(&call.database, change).await?;
+    } else if !log.exists() {
         let change =
             Change::new("create_channel").text("name", "text", CHANNEL).text("old_image", "text", "full");
         let change = change.with("retain_bytes", "int8", Given::Number(KEPT_BYTES));
         let made = call.api.feed().source().call(&call.database, change).await;
         // Somebody else may have made it meanwhile.
-        if made.is_err() && !call.log().await?.is_running() {
+        if made.is_err() && !call.log().await?.exists() {
             made?;
         }
     }
     Ok(json(&json!({"running": true})))
 }
 
-pub(super) fn no_stop() -> Failure {
-    Failure::not_implemented(
-        "the log of a database cannot be stopped as a whole. SELECT quorum.untrack('table') ends the recording of a table, \
-         with an entry in the log; SELECT quorum.drop_channel('_logger') removes the log",
-    )
+/// Ends the recording of all tables, and remembers them. What was recorded can be read on.
+pub(super) async fn stop(call: &Call) -> Result<Response> {
+    call.leads()?;
+    if call.log().await?.is_running() {
+        // They lock their tables, for an hour if need be.
+        let batches = call.api.replication().batches.count(&call.database);
+        if batches > 0 {
+            let message = format!(
+                "the log cannot be stopped while {batches} batches of it are being dumped; end them (DELETE \
+                 /_api/replication/batch/ID), or try again when they are over"
+            );
+            return Err(Failure::new(503, 503, message));
+        }
+        let change = Change::new("stop_channel").text("channel", "text", CHANNEL);
+        let stopped = call.api.feed().source().call(&call.database, change).await;
+        stopped.map_err(|error| match error.kind {
+            Kind::TimedOut | Kind::Locked => {
+                let message = format!(
+                    "a table is in use by a transaction or a copy that does not end (see pg_stat_activity), so nothing was \
+                     stopped: {error}"
+                );
+                Failure::new(503, 503, message)
+            }
+            _ => error.into(),
+        })?;
+    }
+    Ok(json(&json!({"running": false})))
 }
 
 /// `ready`: with what the inventory of a cluster says.
 pub(super) async fn inventory(call: &Call, ready: bool) -> Result<Response> {
-    call.not_global()?;
     call.flag("includeSystem", true)?;
+    let global = call.is_global()?;
     let batch = match call.query.get("batchId") {
         None => None,
         Some(id) => {
@@ -112,10 +170,49 @@ pub(super) async fn inventory(call: &Call, ready: bool) -> Result<Response> {
             return Err(Failure::no_collection(name));
         }
     }
-    let all: Vec<Value> = listed.iter().map(|one| one.inventory(log.server, ready)).collect();
-    let answer =
-        json!({"collections": all, "views": [], "state": log.state()?, "tick": log.last()?.to_string()});
-    Ok(json(&answer))
+    let all = |log: &Log, listed: &[Listed]| -> Vec<Value> {
+        listed.iter().map(|one| one.inventory(log.server, ready)).collect()
+    };
+    let (state, tick) = (log.state()?, log.last()?.to_string());
+    if !global {
+        let collections = all(&log, &listed);
+        return Ok(json(&json!({"collections": collections, "views": [], "state": state, "tick": tick})));
+    }
+    let mut databases = Map::new();
+    for (id, other) in logs(call).await? {
+        let own = id.database == call.database;
+        let listed = if own { std::mem::take(&mut listed) } else { listed_in(call, &other, &id).await? };
+        let name = if own { SYSTEM } else { id.database.as_str() };
+        let number = other.database.to_string();
+        let described = json!({"id": number, "name": name, "collections": all(&other, &listed), "views": [],
+            "properties": {"id": number, "name": name}, "state": other.state()?});
+        databases.insert(name.to_owned(), described);
+    }
+    Ok(json(&json!({"databases": databases, "state": state, "tick": tick})))
+}
+
+/// The databases that the extension is in, with their logs.
+pub(super) async fn logs(call: &Call) -> Result<Vec<(ChannelId, Log)>> {
+    let source = call.api.feed().source();
+    let names = source.ask(&call.database, Change::new("databases")).await?;
+    let names = names.as_array().map_or(&[][..], Vec::as_slice);
+    let mut logs = Vec::new();
+    for database in names.iter().filter_map(Value::as_str) {
+        let id = ChannelId { database: database.to_owned(), channel: CHANNEL.to_owned() };
+        match source.log(&id).await {
+            Ok(row) => logs.push((id, Log::parse(row)?)),
+            // One that was dropped just now is none either.
+            Err(error) if matches!(error.kind, Kind::NoExtension | Kind::UnknownDatabase) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(logs)
+}
+
+/// Only one database speaks for all of them.
+pub(super) fn not_here() -> Failure {
+    let message = "global=true is for the database _system alone: ask without /_db/DATABASE";
+    Failure::new(403, FORBIDDEN, message)
 }
 
 pub(super) async fn wal_range(call: &Call) -> Result<Response> {
@@ -133,7 +230,7 @@ pub(super) async fn wal_last_tick(call: &Call) -> Result<Response> {
 /// Makes everything readable that was committed before.
 pub(super) async fn flush(call: &Call) -> Result<Response> {
     call.leads()?;
-    if call.log().await?.is_running() {
+    if call.log().await?.exists() {
         let cut = Change::new("cut").text("channel", "text", CHANNEL);
         call.api.feed().source().call(&call.database, cut).await?;
     }

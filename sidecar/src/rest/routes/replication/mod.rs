@@ -5,6 +5,7 @@ mod applier;
 mod auth;
 mod describe;
 mod read;
+mod restore;
 
 use crate::feed::ChannelId;
 use crate::replication::{CHANNEL, Failure, INVALID_JSON, Log, Result, SUPERFLUOUS_SUFFIX, SYSTEM};
@@ -35,37 +36,53 @@ struct Call {
 }
 
 pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
-    let api = api.clone();
-    ours()
-        .and(warp::method())
-        .and(query())
-        .and(warp::ext::optional())
-        .and(body::object())
-        .then(move |path: String, method, query: String, sender, body: std::result::Result<_, Refusal>| {
-            let api = api.clone();
+    let (api, restoring) = (api.clone(), api.clone());
+    let rows =
+        ours(true).and(query()).and(warp::body::stream()).then(move |path: String, query: String, stream| {
+            let api = restoring.clone();
             async move {
-                let answer = async {
-                    let (database, rest) = split(&path)?;
-                    let database = match database.as_deref() {
-                        None | Some(SYSTEM) => api.feed().source().default_database().to_owned(),
-                        Some(name) => name.to_owned(),
-                    };
-                    let query = Query::lenient(&query).map_err(bad_request)?;
-                    let body = body.map_err(bad_body);
-                    answer(Call { api, method, database, query, body, sender }, rest).await
+                let restored = async {
+                    let (call, _) = call(api, Method::PUT, &path, &query)?;
+                    restore::rows(&call, stream).await
                 };
-                answer.await.unwrap_or_else(|failure| refuse(&failure))
+                restored.await.unwrap_or_else(|failure| refuse(&failure))
             }
-        })
-        .boxed()
+        });
+    let others =
+        ours(false).and(warp::method()).and(query()).and(warp::ext::optional()).and(body::object()).then(
+            move |path: String, method, query: String, sender, body: std::result::Result<_, Refusal>| {
+                let api = api.clone();
+                async move {
+                    let answered = async {
+                        let (call, rest) = call(api, method, &path, &query)?;
+                        answer(Call { body: body.map_err(bad_body), sender, ..call }, rest).await
+                    };
+                    answered.await.unwrap_or_else(|failure| refuse(&failure))
+                }
+            },
+        );
+    rows.or(others).unify().boxed()
 }
 
-/// The path, if it is one of this interface. The guard lets nothing else pass than what is served.
-fn ours() -> impl Filter<Extract = (String,), Error = Rejection> + Clone {
-    warp::path::full().and_then(|path: FullPath| async move {
+/// A request without its body, and the path below the database.
+fn call<'p>(api: Api, method: Method, path: &'p str, query: &str) -> Result<(Call, &'p str)> {
+    let (database, rest) = split(path)?;
+    let database = match database.as_deref() {
+        None | Some(SYSTEM) => api.feed().source().default_database().to_owned(),
+        Some(name) => name.to_owned(),
+    };
+    let query = Query::lenient(query).map_err(bad_request)?;
+    Ok((Call { api, method, database, query, body: Ok(Map::new()), sender: None }, rest))
+}
+
+/// The path, if it is one of this interface. The guard lets nothing else pass than what is served. `rows`: whose body is rows
+/// and no object.
+fn ours(rows: bool) -> impl Filter<Extract = (String,), Error = Rejection> + Clone {
+    warp::path::full().and_then(move |path: FullPath| async move {
         let ours =
             ["/_api/", "/_db/", "/_admin/", "/_open/"].iter().any(|area| path.as_str().starts_with(area));
-        if ours { Ok(path.as_str().to_owned()) } else { Err(reject::not_found()) }
+        let has_rows = path.as_str().trim_end_matches('/').ends_with("/_api/replication/restore-data");
+        if ours && has_rows == rows { Ok(path.as_str().to_owned()) } else { Err(reject::not_found()) }
     })
 }
 
@@ -90,9 +107,11 @@ async fn answer(call: Call, path: &str) -> Result<Response> {
             ("logger-first-tick", _) => describe::first_tick(&call).await,
             ("logger-tick-ranges", _) => describe::tick_ranges(&call).await,
             ("logger-config", false) => describe::logger_config(&call).await,
-            ("logger-config", true) => Err(describe::fixed_config()),
+            ("logger-config", true) => describe::set_config(&call).await,
             ("logger-start", _) => describe::start(&call).await,
-            ("logger-stop", _) => Err(describe::no_stop()),
+            ("logger-stop", _) => describe::stop(&call).await,
+            ("restore-collection", _) => restore::collection(&call).await,
+            ("restore-indexes", _) => restore::indexes(&call).await,
             ("inventory", _) => describe::inventory(&call, false).await,
             ("clusterInventory", _) => describe::inventory(&call, true).await,
             ("batch", _) => read::begin_batch(&call).await,
@@ -112,7 +131,7 @@ async fn answer(call: Call, path: &str) -> Result<Response> {
         ["_api", "wal", "lastTick"] => describe::wal_last_tick(&call).await,
         ["_api", "wal", "tail"] => read::follow(&call, crate::replication::Dialect::Wal).await,
         ["_admin", "wal", "flush"] => describe::flush(&call).await,
-        ["_admin", "wal", "properties"] if call.method == Method::PUT => Err(describe::fixed_config()),
+        ["_admin", "wal", "properties"] if call.method == Method::PUT => Err(describe::fixed_properties()),
         ["_admin", "wal", "properties"] => describe::wal_properties(&call).await,
         ["_admin", "wal", "transactions"] => describe::wal_transactions(&call).await,
         _ => Err(unknown(path)),
@@ -155,15 +174,24 @@ impl Call {
             .ok_or_else(|| Failure::bad(format!("{name} is {text:?}; expected a number from 0 on")))
     }
 
-    /// Several databases at a time are not served.
+    /// Each database has an applier of its own, and there is none for all.
     fn not_global(&self) -> Result<()> {
         match self.flag("global", false)? {
             false => Ok(()),
             true => Err(Failure::not_implemented(
-                "global=true is not served: each database has a log of its own. Ask for each of them, at \
+                "global=true is not served here: each database has an applier of its own. Ask for each of them, at \
                  /_db/DATABASE/_api/…",
             )),
         }
+    }
+
+    /// All databases are asked for at once.
+    fn is_global(&self) -> Result<bool> {
+        let global = self.flag("global", false)?;
+        if global && self.database != self.api.feed().source().default_database() {
+            return Err(describe::not_here());
+        }
+        Ok(global)
     }
 }
 

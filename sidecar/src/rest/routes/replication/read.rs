@@ -1,10 +1,11 @@
 //! Rows and changes: batches, dumps, the log.
 
-use super::{Call, json};
+use super::{Call, describe, json};
+use crate::feed::ChannelId;
 use crate::replication::batches::{Asked, Dumped, TTL, TTL_MAX};
 use crate::replication::clients::Name;
 use crate::replication::tick::Tick;
-use crate::replication::{self, Dialect, Failure, Followed, Listed, Result, Wanted};
+use crate::replication::{self, Dialect, Failure, Followed, Listed, Log, Result, Wanted};
 use crate::rest::refusal::with_body;
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
@@ -25,8 +26,11 @@ pub(super) async fn begin_batch(call: &Call) -> Result<Response> {
     let ttl = ttl(call)?;
     let state = call.flag("state", false)?;
     let log = call.log().await?;
-    if !log.is_running() {
+    if !log.exists() {
         return Err(Failure::no_logger(&call.database));
+    }
+    if !log.is_running() {
+        return Err(Failure::stopped(&call.database));
     }
     let (id, batch) = call.api.replication().batches.begin(call.id(), ttl).await?;
     let mut answer = json!({"id": id.to_string(), "lastTick": batch.tick().to_string()});
@@ -100,7 +104,6 @@ pub(super) async fn dump(call: &Call) -> Result<Response> {
 }
 
 pub(super) async fn follow(call: &Call, dialect: Dialect) -> Result<Response> {
-    call.not_global()?;
     call.flag("includeSystem", true)?;
     let (from, to) = (tick(call, "from")?.unwrap_or_default(), tick(call, "to")?.unwrap_or(Tick::MAX));
     if from > to || to == Tick(0) {
@@ -111,13 +114,13 @@ pub(super) async fn follow(call: &Call, dialect: Dialect) -> Result<Response> {
     let from = from.max(scanned.unwrap_or_default().min(to));
     let wanted = Wanted { from, to, chunk_bytes: chunk_bytes(call)?, dialect };
     let client = client(call)?;
-    let log = call.log().await?;
+    let (id, log) = followed_log(call).await?;
     let _place = call.api.reader_place().map_err(super::unavailable)?;
-    let followed = replication::follow(call.api.feed(), &call.id(), &log, wanted).await?;
+    let followed = replication::follow(call.api.feed(), &id, &log, wanted).await?;
     let Followed { lines: bytes, last_included, last_scanned, last, more, from_present } = followed;
     if let Some(client) = client {
         let served = last_included.unwrap_or(from);
-        call.api.replication().clients.served(&call.database, client, served, SystemTime::now());
+        call.api.replication().clients.served(&id.database, client, served, SystemTime::now());
     }
     let mut headers = vec![
         ("active", log.is_running().to_string()),
@@ -130,6 +133,29 @@ pub(super) async fn follow(call: &Call, dialect: Dialect) -> Result<Response> {
         headers.push(("lastscanned", last_scanned.to_string()));
     }
     Ok(lines(bytes, &headers))
+}
+
+/// The log that is to be followed. Ticks of several databases have no common order.
+async fn followed_log(call: &Call) -> Result<(ChannelId, Log)> {
+    let global = call.is_global()?;
+    let own = call.log().await?;
+    if !global {
+        return Ok((call.id(), own));
+    }
+    let mut logs = describe::logs(call).await?;
+    logs.retain(|(_, log)| log.exists());
+    match logs.len() {
+        0 => Ok((call.id(), own)),
+        1 => Ok(logs.remove(0)),
+        _ => {
+            let names: Vec<&str> = logs.iter().map(|(id, _)| id.database.as_str()).collect();
+            Err(Failure::not_implemented(format!(
+                "global=true is served where one database has a log, and here several have one: {}. Their ticks cannot be \
+                 compared; ask for each of them, at /_db/DATABASE/_api/wal/tail",
+                names.join(", ")
+            )))
+        }
+    }
 }
 
 fn tick(call: &Call, name: &str) -> Result<Option<Tick>> {
