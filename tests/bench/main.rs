@@ -7,6 +7,7 @@ mod apply;
 mod black_hole;
 mod capture;
 mod failover;
+mod fan_out;
 mod feed;
 mod floor;
 mod follow;
@@ -17,6 +18,7 @@ mod parameters;
 mod patroni;
 mod pgbench;
 mod registry;
+mod replication;
 mod statement_hash;
 mod statements;
 mod tps;
@@ -40,12 +42,14 @@ impl Options {
 /// A group shares its servers; it prints a line for each of its benchmarks that is wanted and says whether all are good.
 type Group = fn(&Options) -> bool;
 
-const GROUPS: [(&[&str], Group); 17] = [
+const GROUPS: [(&[&str], Group); 19] = [
     (&failover::NAMES, failover::run),
     (&[black_hole::NAME], black_hole::run),
     (&tps::NAMES, tps::run),
     (&[is_leader::NAME], is_leader::run),
     (&[registry::NAME], registry::run),
+    (&[fan_out::NAME], fan_out::run),
+    (&replication::NAMES, replication::run),
     (&capture::tpcb::NAMES, capture::tpcb::run),
     (&[capture::updates::NAME], capture::updates::run),
     (&capture::bulk::NAMES, capture::bulk::run),
