@@ -1,5 +1,7 @@
 //! What is known of a session while it logs in.
 
+use std::ffi::{CStr, c_char, c_int};
+
 use pgrx::pg_sys;
 
 /// Is it a standby or a copy, i.e. physical replication?
@@ -9,10 +11,7 @@ pub fn is_replication() -> bool {
 }
 
 /// Does the session seem to ask to bypass the fence? Only when PostgreSQL has taken the options it is known for sure.
-#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
 pub fn asks_to_bypass_fence() -> bool {
-    use std::ffi::{CStr, c_char, c_int};
-
     const BYPASS: &[u8] = b"pgquorum.bypass_fence=on";
 
     /// The beginning of `Port` (libpq/libpq-be.h), which pgrx's bindings leave out.
@@ -28,7 +27,10 @@ pub fn asks_to_bypass_fence() -> bool {
         remote_hostname_resolv: c_int,
         remote_hostname_errcode: c_int,
         remote_port: *mut c_char,
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
         can_accept_connections: c_int,
+        #[cfg(feature = "pg18")]
+        local_host: [c_char; 64],
         database_name: *mut c_char,
         user_name: *mut c_char,
         cmdline_options: *mut c_char,
@@ -53,10 +55,4 @@ pub fn asks_to_bypass_fence() -> bool {
         CStr::from_ptr(options)
     };
     options.to_bytes().windows(BYPASS.len()).any(|window| window == BYPASS)
-}
-
-/// The options are elsewhere in later versions; the check that counts comes later.
-#[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
-pub fn asks_to_bypass_fence() -> bool {
-    true
 }

@@ -182,8 +182,9 @@ impl Walk {
         match entry.rtekind {
             // SAFETY: the relations of the tree are locked.
             RTE_RELATION => unsafe { self.relation(entry.relid.to_u32(), entry.inh) },
-            // Up to PostgreSQL 15 a view has an entry of its own inside of what takes its place.
-            RTE_SUBQUERY => self.found.depends.add(entry.relid.to_u32()),
+            // A view, of which this is what takes its place. Up to PostgreSQL 15 it has an entry of its own inside of that.
+            // SAFETY: as above.
+            RTE_SUBQUERY => unsafe { self.relation(entry.relid.to_u32(), false) },
             RTE_NAMEDTUPLESTORE => {
                 self.found.doubt(About::Statement, "reads rows that only a trigger or a function has");
             }
