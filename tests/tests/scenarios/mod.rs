@@ -67,6 +67,7 @@ mod lost_transactions;
 mod made_up_names;
 mod membership;
 mod network;
+mod openapi;
 mod operations;
 mod operations_login;
 mod operations_tls;
