@@ -142,7 +142,7 @@ mod tests {
     fn a_stopped_channel_tracks_nothing_and_remembers_what_it_did() {
         run("SELECT quorum.create_channel('shop'); CREATE TABLE public.t (id int PRIMARY KEY, a int, b int);
              CREATE TABLE public.u (id int PRIMARY KEY);
-             SELECT quorum.track('public.t', 'shop', ARRAY['id', 'a'], 'a > 1', 'full'), quorum.keep_versions('public.t')");
+             SELECT quorum.track('public.t', 'shop', ARRAY['id', 'a'], 'a > 1', 'full')");
         assert_eq!(
             text("SELECT quorum.stop_channel('shop')::text || quorum.stop_channel('shop')"),
             "truefalse"
@@ -152,7 +152,7 @@ mod tests {
             text(
                 "SELECT concat_ws('|', relid::regclass, columns, filter_sql, old_image, versions) FROM quorum.resting_table"
             ),
-            "t|{1,2}|a > 1|full|t"
+            "t|{1,2}|a > 1|full|f"
         );
         assert_eq!(text("SELECT (stopped_at IS NOT NULL)::text FROM quorum.channel_state"), "true");
         let tracked = refused("SELECT quorum.track('public.u', 'shop')");
