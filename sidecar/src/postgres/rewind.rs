@@ -137,6 +137,15 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream, parted: Option<(Lsn, u64
             ended.complaint("pg_rewind")
         )));
     }
+    if parted.is_some() && !ended.stderr.contains(BEGINS_TO_WRITE) {
+        // Up to PostgreSQL 15 pg_rewind takes a server that died before its first checkpoint as a primary to be on the
+        // timeline before. The WAL that has to go is still there, and would be after each further attempt.
+        inner.mark_rewind(RewindMark::None).await?;
+        return Err(failure(
+            "the WAL that only this node has could not be taken back: pg_rewind does not see it. Nothing was changed; the \
+             node must be cloned",
+        ));
+    }
     let control = control::read(&inner.config).await?;
     // Where there was nothing to take back the directory is as it was.
     let (timeline, end) = (control.minimum_recovery_timeline, control.minimum_recovery_end);
