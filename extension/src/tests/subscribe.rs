@@ -135,11 +135,14 @@ mod tests {
         let before = |table: &str| {
             text(&format!("SELECT before FROM quorum.copy_plan({id}, 'public', '{table}', '{{id}}')"))
         };
-        assert_eq!(
-            before("a"),
-            "SET LOCAL pgquorum.origin_commit_time = '1970-01-01 00:00:00+00'; DELETE FROM public.a"
-        );
-        assert_eq!(before("b"), "DELETE FROM public.b");
+        let emptied = |table: &str| {
+            format!(
+                "SELECT quorum.run_as_owner('{table}'::regclass, 'DELETE FROM {table}'); SELECT quorum.copy_as_owner('{table}'::regclass)"
+            )
+        };
+        let time = "SET LOCAL pgquorum.origin_commit_time = '1970-01-01 00:00:00+00'";
+        assert_eq!(before("a"), format!("{time}; {}", emptied("public.a")));
+        assert_eq!(before("b"), emptied("public.b"));
     }
 
     #[pg_test(
