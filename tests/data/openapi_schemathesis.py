@@ -49,6 +49,11 @@ LEFT_OUT = [
     ("POST", "/db-config"),
     # Its answer does not end.
     ("GET", "/channels/{channel}/stream"),
+    # They call other servers, of whatever address they are given, and wait for them.
+    ("PUT", "/_api/replication/applier-start"),
+    ("PUT", "/_api/replication/make-follower"),
+    ("PUT", "/_api/replication/make-slave"),
+    ("PUT", "/_api/replication/sync"),
     # They wait for other clusters, minutes where they are told to.
     ("POST", "/rest/v5/cluster/database/sync/full"),
     ("POST", "/rest/v5/cluster/{channel}/database/sync"),
