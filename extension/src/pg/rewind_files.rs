@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char};
 
 use pgrx::prelude::*;
 
-/// How the sidecar's `pg_rewind` is called; the place follows.
+/// How the sidecar's `pg_rewind` is called; `TIMELINE@LSN` follows, in hexadecimal digits as elsewhere.
 const NAME: &str = "pgquorum rewind ";
 /// What `pg_rewind` asks for the list of files with, in all versions.
 const LISTING: &str = "WITH RECURSIVE files (path, filename, size, isdir) AS (";
@@ -63,7 +63,8 @@ unsafe fn replacement(text: *const c_char) -> Option<CString> {
         }
         (CStr::from_ptr(text).to_str().ok()?, CStr::from_ptr(pg_sys::application_name).to_str().ok()?)
     };
-    let parted = position(name.strip_prefix(NAME)?)?;
+    let (timeline, parted) = name.strip_prefix(NAME)?.split_once('@')?;
+    let (timeline, parted) = (u32::from_str_radix(timeline, 16).ok()?, position(parted)?);
     // SAFETY: a shared position and a setting.
     let (end, segment) = unsafe {
         if pg_sys::RecoveryInProgress() {
@@ -71,12 +72,12 @@ unsafe fn replacement(text: *const c_char) -> Option<CString> {
         }
         (pg_sys::GetXLogInsertRecPtr(), u64::try_from(pg_sys::wal_segment_size).ok()?)
     };
-    CString::new(shown(text, parted, end, segment)?).ok()
+    CString::new(shown(text, (timeline, parted), end, segment)?).ok()
 }
 
-/// The same list but for segments of WAL before the one in which `parted` lies, or after the one in which `end` does.
-/// `None`: this is not the question for the list.
-fn shown(text: &str, parted: u64, end: u64, segment: u64) -> Option<String> {
+/// The same list but for segments of WAL before the one in which `parted` lies, or on a timeline before, or after the one in
+/// which `end` lies. `None`: this is not the question for the list.
+fn shown(text: &str, parted: (u32, u64), end: u64, segment: u64) -> Option<String> {
     let listing = text.trim().trim_end_matches(';');
     if !listing.starts_with(LISTING) || !listing.contains(LAST_COLUMN) {
         return None;
@@ -89,9 +90,10 @@ fn shown(text: &str, parted: u64, end: u64, segment: u64) -> Option<String> {
     Some(format!(
         "SELECT path, size, isdir, link_target FROM ({listing}) AS listed (path, size, isdir, link_target) \
          WHERE path !~ '^pg_wal/[0-9A-F]{{24}}$' \
-         OR substr(path, 16) COLLATE \"C\" BETWEEN '{}' AND '{}'",
-        number(parted),
-        number(end)
+         OR (substr(path, 16) COLLATE \"C\" BETWEEN '{}' AND '{}' AND substr(path, 8, 8) COLLATE \"C\" >= '{:08X}')",
+        number(parted.1),
+        number(end),
+        parted.0
     ))
 }
 
@@ -108,11 +110,11 @@ mod unit {
     #[test]
     fn only_the_question_for_the_list_is_replaced() {
         let listing = format!("{LISTING}\n SELECT 1)\nSELECT a, b, c, d {LAST_COLUMN} FROM files\n");
-        let sql = shown(&listing, 0x1_0500_0000, 0x1_0AFF_FFFF, 16 << 20).expect("it is the list");
+        let sql = shown(&listing, (18, 0x1_0500_0000), 0x1_0AFF_FFFF, 16 << 20).expect("it is the list");
         assert!(sql.contains("BETWEEN '0000000100000005' AND '000000010000000A'"), "{sql}");
-        assert!(sql.contains("FROM files) AS"), "{sql}");
-        assert_eq!(shown("SELECT 1", 1, 2, 16 << 20), None);
-        assert_eq!(shown(LISTING, 1, 2, 16 << 20), None);
+        assert!(sql.contains(">= '00000012'") && sql.contains("FROM files) AS"), "{sql}");
+        assert_eq!(shown("SELECT 1", (1, 1), 2, 16 << 20), None);
+        assert_eq!(shown(LISTING, (1, 1), 2, 16 << 20), None);
     }
 
     #[test]

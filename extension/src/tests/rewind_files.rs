@@ -54,7 +54,7 @@ LEFT OUTER JOIN pg_tablespace ON files.path = 'pg_tblspc/'
             Spi::get_one::<String>("SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 9)")
                 .expect("asked")
                 .expect("a name");
-        let (all, shown) = (listed("psql"), listed(&format!("pgquorum rewind {lsn}")));
+        let (all, shown) = (listed("psql"), listed(&format!("pgquorum rewind 1@{lsn}")));
         assert!(segments(&all).len() > segments(&shown).len(), "{:?} {:?}", segments(&all), segments(&shown));
         assert!(segments(&shown).iter().all(|place| *place == present), "{present}: {:?}", segments(&shown));
         let others = |paths: &[String]| {
@@ -62,6 +62,8 @@ LEFT OUTER JOIN pg_tablespace ON files.path = 'pg_tblspc/'
             paths.len() - segments
         };
         assert_eq!(others(&all), others(&shown), "everything else is shown");
+        let later = listed(&format!("pgquorum rewind 2@{lsn}"));
+        assert_eq!(segments(&later).len(), 0, "this server is on timeline 1");
         assert_eq!(listed("pgquorum rewind").len(), all.len(), "without a place everything is shown");
         assert!(shown.iter().any(|path| path == "global/pg_control"));
     }

@@ -4,13 +4,13 @@
 //! before the first change and until the last one: while it is there, nothing is started on the directory.
 
 use super::error::{Result, blocking, fail, failure, io, sql};
+use super::lost::Parted;
 use super::rewind_mark::RewindMark;
 use super::rewind_wal::{KeptWal, application_name};
 use super::session::{Manner, Session};
 use super::state::Inner;
 use super::{config_files, control, cut, lifecycle, lost, process};
 use pgquorum_agent::postgres::{PgFailureKind, PgOutcome, StopMode, Upstream};
-use pgquorum_agent::types::Lsn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -93,7 +93,7 @@ impl Drop for Sealed<'_> {
 }
 
 /// Runs `pg_rewind`, and leaves the directory so that it starts as a standby. `parted`: as [`lost::parted`] says.
-async fn write(inner: &Arc<Inner>, upstream: &Upstream, parted: Option<(Lsn, u64)>) -> Result<()> {
+async fn write(inner: &Arc<Inner>, upstream: &Upstream, parted: Option<Parted>) -> Result<()> {
     let kept = keep_wal(inner, parted).await;
     inner.mark_rewind(RewindMark::Writing).await?;
     let patience = inner.patience();
@@ -109,7 +109,7 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream, parted: Option<(Lsn, u64
             upstream.port,
             super::config::SUPERUSER,
             inner.config.admin_database,
-            application_name(kept.as_ref().map(|(at, _)| *at)),
+            application_name(kept.as_ref().map(|(parted, _)| *parted)),
             super::config::alive(patience)
         ))
         .arg("--no-ensure-shutdown")
@@ -164,15 +164,15 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream, parted: Option<(Lsn, u64
 }
 
 /// Keeps beside what the source need not send. `None`: it sends everything.
-async fn keep_wal(inner: &Arc<Inner>, parted: Option<(Lsn, u64)>) -> Option<(Lsn, KeptWal)> {
-    let (at, segment_bytes) = parted?;
+async fn keep_wal(inner: &Arc<Inner>, parted: Option<Parted>) -> Option<(Parted, KeptWal)> {
+    let parted = parted?;
     let config = inner.config.clone();
     let kept = blocking(move || {
-        KeptWal::keep(&config, at, segment_bytes).map_err(io("keeping the WAL that both servers have"))
+        KeptWal::keep(&config, parted).map_err(io("keeping the WAL that both servers have"))
     });
     let kept =
         kept.await.inspect_err(|error| tracing::warn!(%error, "all WAL of the other server is copied"));
-    Some((at, kept.ok()?))
+    Some((parted, kept.ok()?))
 }
 
 /// Without it the server gets what it needs from the primary, as long as that has it.

@@ -7,14 +7,17 @@
 
 use super::config::{PostgresConfig, beside};
 use super::durable;
+use super::lost::Parted;
 use super::timeline::segment_number;
-use pgquorum_agent::types::Lsn;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// By this name the extension knows that it is asked for its files by a node that has all WAL before this place.
-pub fn application_name(parted: Option<Lsn>) -> String {
-    parted.map_or_else(|| "pgquorum rewind".to_owned(), |parted| format!("pgquorum rewind {parted}"))
+pub fn application_name(parted: Option<Parted>) -> String {
+    match parted {
+        Some(parted) => format!("pgquorum rewind {:X}@{}", parted.timeline, parted.at),
+        None => "pgquorum rewind".to_owned(),
+    }
 }
 
 /// Segments that were kept beside.
@@ -25,29 +28,30 @@ pub struct KeptWal {
 }
 
 impl KeptWal {
-    /// Keeps all whole segments before this place; those of an earlier attempt are removed.
+    /// Keeps all whole segments before this place, and those of timelines before; those of an earlier attempt are removed.
     ///
     /// # Errors
     /// There is no place for links on the disk of the WAL: its directory is a mount point, or what is above it belongs
     /// to somebody else.
-    pub fn keep(config: &PostgresConfig, parted: Lsn, segment_bytes: u64) -> io::Result<KeptWal> {
+    pub fn keep(config: &PostgresConfig, parted: Parted) -> io::Result<KeptWal> {
         let wal_dir = config.wal_dir().canonicalize()?;
         let kept = KeptWal { beside: place(config, &wal_dir), wal_dir };
         kept.remove()?;
         std::fs::create_dir(&kept.beside)?;
-        if let Err(error) = kept.link(parted.0 / segment_bytes, segment_bytes) {
+        if let Err(error) = kept.link(parted) {
             let _ = kept.remove();
             return Err(error);
         }
         Ok(kept)
     }
 
-    fn link(&self, first_own: u64, segment_bytes: u64) -> io::Result<()> {
+    fn link(&self, parted: Parted) -> io::Result<()> {
+        let first = parted.at.0 / parted.segment_bytes;
         for entry in std::fs::read_dir(&self.wal_dir)? {
             let entry = entry?;
             let name = entry.file_name();
-            let number = name.to_str().and_then(|name| segment_number(name, segment_bytes));
-            if number.is_some_and(|number| number < first_own) {
+            let found = name.to_str().and_then(|name| segment_number(name, parted.segment_bytes));
+            if found.is_some_and(|(timeline, number)| number < first || timeline < parted.timeline) {
                 std::fs::hard_link(entry.path(), self.beside.join(name))?;
             }
         }
@@ -106,8 +110,14 @@ fn place(config: &PostgresConfig, wal_dir: &Path) -> PathBuf {
 mod tests {
     use super::super::config::Secrets;
     use super::*;
+    use pgquorum_agent::types::Lsn;
 
     const MIB: u64 = 1 << 20;
+
+    /// On timeline 2, so many bytes into the fifth segment.
+    fn parted(bytes: u64) -> Parted {
+        Parted { timeline: 2, at: Lsn(4 * 16 * MIB + bytes), segment_bytes: 16 * MIB }
+    }
 
     fn names(directory: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(directory).unwrap();
@@ -124,16 +134,22 @@ mod tests {
         config
     }
 
+    #[test]
+    fn the_place_is_in_the_name() {
+        assert_eq!(application_name(Some(parted(10))), "pgquorum rewind 2@0/400000A");
+        assert_eq!(application_name(None), "pgquorum rewind");
+    }
+
     fn keeps_and_puts_back(config: &PostgresConfig, expected_beside: &Path) {
         let wal = config.wal_dir();
-        let before = ["000000010000000000000002", "000000010000000000000003", "000000020000000000000003"];
-        let others = ["000000010000000000000004", "00000002.history", "00000002000000000000000A"];
+        let before = ["000000010000000000000003", "000000010000000000000004", "000000020000000000000003"];
+        let others = ["000000020000000000000004", "00000002.history", "00000003000000000000000A"];
         for name in before.iter().chain(&others) {
             std::fs::write(wal.join(name), *name).unwrap();
         }
         std::fs::create_dir(wal.join("archive_status")).unwrap();
         // In the middle of the segment 4.
-        let kept = KeptWal::keep(config, Lsn(4 * 16 * MIB + 100), 16 * MIB).unwrap();
+        let kept = KeptWal::keep(config, parted(100)).unwrap();
         assert_eq!(names(expected_beside), before);
         // One was removed, one is there as the source has it, one as it was.
         std::fs::remove_file(wal.join(before[0])).unwrap();
@@ -171,7 +187,7 @@ mod tests {
         let left = root.path().join("data.rewind-wal");
         std::fs::create_dir(&left).unwrap();
         std::fs::write(left.join("000000010000000000000001"), "old").unwrap();
-        let kept = KeptWal::keep(&config, Lsn(4 * 16 * MIB), 16 * MIB).unwrap();
+        let kept = KeptWal::keep(&config, parted(0)).unwrap();
         assert!(names(&left).is_empty());
         kept.remove().unwrap();
         assert!(!left.exists());

@@ -67,11 +67,13 @@ fn segment_timeline(name: &str) -> Option<Timeline> {
     valid.then(|| Timeline::from_str_radix(&digits[..8], 16).ok()).flatten()
 }
 
-/// The number of a whole WAL segment on any timeline, by the name of its file: the bytes before it, in segments.
-pub fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
+/// The timeline of a whole WAL segment and its number, by the name of its file: the bytes before it, in segments.
+pub fn segment_number(name: &str, segment_bytes: u64) -> Option<(Timeline, u64)> {
     let valid = name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit());
     let part = |digits| u64::from_str_radix(digits, 16).ok();
-    valid.then(|| Some(part(&name[8..16])? * (0x1_0000_0000 / segment_bytes) + part(&name[16..])?)).flatten()
+    let number =
+        valid.then(|| Some(part(&name[8..16])? * (0x1_0000_0000 / segment_bytes) + part(&name[16..])?));
+    Some((segment_timeline(name)?, number.flatten()?))
 }
 
 /// What stands between a standby and promotion to exactly one timeline.
@@ -158,9 +160,9 @@ mod tests {
     #[test]
     fn segments_have_numbers() {
         const SIZE: u64 = 16 << 20;
-        assert_eq!(segment_number("0000000A0000000000000003", SIZE), Some(3));
-        assert_eq!(segment_number("0000000A00000001000000FF", SIZE), Some(511));
-        assert_eq!(segment_number("000000010000000200000000", 1 << 30), Some(8));
+        assert_eq!(segment_number("0000000A0000000000000003", SIZE), Some((10, 3)));
+        assert_eq!(segment_number("0000000A00000001000000FF", SIZE), Some((10, 511)));
+        assert_eq!(segment_number("000000010000000200000000", 1 << 30), Some((1, 8)));
         for name in [
             "0000000A.history",
             "0000000A0000000000000003.partial",

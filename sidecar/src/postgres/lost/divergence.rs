@@ -24,11 +24,15 @@ impl History {
     }
 }
 
-/// What `own` has up to `end` and `other` has not, oldest first. `None` where they have no beginning in common.
-pub fn only_own(own: &History, end: Lsn, other: &History) -> Option<Vec<Piece>> {
-    let (ours, theirs) = (own.line(), other.line());
+/// The last timeline that both have, and where they leave each other on it. `None` where they have no beginning in common.
+pub fn parted(own: &History, other: &History) -> Option<(Timeline, Lsn)> {
+    last_common(own, other).map(|(at, lsn)| (own.line()[at].0, lsn))
+}
+
+/// The same with the number of the timeline in the line of `own`.
+fn last_common(own: &History, other: &History) -> Option<(usize, Lsn)> {
     let mut common = None;
-    for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+    for (i, (a, b)) in own.line().iter().zip(&other.line()).enumerate() {
         if a.0 != b.0 {
             break;
         }
@@ -37,10 +41,15 @@ pub fn only_own(own: &History, end: Lsn, other: &History) -> Option<Vec<Piece>> 
             break;
         }
     }
-    let (first, parted) = common?;
+    common
+}
+
+/// What `own` has up to `end` and `other` has not, oldest first. `None` where they have no beginning in common.
+pub fn only_own(own: &History, end: Lsn, other: &History) -> Option<Vec<Piece>> {
+    let (first, parted) = last_common(own, other)?;
     let mut pieces = Vec::new();
     let mut from = parted;
-    for &(timeline, left) in &ours[first..] {
+    for &(timeline, left) in &own.line()[first..] {
         let to = left.min(end);
         if from < to {
             pieces.push(Piece { timeline, from, to });
@@ -60,6 +69,16 @@ mod tests {
 
     fn piece(timeline: Timeline, from: u64, to: u64) -> Piece {
         Piece { timeline, from: Lsn(from), to: Lsn(to) }
+    }
+
+    #[test]
+    fn they_part_on_the_last_timeline_that_both_have() {
+        // Ours went from 1 to 2, the other one on 1 and to 3 later; and the other way round.
+        let (ours, other) = (history(&[(1, 500)], 2), history(&[(1, 600)], 3));
+        assert_eq!(parted(&ours, &other), Some((1, Lsn(500))));
+        assert_eq!(parted(&other, &ours), Some((1, Lsn(500))));
+        assert_eq!(parted(&history(&[(1, 500)], 2), &history(&[(1, 500), (2, 700)], 4)), Some((2, Lsn(700))));
+        assert_eq!(parted(&history(&[], 1), &history(&[], 2)), None);
     }
 
     #[test]

@@ -59,18 +59,36 @@ pub async fn keep_and_report(inner: &Arc<Inner>, source: &Session) {
     }
 }
 
-/// Where this server's history leaves that of `source`, and the bytes of a segment of WAL. `None`: it does not leave it, or
-/// they have nothing in common.
-pub async fn parted(inner: &Arc<Inner>, source: &Session) -> Result<Option<(Lsn, u64)>> {
-    let (control, _, pieces) = compare(inner, source).await?;
-    Ok(pieces.and_then(|pieces| Some((pieces.first()?.from, control.segment_bytes))))
+/// Where this server's history leaves another one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parted {
+    /// The last timeline that both have.
+    pub timeline: Timeline,
+    pub at: Lsn,
+    /// The bytes of a segment of WAL.
+    pub segment_bytes: u64,
 }
 
-/// What this server has and `source` has not, with what was asked for that.
-async fn compare(
-    inner: &Arc<Inner>,
-    source: &Session,
-) -> Result<(ControlData, Option<Arc<Session>>, Option<Vec<Piece>>)> {
+/// Where this server's history leaves that of `source`. `None`: it does not leave it, or they have nothing in common.
+pub async fn parted(inner: &Arc<Inner>, source: &Session) -> Result<Option<Parted>> {
+    let seen = compare(inner, source).await?;
+    if seen.pieces.is_none_or(|pieces| pieces.is_empty()) {
+        return Ok(None);
+    }
+    let segment_bytes = seen.control.segment_bytes;
+    Ok(seen.parted.map(|(timeline, at)| Parted { timeline, at, segment_bytes }))
+}
+
+/// What is known of the histories of this server and another one.
+struct Seen {
+    control: ControlData,
+    local: Option<Arc<Session>>,
+    /// What only this one has.
+    pieces: Option<Vec<Piece>>,
+    parted: Option<(Timeline, Lsn)>,
+}
+
+async fn compare(inner: &Arc<Inner>, source: &Session) -> Result<Seen> {
     let control = control::read(&inner.config).await?;
     let local = if inner.postmaster().is_some() { Some(inner.session().await?) } else { None };
     let (present, end) = match &local {
@@ -78,13 +96,14 @@ async fn compare(
         None => (control.timeline(), Lsn(u64::MAX)),
     };
     let ancestors = timeline::read_history(&inner.config.wal_dir(), present).map_err(failure)?;
-    let pieces = only_own(&History { ancestors, present }, end, &history_of(source).await?);
-    Ok((control, local, pieces))
+    let (own, other) = (History { ancestors, present }, history_of(source).await?);
+    let pieces = only_own(&own, end, &other);
+    Ok(Seen { control, local, pieces, parted: divergence::parted(&own, &other) })
 }
 
 async fn keep_and_read(inner: &Arc<Inner>, source: &Session) -> Result<Option<LostReport>> {
     let config = &inner.config;
-    let (control, local, pieces) = compare(inner, source).await?;
+    let Seen { control, local, pieces, .. } = compare(inner, source).await?;
     let Some(pieces) = pieces else { return Ok(None) };
     let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Ok(None) };
     let known_end = last.to != Lsn(u64::MAX);
