@@ -1,7 +1,8 @@
 //! What was learned outlives the node that learned it, and what standbys learn is the whole cluster's.
 
 use pgquorum_tests::{
-    Cluster, PATIENCE, await_known, await_served, await_until, hash_of, is_served, known, run, served,
+    Cluster, PATIENCE, await_answer, await_known, await_served, await_until, hash_of, is_served, known, run,
+    served,
 };
 use postgres::Client;
 use serde_json::json;
@@ -52,6 +53,10 @@ fn the_new_leader_serves_what_the_old_one_had_learned() {
         await_known(&mut c, at_leader, "planned more than once, it has a query id", |row| {
             row.query_id.is_some()
         });
+        // Counts are saved about once a second.
+        let saved = "SELECT bool_or(calls >= 64)::text FROM quorum.readonly_statement \
+                     WHERE statement = 'select id from orders where id = $'";
+        await_answer(&mut c, PATIENCE, saved, "true");
     }
     cluster.kill(old, None);
     let new = cluster.await_leader(Some(old));

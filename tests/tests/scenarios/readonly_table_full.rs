@@ -39,7 +39,8 @@ fn what_is_used_stays_when_the_table_is_full() {
             assert!(served(look).len() as i64 <= MAX);
         }
     }
-    assert!(is_served(look, used), "it was used all the time");
+    // It was used all the time. Its row may have given way for a moment, by a count that was saved a second ago.
+    await_served(look, used);
     await_known(look, used, "its calls are kept", |row| row.calls > i64::from(DISTINCT) / 2);
     let all = served(look);
     assert!(writes.iter().all(|hash| !all.contains(hash)), "{all:?}");

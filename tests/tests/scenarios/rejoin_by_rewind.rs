@@ -10,6 +10,7 @@ pub fn diverge(cluster: &Cluster) -> u64 {
     diverge_by(cluster, 1000)
 }
 
+/// Buffers hold some 30 MB, half a million rows.
 fn diverge_by(cluster: &Cluster, rows: u32) -> u64 {
     let old = cluster.leader();
     cluster.sql("CREATE TABLE mine (n int); CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)");
@@ -68,7 +69,7 @@ fn a_rewind_does_not_copy_the_wal_that_both_have() {
     for _ in 0..24 {
         cluster.sql("SELECT pg_logical_emit_message(false, 'test', repeat('x', 15000000))");
     }
-    let old = diverge_by(&cluster, 500_000);
+    let old = diverge_by(&cluster, 1_500_000);
     let new = cluster.await_leader(Some(old));
     cluster.sql("INSERT INTO kept VALUES (2)");
     cluster.start_node(old);
