@@ -56,15 +56,17 @@ unsafe fn first(list: *mut pg_sys::List) -> *mut std::ffi::c_void {
 ///
 /// The text is a string or null.
 unsafe fn replacement(text: *const c_char) -> Option<CString> {
-    // SAFETY: see above; the setting is null or a string.
-    let (text, name) = unsafe {
+    // SAFETY: the setting is null or a string. It is looked at first: hardly anybody is called like that.
+    let name = unsafe {
         if text.is_null() || pg_sys::application_name.is_null() {
             return None;
         }
-        (CStr::from_ptr(text).to_str().ok()?, CStr::from_ptr(pg_sys::application_name).to_str().ok()?)
+        CStr::from_ptr(pg_sys::application_name).to_str().ok()?
     };
     let (timeline, parted) = name.strip_prefix(NAME)?.split_once('@')?;
     let (timeline, parted) = (u32::from_str_radix(timeline, 16).ok()?, position(parted)?);
+    // SAFETY: see above.
+    let text = unsafe { CStr::from_ptr(text) }.to_str().ok()?;
     // SAFETY: a shared position and a setting.
     let (end, segment) = unsafe {
         if pg_sys::RecoveryInProgress() {

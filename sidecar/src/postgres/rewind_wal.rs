@@ -9,6 +9,8 @@ use super::config::{PostgresConfig, beside};
 use super::durable;
 use super::lost::Parted;
 use super::timeline::segment_number;
+use pgquorum_agent::types::Timeline;
+use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +30,8 @@ pub struct KeptWal {
 }
 
 impl KeptWal {
-    /// Keeps all whole segments before this place, and those of timelines before; those of an earlier attempt are removed.
+    /// Keeps all whole segments of the history up to this place; those of an earlier attempt are removed. Others than those
+    /// are of no use: files set aside for reuse, or timelines that led nowhere.
     ///
     /// # Errors
     /// There is no place for links on the disk of the WAL: its directory is a mount point, or what is above it belongs
@@ -46,12 +49,18 @@ impl KeptWal {
     }
 
     fn link(&self, parted: Parted) -> io::Result<()> {
-        let first = parted.at.0 / parted.segment_bytes;
+        let last = parted.at.0 / parted.segment_bytes;
         for entry in std::fs::read_dir(&self.wal_dir)? {
             let entry = entry?;
             let name = entry.file_name();
             let found = name.to_str().and_then(|name| segment_number(name, parted.segment_bytes));
-            if found.is_some_and(|(timeline, number)| number < first || timeline < parted.timeline) {
+            let common = |(timeline, number): (Timeline, u64)| match timeline.cmp(&parted.timeline) {
+                // Timelines before were left at that place at the latest.
+                Ordering::Less => number <= last,
+                Ordering::Equal => number < last,
+                Ordering::Greater => false,
+            };
+            if found.is_some_and(common) {
                 std::fs::hard_link(entry.path(), self.beside.join(name))?;
             }
         }
@@ -143,7 +152,13 @@ mod tests {
     fn keeps_and_puts_back(config: &PostgresConfig, expected_beside: &Path) {
         let wal = config.wal_dir();
         let before = ["000000010000000000000003", "000000010000000000000004", "000000020000000000000003"];
-        let others = ["000000020000000000000004", "00000002.history", "00000003000000000000000A"];
+        let others = [
+            "000000020000000000000004",
+            "00000002.history",
+            "00000001000000000000000A",
+            "000000030000000000000003",
+            "00000003000000000000000A",
+        ];
         for name in before.iter().chain(&others) {
             std::fs::write(wal.join(name), *name).unwrap();
         }
