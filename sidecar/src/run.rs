@@ -66,7 +66,8 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     }
     let tls = PeerTls::load(&config).map_err(RunError::Tls)?;
     let bound = rest::bind(&rest_config(&config, &secrets)?).await?;
-    let postgres_config = postgres_config(&config, &secrets);
+    let mut postgres_config = postgres_config(&config, &secrets);
+    postgres_config.system_identifier = restored.system_identifier();
     let pool = feed::Pool::new(postgres_config.clone());
     let channels = Arc::new(feed::Server::new(Arc::clone(&pool)));
     let statements = Arc::new(Statements::new(Arc::new(statements::Server::new(Arc::clone(&pool)))));

@@ -148,11 +148,11 @@ impl Plain {
         *self = Plain::run(&self.dir.clone(), self.port);
     }
 
-    /// Stops the server in good order, as `pg_ctl stop -m fast` does, and starts it again.
+    /// Stops the server in good order, as `pg_ctl stop -m fast` does.
     ///
     /// # Panics
     /// It does not stop.
-    pub fn restart(&mut self) {
+    pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("the server runs");
             await_until(PATIENCE, "the server stops", || match child.try_wait() {
@@ -160,6 +160,14 @@ impl Plain {
                 other => Err(format!("{other:?}")),
             });
         }
+    }
+
+    /// The same, and starts it again.
+    ///
+    /// # Panics
+    /// It does not stop.
+    pub fn restart(&mut self) {
+        self.stop();
         *self = Plain::run(&self.dir.clone(), self.port);
     }
 

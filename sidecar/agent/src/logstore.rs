@@ -1,6 +1,7 @@
 //! The Raft log in memory, as the raft crate reads it. The sidecar keeps a copy of every change on disk before
 //! anything that depends on it leaves the node; see [`Persist`].
 
+use crate::cluster::Cluster;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 use std::cell::Cell;
@@ -42,6 +43,11 @@ pub struct Restored {
 }
 
 impl Restored {
+    /// The database that the cluster has, as this node was told last; 0: it was not told of any.
+    pub fn system_identifier(&self) -> u64 {
+        serde_json::from_slice::<Cluster>(&self.snapshot.data).map_or(0, |cluster| cluster.system_identifier)
+    }
+
     /// Writes a change as a disk would: the next start begins from here.
     pub fn absorb(&mut self, change: &Persist) {
         if let Some(hard_state) = &change.hard_state {

@@ -53,6 +53,8 @@ pub struct PostgresConfig {
     /// Library of the extension in `shared_preload_libraries`. `None` only in tests of this module: such a server has
     /// no fence.
     pub extension_library: Option<String>,
+    /// The database that this node's cluster has; a data directory that holds another one is left alone. 0: not known.
+    pub system_identifier: u64,
 }
 
 impl PostgresConfig {
@@ -82,6 +84,7 @@ impl PostgresConfig {
             max_slot_wal_keep_size_mb: 8192,
             lost_wal_keep_bytes: 1 << 30,
             extension_library: Some("pgquorum".to_owned()),
+            system_identifier: 0,
         }
     }
 

@@ -5,6 +5,8 @@ use super::error::{Result, failure, no_data};
 use super::process::run_program;
 use pgquorum_agent::types::{Lsn, Timeline};
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +66,32 @@ impl ControlData {
                 .collect::<std::result::Result<_, String>>()?,
         })
     }
+}
+
+/// Refuses a data directory that holds the database of somebody else, whether it runs or not; nothing is changed there.
+///
+/// # Errors
+/// It does, or its control file cannot be read. Without one there is nothing to be refused.
+pub fn require_own(config: &PostgresConfig) -> Result<()> {
+    let file = config.data_dir.join("global/pg_control");
+    let mut identifier = [0; 8];
+    // The file begins with it, in all versions (catalog/pg_control.h), and it never changes.
+    match File::open(&file).and_then(|mut file| file.read_exact(&mut identifier)) {
+        Ok(()) => {}
+        // Whoever needs a whole one says what is wrong with this one.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => return Ok(()),
+        Err(error) => return Err(failure(format!("{}: {error}", file.display()))),
+    }
+    let (found, expected) = (u64::from_ne_bytes(identifier), config.system_identifier);
+    // Zeros are what a crash of the machine leaves of a file that was not written yet.
+    if expected == 0 || found == 0 || found == expected {
+        return Ok(());
+    }
+    Err(failure(format!(
+        "the data directory {} belongs to another database: its system identifier is {found}, the cluster's is \
+         {expected}. Nothing was changed. Point data-dir to this node's own data, or join with an empty directory",
+        config.data_dir.display()
+    )))
 }
 
 /// Runs `pg_controldata`. The server may run, but then the answer is as old as its last checkpoint.
@@ -127,6 +155,31 @@ fn record_end(start: Lsn, length: u64, segment_bytes: u64) -> Lsn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::Secrets;
+
+    #[test]
+    fn the_database_of_somebody_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let secrets = Secrets { superuser_password: String::new(), replication_password: String::new() };
+        let listen = std::net::IpAddr::from([127, 0, 0, 1]);
+        let mut config =
+            PostgresConfig::new(1, dir.path().to_owned(), "/no/programs".into(), listen, 5432, secrets);
+        config.system_identifier = 7_400_000_000_000_000_001;
+        require_own(&config).expect("there is none");
+        std::fs::create_dir(dir.path().join("global")).unwrap();
+        let holds = |bytes: &[u8]| std::fs::write(dir.path().join("global/pg_control"), bytes).unwrap();
+        holds(b"cut");
+        require_own(&config).expect("nothing can be said of it");
+        holds(&[0; 8192]);
+        require_own(&config).expect("nothing can be said of it");
+        holds(&7_400_000_000_000_000_001_u64.to_ne_bytes());
+        require_own(&config).expect("it is the cluster's");
+        holds(&7_400_000_000_000_000_002_u64.to_ne_bytes());
+        let said = require_own(&config).unwrap_err().message;
+        assert!(said.contains("7400000000000000002") && said.contains("Nothing was changed"), "{said}");
+        config.system_identifier = 0;
+        require_own(&config).expect("it is not known whose it is");
+    }
 
     const SAMPLE: &str = "\
 pg_control version number:            1300

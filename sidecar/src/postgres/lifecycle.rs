@@ -22,13 +22,14 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 pub async fn adopt(inner: &Arc<Inner>) -> Result<bool> {
     let data_dir = inner.config.data_dir.clone();
     let Some(found) = blocking(move || process::find(&data_dir)).await? else { return Ok(false) };
-    tracing::info!(pid = found.pid, "adopted the running server");
     let config = inner.config.clone();
     blocking(move || {
+        control::require_own(&config)?;
         config_files::write_passfile(&config)?;
         config_files::ensure_standby_signal(&config)
     })
     .await?;
+    tracing::info!(pid = found.pid, "adopted the running server");
     // A standby waits for nobody in vain since its start; what a primary was told last may not have arrived.
     inner.commits_wait.store(inner.desired().await.sync.is_none(), Ordering::SeqCst);
     attach(inner, found, None);
@@ -92,7 +93,11 @@ async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: 
         wait_for_exit(inner, StopMode::Fast).await?;
     }
     let config = inner.config.clone();
-    blocking(move || process::check_data_dir(&config)).await?;
+    blocking(move || {
+        process::check_data_dir(&config)?;
+        control::require_own(&config)
+    })
+    .await?;
     let control = control::read(&inner.config).await?;
     let floors = control.floors.clone();
     inner

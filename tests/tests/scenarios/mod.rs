@@ -49,6 +49,7 @@ mod follow_sequences;
 mod follow_states;
 mod follow_topologies;
 mod force_leader;
+mod foreign_data;
 mod freeze_postmaster;
 mod freeze_sidecar;
 mod kill_node;
