@@ -39,6 +39,7 @@ install: build ## Build the extension, install it and the binary (PREFIX=/usr/lo
 	@.ci/install
 
 test: install ## Run all tests; the last line is the sum
+	@.ci/setup test
 	@$(WITH_SERVER) .ci/test
 
 sim: ## Simulate clusters under faults: SEEDS=20000 random runs from FIRST=1 on

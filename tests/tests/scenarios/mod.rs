@@ -52,6 +52,7 @@ mod force_leader;
 mod foreign_data;
 mod freeze_postmaster;
 mod freeze_sidecar;
+mod haproxy;
 mod kill_node;
 mod kill_postmaster;
 mod kill_sidecar;
