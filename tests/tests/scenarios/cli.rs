@@ -1,7 +1,9 @@
 //! The commands as scripts use them: documents and exit codes.
 
-use pgquorum_tests::{Cluster, pgquorum};
-use serde_json::json;
+use pgquorum_tests::{Cluster, PATIENCE, await_until, free_ports, pgquorum, pgquorum_program, server_directory};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 #[test]
 fn commands_follow_the_leader_and_return_their_codes() {
@@ -46,4 +48,102 @@ fn doctor_finds_nothing_on_a_healthy_node_and_something_on_a_sick_one() {
         sick.json.as_array().into_iter().flatten().any(|c| c["check"] == "sidecar" && c["verdict"] == "fail");
     assert!(failed, "{}", sick.json);
     assert_eq!(pgquorum(["doctor", "--config", "/no/such/file"]).code, 1);
+}
+
+#[test]
+fn nodes_come_and_go_by_commands() {
+    let cluster = Cluster::start(3);
+    cluster.await_replicas(2);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    let url = cluster.node(follower).api;
+    let run = |args: &[&str]| pgquorum(args.iter().copied().chain(["--url", &url]));
+    // Events as they come, from before all this.
+    let mut events = Followed::start(&["events", "-f", "--url", &url]);
+
+    run(&["leader", "set", &follower.to_string()]).expect("leader set");
+    assert_eq!(run(&["leader"]).expect("leader")["id"], json!(follower));
+    assert_ne!(follower, leader);
+    events.await_event(|event| event["node"] == json!(follower));
+
+    let [db, api] = free_ports().map(|port: u16| port.to_string());
+    let listed = run(&["node", "add", "--ip", "127.0.0.1", "--db-port", &db, "--api-port", &api]);
+    listed.expect("node add");
+    let map = run(&["status"]).expect("status");
+    let added = map["nodes"].as_array().into_iter().flatten().find(|node| node["role"] == "listener");
+    let id = added.and_then(|node| node["id"].as_u64()).unwrap_or_else(|| panic!("{map}")).to_string();
+    // Nothing runs there, so it has caught up with nothing.
+    let refused = run(&["node", "upgrade", &id]);
+    assert_eq!(refused.code, 1, "{}", refused.said);
+    assert!(refused.said.contains("code") && refused.said.contains("message"), "{}", refused.said);
+    run(&["node", "remove", &id]).expect("node remove");
+    assert_eq!(run(&["node", "upgrade", &id]).code, 4);
+
+    // Nodes that answer and have no leader.
+    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != leader).collect();
+    let left = cluster.node(leader).api;
+    others.iter().for_each(|node| drop(cluster.kill(*node, None)));
+    await_until(PATIENCE, "no leader, exit code 3", || match pgquorum(["status", "--url", &left]) {
+        said if said.code == 3 && said.json["leader"].is_null() && said.json["nodes"].is_array() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    others.iter().for_each(|node| drop(cluster.start_node(*node)));
+    cluster.await_replicas(2);
+}
+
+/// A command that prints a document a line until it is ended.
+struct Followed {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Followed {
+    fn start(args: &[&str]) -> Followed {
+        let mut command = Command::new(pgquorum_program());
+        command.arg("--json").args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the command");
+        let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        Followed { child, lines }
+    }
+
+    /// The next line that is so. The command is known to print one, or the test stands still until its runner ends it.
+    fn await_event(&mut self, is_it: impl Fn(&Value) -> bool) {
+        for line in self.lines.by_ref() {
+            let line = line.expect("a line");
+            if is_it(&serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))) {
+                return;
+            }
+        }
+        panic!("it ended");
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn what_runs_a_server_refuses_root() {
+    // Whoever is not root cannot try, and has nothing to fear.
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = server_directory("pgquorum-root-");
+    let file = dir.join("node.toml").display().to_string();
+    let (secrets, node) = (dir.join("secrets.toml").display().to_string(), dir.join("node").display().to_string());
+    let tried: [&[&str]; 4] = [
+        &["run", "--config", &file],
+        &["init", "--dir", &node],
+        &["join", "--leader", "http://127.0.0.1:1", "--secrets", &secrets, "--dir", &node],
+        &["force-leader", "--config", &file],
+    ];
+    for args in tried {
+        let refused = pgquorum(args.iter().copied());
+        assert_eq!(refused.code, 1, "{args:?}: {}", refused.said);
+        assert!(refused.said.contains("root"), "{args:?}: {}", refused.said);
+    }
+    assert!(!dir.join("node").exists(), "nothing was made");
+    let _ = std::fs::remove_dir_all(dir);
 }
