@@ -6,6 +6,8 @@
 //! ignored because a leader lives; Ongaro, "Consensus: Bridging Theory and Practice", 4.2.3 and 9.6).
 
 mod timers;
+#[cfg(test)]
+mod timers_tests;
 
 use crate::logstore::{LogStore, Persist, Restored};
 use crate::settings::Settings;
@@ -49,8 +51,10 @@ pub struct Consensus {
     rng: SmallRng,
     /// When the present leader was last heard of (for a leader: when it was elected).
     heard_at: Millis,
-    /// Random part of the node's timeout, drawn anew for each term and leader.
+    /// The node's timeout: that of the settings and a random part of it.
     timeout_ms: Millis,
+    /// Drawn anew for each term and leader.
+    random_part: Millis,
     /// When the present stage (pre-voting or voting) began.
     stage_at: Millis,
     stage: (StateRole, u64),
@@ -88,6 +92,7 @@ impl Consensus {
             rng: SmallRng::seed_from_u64(seed),
             heard_at: now,
             timeout_ms: 0,
+            random_part: 0,
             stage_at: now,
             stage: (StateRole::Follower, 0),
             suspect_at: None,

@@ -280,7 +280,7 @@ impl Node {
 
     /// Passes the newest confirmed heartbeat on to the server.
     fn renew_lease(&mut self, first: bool) {
-        let ms = self.cluster.settings.lease_ms();
+        let ms = self.lease_ms();
         let Some(lead) = &mut self.lead else { return };
         let (Phase::Open(appointment) | Phase::Preparing(appointment, _)) = &lead.phase else { return };
         let Some(sent_at) = lead.confirmed_at else { return };

@@ -6,6 +6,7 @@
 mod apply;
 mod lost;
 mod pledge;
+mod timings;
 
 use crate::cluster::Cluster;
 use crate::consensus::Consensus;
@@ -17,7 +18,6 @@ use crate::lost::LostReport;
 use crate::message::{Beat, PeerMessage, Wire};
 use crate::postgres::{PgFailure, PgObservation, PgOp, PgOutcome};
 use crate::request::{Rejection, RejectionKind, Reply, Request};
-use crate::settings::Settings;
 use crate::standing::Outcast;
 use crate::types::{Epoch, Millis, NodeId};
 use crate::view::NodeStatus;
@@ -117,6 +117,8 @@ pub struct Node {
     pub(crate) now: Millis,
     pub(crate) consensus: Consensus,
     pub(crate) cluster: Arc<Cluster>,
+    /// Settings of before that still count; the oldest first.
+    earlier: Vec<timings::Earlier>,
     /// Highest term this node has pledged itself to. Durable.
     pub(crate) pledged: u64,
     /// Who is waiting for the pledge, and for which term.
@@ -169,6 +171,7 @@ impl Node {
             now,
             consensus: Consensus::new(id, restored, now, seed),
             cluster: Arc::new(cluster),
+            earlier: Vec::new(),
             pledged: restored.pledge,
             pledge_to: None,
             pledge_asked: None,
@@ -206,10 +209,6 @@ impl Node {
 
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
-    }
-
-    pub(crate) fn settings(&self) -> Settings {
-        self.cluster.settings.clone()
     }
 
     /// Takes one input at time `now` (which never goes back) and says what follows from it.

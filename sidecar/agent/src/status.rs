@@ -170,7 +170,7 @@ impl Node {
         let beat = self.beat.as_ref().filter(|(_, at)| *at >= fresh).map(|(b, _)| b);
         let lead_open = self.lead.as_ref().filter(|l| l.is_open());
         let lease_until: Millis =
-            lead_open.and_then(|l| l.confirmed_at).map_or(0, |sent| sent + settings.lease_ms());
+            lead_open.and_then(|l| l.confirmed_at).map_or(0, |sent| sent + self.lease_ms());
         let is_open_leader = lease_until > self.now;
         let open = beat.and_then(|b| b.open.as_ref()).filter(|o| o.accepts_writes);
         let leader = if is_open_leader {

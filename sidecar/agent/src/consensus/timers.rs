@@ -12,15 +12,25 @@ use rand::Rng;
 const SUSPICION_RETRY_MS: Millis = 25;
 /// How long that goes on before the ordinary stage time applies.
 const SUSPICION_MS: Millis = 500;
+/// What the random part of a timeout is counted in.
+const PARTS: Millis = 10_000;
 
 impl Consensus {
+    /// Another random part of the timeout.
     pub(super) fn draw_timeout(&mut self, settings: &Settings) {
+        self.random_part = self.rng.random_range(0..=PARTS / 2);
+        self.set_timeout(settings);
+    }
+
+    /// As long as the settings say now, and up to half of that longer.
+    fn set_timeout(&mut self, settings: &Settings) {
         let base = settings.node_timeout.ms();
-        self.timeout_ms = base + self.rng.random_range(0..=base / 2);
+        self.timeout_ms = base + base * self.random_part / PARTS;
     }
 
     /// Time passes: heartbeats, stages and timeouts that are due happen.
     pub fn tick(&mut self, now: Millis, settings: &Settings) {
+        self.set_timeout(settings);
         self.note_stage(now, settings);
         if self.is_leader() {
             self.tick_leader(now, settings)
@@ -106,7 +116,7 @@ impl Consensus {
 
     /// Stage times get a random part, or two candidates that tie once tie for ever.
     fn jittered(&self, ms: Millis) -> Millis {
-        ms + ms * (self.timeout_ms % 7) / 14
+        ms + ms * (self.random_part % 7) / 14
     }
 
     pub(super) fn campaign(&mut self, now: Millis) {

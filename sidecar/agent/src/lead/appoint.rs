@@ -120,7 +120,7 @@ impl Node {
             return patient;
         }
         // Its clock may be slower than this one: its lease has run out when the whole timeout has passed.
-        let old_lease_over = self.now >= since + self.cluster.settings.node_timeout.ms()
+        let old_lease_over = self.now >= since + self.settings().node_timeout.ms()
             || self.cluster.appointment.as_ref().is_none_or(|a| a.node == self.id || lead.gate.has(a.node));
         patient && old_lease_over
     }

@@ -98,8 +98,9 @@ impl Node {
         self.check_write_path();
         let Some(lead) = &self.lead else { return };
         let late = self.now >= lead.phase_since + HAND_OVER_MS;
-        let (node_timeout, lease) =
-            (self.cluster.settings.node_timeout.ms(), self.cluster.settings.lease_ms());
+        // The longest that may have been given, while the settings change.
+        let settings = self.settings();
+        let (node_timeout, lease) = (settings.node_timeout.ms(), settings.lease_ms());
         match lead.phase.clone() {
             Phase::Preparing(appointment, to) => {
                 self.renew_lease(false);

@@ -30,8 +30,10 @@ impl Node {
             self.out.messages.push((message.to, Wire::Raft(Box::new(message))));
         }
         if let Some(data) = drained.installed {
+            let before = self.cluster.settings.clone();
             let cluster = serde_json::from_slice(&data).expect("only this crate writes the state");
             self.cluster = Arc::new(cluster);
+            self.note_settings(before);
         }
         if !drained.committed.is_empty() {
             self.apply(drained.committed);
@@ -44,6 +46,7 @@ impl Node {
 
     pub(super) fn apply(&mut self, committed: Vec<crate::consensus::Committed>) {
         let (mut changes, mut batches) = (Vec::new(), Vec::new());
+        let before = self.cluster.settings.clone();
         let cluster = Arc::make_mut(&mut self.cluster);
         for item in committed {
             if item.data.is_empty() {
@@ -87,6 +90,7 @@ impl Node {
                 }
             }
         }
+        self.note_settings(before);
         for (change, made) in changes {
             self.user_changed(&change, made);
         }
