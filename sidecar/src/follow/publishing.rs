@@ -110,8 +110,8 @@ async fn attempt(publication: &Publication, remote: &Remote, own: &Own, done: Op
     // That was any node, which may be behind. Where it matters the leader is asked: only it changes anything, also nothing.
     let matters = match &seen {
         Seen::Missing => told || publication.removing,
-        Seen::Theirs(_) => publication.removing,
-        Seen::Nowhere(_) | Seen::Ours(_) => false,
+        Seen::Theirs(_) | Seen::Nowhere(_) => publication.removing,
+        Seen::Ours(_) => false,
     };
     if matters {
         let answer = remote.request(Method::PATCH, &path, Some(&json!({}))).await?;

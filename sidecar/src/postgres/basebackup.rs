@@ -129,6 +129,10 @@ async fn copy(
         let parent = parent_of(&own.data_dir);
         std::fs::create_dir_all(parent).map_err(io(format!("creating {}", parent.display())))?;
         remove_unfinished(&own.data_dir);
+        // Nothing but a copy brings that database back, and the copy needs the room.
+        if let Err(error) = KeptWal::remove_left(&own) {
+            tracing::warn!(%error, "what a rewind that was broken off kept cannot be removed");
+        }
         Ok(())
     })
     .await?;
@@ -203,9 +207,6 @@ fn put_in_place(config: &PostgresConfig, side: &Path) -> Result<Option<PathBuf>>
     // The password file is beside the place where the directory will be, not beside the copy.
     config_files::write_data_dir(&copied, &desired)?;
     let place = &config.data_dir;
-    if let Err(error) = KeptWal::remove_left(config) {
-        tracing::warn!(%error, "what a rewind that was broken off kept cannot be removed");
-    }
     let empty = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     let mut old = None;
     if empty(place) {
