@@ -1,5 +1,8 @@
 //! One cluster follows another, sidecars and all, beside PostgreSQL's logical replication between two servers with the same
-//! settings: how old a change is when it is committed at the target, and how fast tables are copied at first.
+//! settings: how old a change is when it is committed at the target, how fast tables are copied at first, and how fast a
+//! backlog goes.
+
+mod backlog;
 
 use crate::Options;
 use crate::capture::systems::disk;
@@ -12,7 +15,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub const NAMES: [&str; 2] = ["follow-lag", "follow-copy"];
+pub const NAMES: [&str; 4] = ["follow-lag", "follow-copy", backlog::NAMES[0], backlog::NAMES[1]];
 
 const MUST_P99_MS: f64 = 100.0;
 const MUST_COPY: f64 = 0.9;
@@ -89,6 +92,9 @@ pub fn run(options: &Options) -> bool {
     }
     if options.wants(NAMES[1]) {
         good &= copy(options, &pair, &peers);
+    }
+    if backlog::NAMES.iter().any(|name| options.wants(name)) {
+        good &= backlog::measure(options, &pair, &peers);
     }
     good
 }
