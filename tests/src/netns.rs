@@ -325,7 +325,7 @@ mod tests {
     /// Two places with a socket each, which waits this long for a packet. `None`: there can be no such network here.
     fn two_places(patience: Duration) -> Option<(Network, UdpSocket, UdpSocket)> {
         if let Some(why) = Network::refused() {
-            eprintln!("skipped: {why}");
+            crate::skipped(&why);
             return None;
         }
         let network = Network::new(2);

@@ -1,12 +1,12 @@
 //! Three minutes of the chaos runner. `make chaos` runs it for as long as one likes, with 3 or 5 nodes.
 
-use pgquorum_tests::Network;
+use pgquorum_tests::{Network, skipped};
 use std::process::Command;
 
 #[test]
 fn three_minutes_of_chaos() {
     if let Some(why) = Network::refused() {
-        eprintln!("SKIPPED: {why}");
+        skipped(&why);
         return;
     }
     // The same plan each time, so that a failure can be told from another plan's; `make chaos` draws a new one.

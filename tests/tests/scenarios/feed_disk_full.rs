@@ -2,7 +2,7 @@
 
 use super::feed_writers::Stops;
 use pgquorum_tests::{
-    Plain, Replayed, StalledDisk, await_until, free_ports, server_directory, server_directory_below,
+    Plain, Replayed, StalledDisk, await_until, free_ports, server_directory, server_directory_below, skipped,
 };
 use postgres::Client;
 use std::path::Path;
@@ -82,9 +82,10 @@ fn move_wal(server: &mut Plain, to: &Path) {
     server.crash();
 }
 
+#[track_caller]
 fn goes_on_after_a_full_disk(name: &str, wal_apart: bool) {
     if let Some(why) = StalledDisk::refused() {
-        eprintln!("SKIPPED: a full disk: {why}");
+        skipped(&why);
         return;
     }
     let (dir, [port]) = (server_directory(name), free_ports());

@@ -1,7 +1,7 @@
 //! The network between two clusters drops everything, in the middle of a copy and while changes are applied: it is said, and
 //! when it is healed everything is there once.
 
-use pgquorum_tests::{NetCluster, Network, PATIENCE, await_until, run};
+use pgquorum_tests::{NetCluster, Network, PATIENCE, await_until, run, skipped};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
@@ -123,7 +123,7 @@ fn write(source: &NetCluster, stop: &AtomicBool, done: &AtomicI64) {
 #[test]
 fn a_black_hole_between_clusters_is_said_and_leaves_no_gap() {
     if let Some(why) = Network::refused() {
-        eprintln!("SKIPPED: {why}");
+        skipped(&why);
         return;
     }
     let world = World::start();

@@ -1,13 +1,14 @@
 //! The network fails, not the machines: packets are dropped without a sound, in both directions or in one.
 
-use pgquorum_tests::{NetCluster, Network, ProbeOptions, await_until};
+use pgquorum_tests::{NetCluster, Network, ProbeOptions, await_until, skipped};
 use std::time::Duration;
 
 /// Says why a scenario cannot run here, so that nobody takes it for done.
+#[track_caller]
 fn possible() -> bool {
     let refused = Network::refused();
     if let Some(why) = &refused {
-        eprintln!("SKIPPED: {why}");
+        skipped(why);
     }
     refused.is_none()
 }
@@ -53,6 +54,7 @@ fn a_leader_in_a_black_hole_is_replaced_and_comes_back() {
 }
 
 /// What is dropped between the leader and each other one.
+#[track_caller]
 fn leader_half_heard(drop: fn(&NetCluster, u64, u64)) {
     if !possible() {
         return;
@@ -107,6 +109,7 @@ fn a_new_leader_does_not_call_a_node_a_replica_that_it_has_not_heard() {
 }
 
 /// What is cut between a follower and the others, and how it looks from the leader.
+#[track_caller]
 fn follower_behind(cut: fn(&NetCluster, u64, u64, u64)) {
     if !possible() {
         return;

@@ -1,7 +1,9 @@
 //! Three clusters whose sidecars use TLS exchange a table with each other over the operations interface; what is said of one
 //! whose certificate is not trusted.
 
-use pgquorum_tests::{Authority, CLIENT, NetCluster, Network, PATIENCE, await_until, pgquorum_program, run};
+use pgquorum_tests::{
+    Authority, CLIENT, NetCluster, Network, PATIENCE, await_until, pgquorum_program, run, skipped,
+};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::Stdio;
@@ -106,7 +108,7 @@ fn database<'a>(status: &'a Value, node: &str) -> &'a Value {
 #[test]
 fn three_clusters_find_each_other_over_tls_and_trust_only_their_authority() {
     if let Some(why) = Network::refused() {
-        eprintln!("SKIPPED: {why}");
+        skipped(&why);
         return;
     }
     let network = Arc::new(Network::new(3));

@@ -2,7 +2,7 @@
 //! acknowledging to it.
 
 use nix::sys::signal::Signal;
-use pgquorum_tests::{NetCluster, Network, await_until};
+use pgquorum_tests::{NetCluster, Network, await_until, skipped};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 #[test]
 fn what_the_old_side_acknowledged_is_not_lost() {
     if let Some(why) = Network::refused() {
-        eprintln!("SKIPPED: {why}");
+        skipped(&why);
         return;
     }
     let cluster = NetCluster::start(5);

@@ -1,6 +1,6 @@
 //! The leader's disk takes no writes, while its server answers what it has in memory.
 
-use pgquorum_tests::{Cluster, PATIENCE, StalledDisk, await_until, request};
+use pgquorum_tests::{Cluster, PATIENCE, StalledDisk, await_until, request, skipped};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ const MIB: u64 = 320;
 const BOUND_MS: f64 = 15_000.0;
 
 /// A cluster whose leader has this of its directories on a disk of its own. `None`: there can be no such disk here.
+#[track_caller]
 fn leader_on_a_disk(part: impl Fn(&Cluster, u64) -> PathBuf) -> Option<(Cluster, StalledDisk, u64)> {
     if let Some(why) = StalledDisk::refused() {
-        eprintln!("SKIPPED: a leader whose disk stalls: {why}");
+        skipped(&why);
         return None;
     }
     let cluster = Cluster::start(3);
@@ -97,7 +98,7 @@ fn a_leader_whose_disk_is_full_is_replaced() {
 #[test]
 fn a_follower_whose_disk_hangs_costs_no_election() {
     if let Some(why) = StalledDisk::refused() {
-        eprintln!("SKIPPED: a follower whose disk stalls: {why}");
+        skipped(&why);
         return;
     }
     let cluster = Cluster::start(3);
