@@ -353,24 +353,6 @@ impl Node {
                 .is_some_and(|a| a.node == self.id && a.timeline == self.local.obs.timeline)
     }
 
-    /// Refuses further writes on this node's server.
-    pub(crate) fn fence(&mut self, why: String) {
-        if self.local.fenced_at.is_none() {
-            self.local.fenced_at = Some(self.now);
-            let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
-            self.trace("fenced", format!("writes are refused from now on: {why}"));
-            let hint = self.leader_hint();
-            self.out.actions.push(Action::RevokeLease { epoch, hint });
-        }
-    }
-
-    fn leader_hint(&self) -> String {
-        match self.consensus.leader().filter(|&n| n != self.id).and_then(|n| self.cluster.member(n)) {
-            Some(m) => format!("node {} at {}:{}", m.id, m.ip, m.db_port),
-            None => String::new(),
-        }
-    }
-
     pub(crate) fn start_operation(&mut self, op: PgOp) -> u64 {
         let id = self.next_op;
         self.next_op += 1;

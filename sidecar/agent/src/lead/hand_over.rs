@@ -2,12 +2,38 @@
 
 use super::{HAND_OVER_MS, Phase};
 use crate::entry::Appointment;
-use crate::node::Node;
+use crate::node::{Action, Node};
 use crate::postgres::{PgOp, PgProcess, StopMode};
 use crate::types::NodeId;
 use crate::write_path::Writes;
 
 impl Node {
+    /// Refuses further writes on this node's server.
+    pub(crate) fn fence(&mut self, why: String) {
+        let leader = self.consensus.leader();
+        self.fence_for(leader, why);
+    }
+
+    /// The same, and clients that are refused are told to go to this node. A successor may not lead yet when they come;
+    /// then it refuses them, too, and they come again.
+    fn fence_for(&mut self, leader: Option<NodeId>, why: String) {
+        if self.local.fenced_at.is_none() {
+            self.local.fenced_at = Some(self.now);
+            let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
+            self.trace("fenced", format!("writes are refused from now on: {why}"));
+            let hint = self.leader_hint(leader);
+            self.out.actions.push(Action::RevokeLease { epoch, hint });
+        }
+    }
+
+    /// Where clients should go. Empty: not known, or it would be this very node.
+    fn leader_hint(&self, leader: Option<NodeId>) -> String {
+        match leader.filter(|&n| n != self.id).and_then(|n| self.cluster.member(n)) {
+            Some(m) => format!("node {} at {}:{}", m.id, m.ip, m.db_port),
+            None => String::new(),
+        }
+    }
+
     /// A leader without its server is none.
     pub(super) fn check_primary_lives(&mut self) {
         let Some(lead) = &self.lead else { return };
@@ -37,7 +63,7 @@ impl Node {
 
     /// Gives leadership to this node without any preparation.
     pub(super) fn hand_to(&mut self, to: NodeId, why: &str) {
-        self.fence(why.to_owned());
+        self.fence_for(Some(to), why.to_owned());
         self.trace("hand-over", format!("leadership is offered to node {to}: {why}"));
         // Two nodes would take writes if the other was quicker than the word that the lease is over.
         if self.local.obs.is_primary() {
@@ -89,7 +115,7 @@ impl Node {
     }
 
     pub(super) fn stop_for_hand_over(&mut self, appointment: Appointment, to: NodeId) {
-        self.fence(format!("leadership goes to node {to}"));
+        self.fence_for(Some(to), format!("leadership goes to node {to}"));
         self.enter(Phase::Stopping(appointment, to));
         self.start_operation(PgOp::Stop(StopMode::Fast));
     }

@@ -190,7 +190,8 @@ impl World {
             match action {
                 Action::Postgres { id, op } => self.submit(node, id, op),
                 Action::RenewLease { epoch, sent_at, ms } => self.renew_lease(node, epoch, sent_at + ms),
-                Action::RevokeLease { epoch, .. } => {
+                Action::RevokeLease { epoch, hint } => {
+                    self.hints.insert(node, hint);
                     let lease = &mut self.machines.get_mut(&node).expect("machines stay").server.lease;
                     lease.revoked = lease.revoked.max(epoch);
                 }

@@ -146,6 +146,8 @@ pub struct World {
     pub client_ms: Time,
     pub replies: Vec<(NodeId, u64, Result<Reply, Rejection>)>,
     pub next_request: u64,
+    /// Where each server, when its lease was revoked last, was told that the leader is.
+    pub hints: BTreeMap<NodeId, String>,
     queue: BTreeMap<(Time, u64), Event>,
     next_event: u64,
     next_token: u64,
@@ -190,6 +192,7 @@ impl World {
             client_ms: 15,
             replies: Vec::new(),
             next_request: 1,
+            hints: BTreeMap::new(),
             queue: BTreeMap::new(),
             next_event: 0,
             next_token: 1,

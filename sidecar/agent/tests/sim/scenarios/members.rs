@@ -35,6 +35,8 @@ fn a_planned_change_of_leader_is_quick_and_loses_nothing() {
         let id = w.request(leader, Request::ChangeLeader { node });
         assert_eq!(next_primary(&mut w, epoch, 2500), node, "seed {seed}");
         assert!(w.now - asked < 1500, "seed {seed}: it took {} ms", w.now - asked);
+        // Refused clients are told where to go, though nobody led when they were.
+        assert_eq!(w.hints[&leader], format!("node {node} at 127.0.0.1:{}", 5000 + node), "seed {seed}");
         assert!(answered(&mut w, id));
         heals(w);
     }
@@ -213,6 +215,7 @@ fn a_node_that_is_told_to_stop_hands_over_first() {
         let epoch = w.check.newest_epoch();
         w.input(leader, Input::Leave);
         assert_ne!(next_primary(&mut w, epoch, 2500), leader, "seed {seed}");
+        assert!(w.hints[&leader].starts_with("node "), "seed {seed}: {:?}", w.hints);
         let end = w.now + 3000;
         assert!(w.run_until(end, |w| !w.machines[&leader].alive()), "seed {seed}: it does not exit");
         assert_eq!(w.machines[&leader].server.process, PgProcess::Stopped);

@@ -43,6 +43,19 @@ fn a_leader_whose_disk_is_full_is_replaced() {
     }
 }
 
+/// Its server lives and refuses writers: they learn where to go.
+#[test]
+fn a_leader_that_gives_its_place_up_names_its_successor() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        w.break_disk(leader, DiskFault::Full);
+        next_primary(&mut w, epoch, NOTICED_MS);
+        assert!(w.hints[&leader].starts_with("node "), "seed {seed}: {:?}", w.hints);
+        heals(w);
+    }
+}
+
 /// The checkpoint and the shutdown of a planned change wait for the disk.
 #[test]
 fn a_disk_that_hangs_does_not_hold_up_a_planned_change() {
