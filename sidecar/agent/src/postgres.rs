@@ -371,5 +371,8 @@ mod tests {
         for ours in ["pgquorum.fence", "pgquorum.statements", "PGQUORUM.lease_wait", "fsync"] {
             assert!(is_reserved_parameter(ours), "{ours}");
         }
+        for ours in ["wal_keep_size", "hot_standby_feedback", "logging_collector", "Recovery_Target_XID"] {
+            assert!(is_reserved_parameter(ours), "{ours}");
+        }
     }
 }
