@@ -9,8 +9,13 @@ use rand::Rng;
 impl World {
     /// Appends a record on a primary and sends it.
     pub fn append(&mut self, node: NodeId, what: What) -> Record {
-        let uid = 1000 + self.token();
         let size = self.rng.random_range(1..6) * 8;
+        self.append_of(node, what, size)
+    }
+
+    /// The same with so many bytes.
+    pub fn append_of(&mut self, node: NodeId, what: What, size: u64) -> Record {
+        let uid = 1000 + self.token();
         let server = &mut self.machines.get_mut(&node).expect("machines stay").server;
         let record = Record { uid, timeline: server.timeline, end: Lsn(server.end().0 + size), what };
         server.wal.push(record);

@@ -5,6 +5,7 @@ mod members;
 mod memory;
 mod mutants;
 mod pledges;
+mod refusals;
 mod registry;
 mod regressions;
 mod rejoin;
