@@ -1,5 +1,6 @@
 //! Checks of the sidecar and of the node's place in the cluster, over REST.
 
+use super::look::{LIMIT, Look, hung};
 use super::server::is_taken;
 use super::{Check, machine, target};
 use crate::cli::failure::{Exit, Failure};
@@ -20,7 +21,10 @@ pub struct Sidecar {
 
 pub async fn ask(config: &NodeConfig, file: &Path) -> Sidecar {
     debug_assert!(config.check().is_ok());
-    let client = match target(file).client() {
+    let file = file.to_owned();
+    // Token and authority lie in files.
+    let client = Look::begin(LIMIT, move || target(&file).client()).end();
+    let client = match client.unwrap_or_else(|| Err(Failure::failed("timed_out", hung(LIMIT)))) {
         Ok(client) => client,
         Err(failure) => return Sidecar { info: Err(failure), map: None },
     };

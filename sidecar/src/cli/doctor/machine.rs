@@ -1,10 +1,12 @@
 //! Checks of files, programs and disks.
 
 use super::Check;
+use super::look::{LIMIT, Look};
 use crate::config::{NodeConfig, POSTGRES_VERSIONS};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 const FULL_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -19,17 +21,28 @@ pub fn user() -> Check {
     Check::ok("user", format!("uid {user}"))
 }
 
-/// Secrets, token and TLS key must be there and nobody else's business.
-pub fn private_files(config: &NodeConfig) -> Vec<Check> {
-    let files = [
-        ("secrets", Some(config.secrets_file())),
-        ("token", config.token_file.clone()),
-        ("tls key", config.tls_key.clone()),
+/// All that files, programs and disks tell. What did not tell it in time is a check that failed.
+pub fn checks(config: &NodeConfig, limit: Duration) -> Vec<Check> {
+    let parts: [(&'static str, fn(&NodeConfig) -> Vec<Check>); 9] = [
+        ("secrets", |c| vec![private_file("secrets", &c.secrets_file())]),
+        ("token", |c| c.token_file.iter().map(|file| private_file("token", file)).collect()),
+        ("tls key", |c| c.tls_key.iter().map(|file| private_file("tls key", file)).collect()),
+        ("programs", |c| vec![programs(c)]),
+        ("extension", |c| vec![extension_files(c)]),
+        ("data directory", |c| vec![data_directory(c)]),
+        ("cluster log", |c| vec![store(c)]),
+        ("space for data", |c| disk_space("space for data", &c.data_dir)),
+        ("space for state", |c| disk_space("space for state", &c.state_dir)),
     ];
-    let given = files.into_iter().filter_map(|(name, file)| Some((name, file?)));
-    given.map(|(name, file)| private_file(name, &file)).collect()
+    // All at once: a disk that hangs holds more than one of them.
+    let looks = parts.map(|(name, part)| {
+        let config = config.clone();
+        (name, Look::begin(limit, move || part(&config)))
+    });
+    looks.into_iter().flat_map(|(name, look)| look.checks(name)).collect()
 }
 
+/// Secrets, token and TLS key must be there and nobody else's business.
 fn private_file(name: &'static str, file: &Path) -> Check {
     let shown = file.display();
     let mode = match std::fs::metadata(file) {
@@ -57,7 +70,7 @@ fn version(program: &Path) -> Result<String, String> {
     if out.status.success() { Ok(text) } else { Err(format!("{} {text}", out.status)) }
 }
 
-pub fn programs(config: &NodeConfig) -> Check {
+fn programs(config: &NodeConfig) -> Check {
     let mut postgres = String::new();
     for name in ["postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_controldata"] {
         let program = config.bin_dir.join(name);
@@ -118,7 +131,7 @@ fn places(config: &NodeConfig) -> (Vec<PathBuf>, Vec<PathBuf>) {
     )
 }
 
-pub fn extension_files(config: &NodeConfig) -> Check {
+fn extension_files(config: &NodeConfig) -> Check {
     let (control, library) = places(config);
     for (what, candidates) in [("pgquorum.control", control), ("pgquorum.so", library)] {
         if !candidates.iter().any(|f| f.exists()) {
@@ -134,7 +147,7 @@ pub fn extension_files(config: &NodeConfig) -> Check {
     Check::ok("extension", "pgquorum.control and pgquorum.so are installed")
 }
 
-pub fn data_directory(config: &NodeConfig) -> Check {
+fn data_directory(config: &NodeConfig) -> Check {
     const NAME: &str = "data directory";
     let dir = &config.data_dir;
     let shown = dir.display();
@@ -176,13 +189,18 @@ pub fn data_directory(config: &NodeConfig) -> Check {
 
 /// The number by which PostgreSQL tells one database from another.
 pub fn system_identifier(config: &NodeConfig) -> Option<u64> {
+    let config = config.clone();
+    Look::begin(LIMIT, move || read_system_identifier(&config)).end().flatten()
+}
+
+fn read_system_identifier(config: &NodeConfig) -> Option<u64> {
     let mut command = Command::new(config.bin_dir.join("pg_controldata"));
     let out = command.env("LC_ALL", "C").arg(&config.data_dir).output().ok()?;
     let text = String::from_utf8_lossy(&out.stdout);
     text.lines().find_map(|l| l.strip_prefix("Database system identifier:"))?.trim().parse().ok()
 }
 
-pub fn store(config: &NodeConfig) -> Check {
+fn store(config: &NodeConfig) -> Check {
     let file = config.store_file();
     match std::fs::metadata(&file) {
         Ok(metadata) if metadata.len() > 0 => Check::ok("cluster log", file.display().to_string()),
@@ -197,18 +215,18 @@ pub fn store(config: &NodeConfig) -> Check {
     }
 }
 
-pub fn disk_space(config: &NodeConfig) -> Vec<Check> {
-    [("space for data", &config.data_dir), ("space for state", &config.state_dir)]
-        .into_iter()
-        .filter(|(_, dir)| dir.exists())
-        .map(|(name, dir)| match nix::sys::statvfs::statvfs(dir.as_path()) {
-            Ok(disk) => {
-                let size = disk.fragment_size();
-                space(name, dir, disk.blocks_available() * size, disk.blocks() * size)
-            }
-            Err(e) => Check::warn(name, format!("{}: {e}", dir.display())),
-        })
-        .collect()
+/// Nothing is said of a directory that is not there; another check does.
+fn disk_space(name: &'static str, dir: &Path) -> Vec<Check> {
+    if !dir.exists() {
+        return Vec::new();
+    }
+    vec![match nix::sys::statvfs::statvfs(dir) {
+        Ok(disk) => {
+            let size = disk.fragment_size();
+            space(name, dir, disk.blocks_available() * size, disk.blocks() * size)
+        }
+        Err(e) => Check::warn(name, format!("{}: {e}", dir.display())),
+    }]
 }
 
 fn space(name: &'static str, dir: &Path, free: u64, total: u64) -> Check {
@@ -246,6 +264,27 @@ mod tests {
         assert_eq!([judged("14.19"), judged("17rc1"), judged("18.0")], [Verdict::Warn; 3]);
         assert_eq!([judged("13.22"), judged("19devel")], [Verdict::Fail; 2]);
         assert_eq!(major("no version"), None);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_holds_up_only_the_checks_that_need_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        let text = "node = 1\nip = '127.0.0.1'\napi-port = 8008\ndb-port = 5432\n\
+                    data-dir = 'data'\nstate-dir = 'state'";
+        std::fs::write(&file, text).unwrap();
+        let config = NodeConfig::load(&file).unwrap();
+        std::fs::create_dir(&config.state_dir).unwrap();
+        std::fs::write(config.store_file(), "a log").unwrap();
+        // Who opens a pipe for reading into which nobody writes waits, as on a disk that hangs.
+        nix::unistd::mkfifo(&config.secrets_file(), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        let found = checks(&config, Duration::from_secs(1));
+        let of = |name: &str| found.iter().find(|c| c.check == name).map(|c| (c.verdict, c.message.as_str()));
+        let hangs = "did not answer within 1 s: the disk or the program hangs";
+        assert_eq!(of("secrets"), Some((Verdict::Fail, hangs)));
+        assert_eq!(of("cluster log").map(|(verdict, _)| verdict), Some(Verdict::Ok));
+        assert!(of("space for state").is_some_and(|(_, message)| message.contains("free of")), "{found:?}");
+        assert_eq!(of("token"), None, "there is none");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `pgquorum doctor`: looks at everything a node needs, one question a check, and says what to do. Changes nothing.
 
 mod cluster;
+mod look;
 mod machine;
 mod server;
 
@@ -8,6 +9,7 @@ use super::client::Target;
 use super::failure::Failure;
 use super::output::{Out, table};
 use crate::config::{NodeConfig, Secrets};
+use look::{LIMIT, Look, hung};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -62,24 +64,23 @@ pub async fn run(args: DoctorArgs, out: Out) -> Result<(), Failure> {
 }
 
 async fn examine(args: &DoctorArgs) -> Vec<Check> {
-    let config = match NodeConfig::load(&args.config) {
+    let file = args.config.clone();
+    let read = Look::begin(LIMIT, move || NodeConfig::load(&file).map_err(|e| e.to_string()));
+    let config = match read.end().unwrap_or_else(|| Err(hung(LIMIT))) {
         Ok(config) => config,
-        Err(e) => return vec![Check::fail("configuration", e.to_string())],
+        Err(why) => return vec![Check::fail("configuration", why)],
     };
     let mut checks =
         vec![Check::ok("configuration", format!("{} is valid, node {}", args.config.display(), config.node))];
     checks.push(machine::user());
-    checks.extend(machine::private_files(&config));
-    checks.push(machine::programs(&config));
-    checks.push(machine::extension_files(&config));
-    checks.push(machine::data_directory(&config));
-    checks.push(machine::store(&config));
-    checks.extend(machine::disk_space(&config));
+    checks.extend(machine::checks(&config, LIMIT));
 
     let sidecar = cluster::ask(&config, &args.config).await;
     checks.push(sidecar.port(&config));
-    checks.push(server::port(&config));
-    if let Ok(secrets) = Secrets::load(&config.secrets_file()) {
+    let own = config.clone();
+    checks.extend(Look::begin(LIMIT, move || vec![server::port(&own)]).checks("database port"));
+    let file = config.secrets_file();
+    if let Some(secrets) = Look::begin(LIMIT, move || Secrets::load(&file).ok()).end().flatten() {
         checks.extend(server::inside(&config, &secrets).await);
     }
     checks.extend(sidecar.checks(&config));
