@@ -58,20 +58,24 @@ DECLARE
     most CONSTANT bigint := current_setting('pgquorum.statements_max');
     saved integer;
     moved integer;
+    lies jsonb;
+    lie record;
+    said text;
     surplus bigint;
 BEGIN
     -- The transactions that change functions, tables and so on take back verdicts under a lock that conflicts with this one.
     LOCK TABLE quorum.readonly_statement IN SHARE ROW EXCLUSIVE MODE;
     WITH new AS (
         SELECT n.hash, convert_from(decode(n.path, 'hex'), 'UTF8') COLLATE "C" AS search_path, n.words, n.depends, n."all",
-               n.verdict, n.barred, n.clean, convert_from(decode(n.reason, 'hex'), 'UTF8') AS reason, n.calls,
+               n.verdict, n.barred, coalesce(n.lied, false) AS lied, n.clean,
+               convert_from(decode(n.reason, 'hex'), 'UTF8') AS reason, n.calls,
                to_timestamp(n.used / 1000000.0) AS last_use, n."check", n.length, n.query_id,
                convert_from(decode(n.text, 'hex'), 'UTF8') AS statement
         FROM jsonb_to_recordset(learned) AS n(hash bigint, path text, words bigint, depends oid[], "all" boolean,
-             verdict smallint, barred boolean, clean bigint, reason text, calls bigint, used numeric, "check" bigint,
-             length bigint, query_id bigint, text text)
+             verdict smallint, barred boolean, lied boolean, clean bigint, reason text, calls bigint, used numeric,
+             "check" bigint, length bigint, query_id bigint, text text)
     ), joined AS (
-        SELECT n.*, r.hash IS NOT NULL AS known, r.verdict AS old_verdict,
+        SELECT n.*, r.hash IS NOT NULL AS known, r.verdict AS old_verdict, coalesce(r.barred, false) AS old_barred,
                coalesce((r.check_hash, r.length, r.statement) <> (n."check", n.length, n.statement), false) AS collides,
                r.barred OR n.barred AS any_barred, coalesce(r.clean_calls, 0) + n.clean AS all_clean,
                CASE WHEN r.barred OR r.verdict = 3 THEN 0 WHEN r.verdict = 1 THEN 2
@@ -116,7 +120,11 @@ BEGIN
         RETURNING (r.verdict = 1 AND NOT r.barred OR r.clean_calls >= min_calls
                    OR EXISTS (SELECT FROM quorum.readonly_statement AS o WHERE o.hash = r.hash))::integer AS moved
     )
-    SELECT count(*), coalesce(sum(a.moved), 0) INTO saved, moved
+    SELECT count(*), coalesce(sum(a.moved), 0),
+           (SELECT jsonb_agg(jsonb_build_object('hash', lpad(to_hex(s.hash), 16, '0'), 'path', s.search_path,
+                                                'why', s.reason, 'text', s.statement))
+            FROM standing AS s WHERE s.lied AND s.now_barred AND NOT s.old_barred)
+    INTO saved, moved, lies
     FROM (SELECT u.moved FROM updated AS u UNION ALL SELECT i.moved FROM inserted AS i) AS a;
 
     IF saved > 0 THEN
@@ -145,11 +153,29 @@ BEGIN
     IF moved > 0 THEN
         UPDATE quorum.statements_counter AS c SET served = c.served + 1;
     END IF;
+    -- A function's declaration is a lie: whoever administers the database is to know, whichever node has seen it, and once
+    -- for each withdrawal.
+    FOR lie IN SELECT l.value ->> 'hash' AS hash, l.value ->> 'path' AS path, l.value ->> 'why' AS why, l.value ->> 'text' AS statement
+               FROM jsonb_array_elements(lies) AS l LOOP
+        said := format('statement %s, which could not write by the declarations of its functions, was seen writing', lie.hash);
+        RAISE WARNING 'pgquorum: %', said USING
+            DETAIL = format('It is not served to run on standbys any more. What was seen: %s. Its text without literals: %s',
+                            lie.why, lie.statement),
+            HINT = format('A function in it, or one that such a function calls, is declared STABLE or IMMUTABLE and writes all the same: declare it VOLATILE. SELECT quorum.forget_statements(''%s'') lets the statement be learned again.',
+                          lie.hash);
+        BEGIN
+            PERFORM quorum.record_feed_event('statement-withdrawn', format('%s (%s)', said, lie.why),
+                jsonb_build_object('hash', lie.hash, 'search-path', lie.path));
+        EXCEPTION WHEN OTHERS THEN
+            -- For people only, and the server's log has it, too: nothing is served longer for its sake.
+            RAISE LOG 'pgquorum: the event of this cannot be written: %', SQLERRM;
+        END;
+    END LOOP;
     RETURN saved;
 END
 $$;
 COMMENT ON FUNCTION quorum.save_statements(jsonb) IS
-    'Internal. Joins what was learned, as quorum.take_learned gives it, to what is known, whatever has changed since. Returns how many statements.';
+    'Internal. Joins what was learned, as quorum.take_learned gives it, to what is known, whatever has changed since. A proven statement that was seen writing gives a WARNING and an event. Returns how many statements.';
 
 CREATE FUNCTION quorum.merge_statements(learned jsonb) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -174,7 +200,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.merge_statements(jsonb) IS
-    'Joins what another node has learned (quorum.take_learned) to what is known here. A verdict counts only if nothing that it rests on has changed since, as far as this server knows. Returns how many statements. Errors: 25006 on a standby, 22023 not an array, 25001 isolation level above READ COMMITTED.';
+    'Joins what another node has learned (quorum.take_learned) to what is known here. A verdict counts only if nothing that it rests on has changed since, as far as this server knows. A proven statement that was seen writing there gives a WARNING and an event, once. Returns how many statements. Errors: 25006 on a standby, 22023 not an array, 25001 isolation level above READ COMMITTED.';
 
 CREATE FUNCTION quorum.forget_statements(hash text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -28,7 +28,7 @@ pub struct Record {
     /// `None`: nothing is to be said about it.
     pub known: Option<Known>,
     pub barred: bool,
-    /// It was proven when it was seen writing.
+    /// It was proven when it was seen writing, and that is news.
     pub lied: bool,
     clean: u64,
     calls: u64,
@@ -165,7 +165,7 @@ impl Record {
         let depends: Vec<String> = self.depends.iter().map(ToString::to_string).collect();
         let _ = write!(
             out,
-            r#"{{"hash":{},"path":"{}","words":{},"depends":[{}],"all":{},"verdict":{},"barred":{},"clean":{},"calls":{},"used":{},"check":{},"length":{},"query_id":{},"text":"{}","reason":{},"lsn":{}}}"#,
+            r#"{{"hash":{},"path":"{}","words":{},"depends":[{}],"all":{},"verdict":{},"barred":{},"lied":{},"clean":{},"calls":{},"used":{},"check":{},"length":{},"query_id":{},"text":"{}","reason":{},"lsn":{}}}"#,
             self.hash.cast_signed(),
             hex(&self.path),
             self.words.cast_signed(),
@@ -173,6 +173,7 @@ impl Record {
             self.on_all,
             self.known.unwrap_or(Known::Nothing) as u32,
             self.barred,
+            self.lied,
             self.clean,
             self.calls,
             self.used_us,
@@ -220,6 +221,8 @@ mod unit {
             depends: vec![1, 4_000_000_000],
             known: Some(Known::Proven),
             text: b"select \"\xff\0\"".to_vec(),
+            barred: true,
+            lied: true,
             lsn: Some(0x1_0000_00AB),
             ..Record::default()
         };
@@ -229,6 +232,7 @@ mod unit {
             json.starts_with(r#"[{"hash":-1,"path":"73747261c39f65","words":0,"depends":[1,4000000000],"#),
             "{json}"
         );
+        assert!(json.contains(r#","barred":true,"lied":true,"clean":0,"#), "{json}");
         assert!(json.contains(r#""lsn":"1/AB"}"#) && json.ends_with(r#""lsn":null}]"#), "{json}");
         assert!(
             json.contains("73656c65637420 22efbfbd2022".replace(' ', "").as_str())

@@ -4,12 +4,12 @@
 //! Invariant: no error ends it, it waits for nobody's lock longer than [`LOCK_TIMEOUT`], and it writes only while this
 //! server has the cluster's lease.
 
-use pgrx::PgSqlErrorCode::{ERRCODE_SUCCESSFUL_COMPLETION, ERRCODE_WARNING};
+use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 use pgrx::prelude::*;
 
 use super::records::{self, Record};
 use super::shared;
-use super::{databases, identity, settings, table, withdraw};
+use super::{databases, settings, table, withdraw};
 use crate::error::Refusal;
 use crate::pg::shared::prepared_max;
 use crate::pg::worker::{Failure, Job};
@@ -129,12 +129,7 @@ impl Saver {
                     databases::is_swept(database);
                 }
             }
-            Ok(Done::Saved(records)) => {
-                records::saved(&records, false);
-                for record in records.iter().filter(|record| record.lied) {
-                    tell(record);
-                }
-            }
+            Ok(Done::Saved(records)) => records::saved(&records, false),
             Err(failure) => {
                 records::give_back(&taken);
                 return Some(self.failed(&failure, now_ns));
@@ -194,33 +189,6 @@ fn work(database: u32, sets_back: bool, sweeps: bool, taken: &mut Vec<Record>) -
     let json = records::to_json(taken);
     worker::run_sql(c"SELECT quorum.save_statements($1::jsonb)", &json);
     Done::Saved(std::mem::take(taken))
-}
-
-/// A function's declaration is a lie: whoever administers the database is to know.
-fn tell(record: &Record) {
-    let hash = identity::shown(record.hash);
-    let text = String::from_utf8_lossy(&record.text).into_owned();
-    let why = String::from_utf8_lossy(&record.reason).into_owned();
-    let message = format!(
-        "statement {hash}, which could not write by the declarations of its functions, was seen writing"
-    );
-    Refusal::new(ERRCODE_WARNING, format!("pgquorum: {message}"))
-        .detail(format!("It is not served to run on standbys any more. What was seen: {why}. Its text without literals: {text}"))
-        .hint(format!("A function in it, or one that such a function calls, is declared STABLE or IMMUTABLE and writes all the same: declare it VOLATILE. SELECT quorum.forget_statements('{hash}') lets the statement be learned again."))
-        .warn();
-    let event = format!(
-        r#"{{"hash": "{hash}", "message": "{}"}}"#,
-        // ASCII, and nothing that means something in JSON.
-        format!("{message} ({why})")
-            .replace(|c: char| c.is_control() || !c.is_ascii() || matches!(c, '\\' | '"'), "'")
-    );
-    // For people only: the server's log has it, too.
-    let _ = worker::with_snapshot(|| {
-        worker::run_sql(
-            c"SELECT quorum.record_feed_event('statement-withdrawn', $1::jsonb ->> 'message', $1::jsonb - 'message')",
-            &event,
-        );
-    });
 }
 
 fn log(message: String, detail: &str) {

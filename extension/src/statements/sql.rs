@@ -202,6 +202,7 @@ fn take_learned(max_rows: i32) -> JsonText {
                 record.known = None;
             }
             record.barred &= !row.barred;
+            record.lied &= record.barred;
         }
         !record.says_nothing()
     });

@@ -2,6 +2,8 @@
 
 use super::sessions::*;
 
+use std::sync::{Arc, Mutex};
+
 #[test]
 fn a_query_is_proven_and_served() {
     let _alone = alone();
@@ -296,4 +298,52 @@ fn others_words_are_joined_unless_something_has_changed_since() {
     let calls = "SELECT calls FROM quorum.readonly_statements WHERE hash = '0000000000000012'";
     assert_eq!(value(&mut client, calls), "7", "but it was used");
     run(&mut client, "DROP SCHEMA learn_h CASCADE");
+}
+
+#[test]
+fn a_lie_that_another_node_has_seen_is_told_once() {
+    let _alone = alone();
+    let mut client = session();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let mut teller = session_that_hears(&mut client, Arc::clone(&heard));
+    let word = |hash: i64, lied: &str| {
+        format!(
+            r#"SELECT quorum.merge_statements('[{{"hash": {hash}, "path": "7075626c6963", "words": 0, "depends": [], "all": false,
+                "verdict": 1, "barred": true, {lied} "clean": 0, "calls": 1, "used": 1700000000000000, "check": 1, "length": 3,
+                "query_id": null, "text": "616263", "reason": "77726f7465", "lsn": "0/1"}}]')"#
+        )
+    };
+    let events = |client: &mut Client, hash: &str| {
+        value(
+            client,
+            &format!(
+                "SELECT count(*) FROM quorum.event WHERE kind = 'statement-withdrawn' AND details ->> 'hash' = '{hash}'
+                 AND details ->> 'search-path' = 'public' AND message LIKE '%{hash}%was seen writing (wrote)'"
+            ),
+        )
+    };
+    let warnings = |hash: &str| {
+        let all = heard.lock().expect("what was heard");
+        all.iter().filter(|line: &&String| line.starts_with("WARNING") && line.contains(hash)).count()
+    };
+    // A node that is older does not say, and one that only watched it knows of no lie.
+    assert_eq!(value(&mut teller, &word(19, "")), "1");
+    assert_eq!(value(&mut teller, &word(20, r#""lied": false,"#)), "1");
+    assert_eq!(events(&mut client, "0000000000000013"), "0");
+    assert_eq!(events(&mut client, "0000000000000014"), "0");
+    // Two nodes have seen it.
+    for _ in 0..2 {
+        assert_eq!(value(&mut teller, &word(21, r#""lied": true,"#)), "1");
+        assert_eq!(events(&mut client, "0000000000000015"), "1");
+        assert_eq!(warnings("0000000000000015"), 1);
+    }
+    // Whoever forgets it is told when it is withdrawn anew.
+    assert_eq!(value(&mut client, "SELECT quorum.forget_statements('0000000000000015')"), "1");
+    assert_eq!(value(&mut teller, &word(21, r#""lied": true,"#)), "1");
+    assert_eq!(events(&mut client, "0000000000000015"), "2");
+    assert_eq!(warnings("0000000000000015"), 2);
+    run(&mut client, "DELETE FROM quorum.event WHERE details ->> 'hash' = '0000000000000015'");
+    for hash in ["0000000000000013", "0000000000000014", "0000000000000015"] {
+        run(&mut client, &format!("SELECT quorum.forget_statements('{hash}')"));
+    }
 }

@@ -1,7 +1,7 @@
 //! Sessions of clients, for what cannot be seen from inside a function: statements are learned only where clients send
 //! them, and changes withdraw when they commit.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use postgres::Client;
@@ -27,6 +27,21 @@ pub fn session() -> Client {
         .batch_execute("SET log_statement = 'none'; SET log_min_duration_statement = -1")
         .expect("settings");
     client
+}
+
+/// Another session, of which it is kept what the server says beside its answers: severity and message.
+pub fn session_that_hears(client: &mut Client, heard: Arc<Mutex<Vec<String>>>) -> Client {
+    let mut config = postgres::Config::new();
+    config
+        .host("localhost")
+        .port(value(client, "SHOW port").parse().expect("a port"))
+        .user(&value(client, "SELECT current_user"))
+        .dbname(&value(client, "SELECT current_database()"));
+    config.notice_callback(move |notice| {
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.push(format!("{}: {}", notice.severity(), notice.message()));
+    });
+    config.connect(postgres::NoTls).expect("a session")
 }
 
 pub fn run(client: &mut Client, sql: &str) {

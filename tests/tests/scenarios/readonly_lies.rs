@@ -2,7 +2,7 @@
 
 use pgquorum_tests::{
     LearningServer, await_known, await_served, await_until, hash_of, is_served, known, run, served,
-    server_error,
+    server_error, text,
 };
 use postgres::Client;
 use std::time::Duration;
@@ -110,8 +110,9 @@ fn a_lie_on_a_standby_is_found_out_there() {
         "INSERT INTO told SELECT unnest(ARRAY['writes', 'counts', 'sets', 'locks', 'tells', 'numbers', 'table_locks'])",
     );
     servers.await_replayed();
+    let liars = ["writes", "counts", "sets", "locks", "tells", "numbers", "table_locks"];
     let s = &mut servers.standby().connect().expect("a session on the standby");
-    for name in ["writes", "counts", "sets", "locks", "tells", "numbers", "table_locks"] {
+    for name in liars {
         let statement = statement(name);
         await_served(s, &statement);
         // These two a standby does, though not for others to see.
@@ -126,4 +127,20 @@ fn a_lie_on_a_standby_is_found_out_there() {
     assert_eq!(server_error(s, "SELECT 1 AS honest").as_deref(), Some("25P02"));
     run(s, "ROLLBACK");
     assert!(is_served(s, "SELECT 1 AS honest"));
+    // What it hands over says that these were lies, and the primary tells the administrator of each, once.
+    let learned = text(s, "SELECT quorum.take_learned(1000)::text");
+    for _ in 0..2 {
+        run(c, &format!("SELECT quorum.merge_statements('{learned}')"));
+        for name in liars {
+            let hash = hash_of(&statement(name));
+            let events = format!(
+                "SELECT count(*)::text FROM quorum.event
+                 WHERE kind = 'statement-withdrawn' AND details ->> 'hash' = '{hash}'"
+            );
+            assert_eq!(text(c, &events), "1", "{name}");
+            let log = servers.primary.log();
+            let told = log.lines().filter(|line| line.contains("WARNING") && line.contains(&hash)).count();
+            assert_eq!(told, 1, "{name}");
+        }
+    }
 }

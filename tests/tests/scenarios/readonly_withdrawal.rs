@@ -1,6 +1,6 @@
 //! What is no longer harmless goes from what every node serves, at once, and whoever waits for news is told.
 
-use pgquorum_tests::{Cluster, PATIENCE, await_until, get_with, hash_of, is_served, run, server_error};
+use pgquorum_tests::{Cluster, PATIENCE, await_until, get_with, hash_of, is_served, run, server_error, text};
 use postgres::Client;
 use serde_json::json;
 use std::thread::{self, JoinHandle};
@@ -110,6 +110,15 @@ fn every_node_stops_serving_what_is_no_longer_harmless() {
         assert_eq!(server_error(&mut standby, "SELECT lies() + 1").as_deref(), Some("25006"));
         assert!(!is_served(&mut standby, "SELECT lies() + 1"));
     });
+    // Whichever node has seen it, the administrator finds it on the leader, once.
+    for statement in ["SELECT lies()", "SELECT lies() + 1"] {
+        let events = format!(
+            "SELECT count(*)::text FROM quorum.event
+             WHERE kind = 'statement-withdrawn' AND details ->> 'hash' = '{}'",
+            hash_of(statement)
+        );
+        assert_eq!(text(c, &events), "1", "{statement}");
+    }
     // All the time nothing else went.
     for port in &ports {
         assert_eq!(listed(*port, "SELECT 1 AS other").map(|(there, _)| there), Ok(true), "port {port}");
