@@ -36,7 +36,7 @@ COMMENT ON FUNCTION quorum.forget_cached(oid) IS 'Internal. Tells all sessions t
 
 REVOKE ALL ON SCHEMA quorum, quorum_log FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.channel, quorum.tracked_table, quorum.tracked_partition, quorum.schema_version,
-    quorum.log_segment, quorum.channels, quorum.tracked_tables FROM PUBLIC;
+    quorum.log_segment, quorum.channels, quorum.tracked_tables, quorum.capture_fault, quorum.known_fault FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.origin, quorum.versioned_table, quorum.row_version, quorum.versioned_tables FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
     quorum.lost_transactions, quorum.leadership, quorum.heartbeat, quorum.readonly_statement, quorum.statements_counter,

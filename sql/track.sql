@@ -347,14 +347,3 @@ CREATE VIEW quorum.channels AS
            (SELECT count(*) FROM quorum.tracked_table AS t WHERE t.channel = c.id) AS tables
     FROM quorum.channel AS c;
 COMMENT ON VIEW quorum.channels IS 'The channels, their rules of retention, and how many tables each has.';
-
-CREATE VIEW quorum.tracked_tables AS
-    SELECT c.name AS channel, n.nspname AS schema, r.relname AS table,
-           (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_catalog.pg_attribute AS a
-            WHERE a.attrelid = t.relid AND a.attnum = ANY (t.columns)) AS columns,
-           t.filter_sql AS "where", t.old_image, t.tracked_at,
-           (SELECT count(*) FROM quorum.tracked_partition AS p WHERE p.root = t.relid) AS partitions,
-           t.schema_version
-    FROM quorum.tracked_table AS t JOIN quorum.channel AS c ON c.id = t.channel
-    JOIN pg_catalog.pg_class AS r ON r.oid = t.relid JOIN pg_catalog.pg_namespace AS n ON n.oid = r.relnamespace;
-COMMENT ON VIEW quorum.tracked_tables IS 'The tables whose changes are captured. columns, where: NULL is all.';

@@ -57,6 +57,7 @@ extension_sql_file!(
         ["track", versions::sql::version_of_key, versions::sql::judge_write, versions::sql::origin_number]
 );
 extension_sql_file!("../../sql/feed.sql", name = "feed", requires = ["track", feed::read::channel_ends]);
+extension_sql_file!("../../sql/audit.sql", name = "audit", requires = ["ddl", "feed"]);
 extension_sql_file!(
     "../../sql/statements.sql",
     name = "statements",

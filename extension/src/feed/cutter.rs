@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use pgrx::prelude::*;
 
+use super::audit::Audit;
 use super::channel;
 use super::shared::{self, Request, State};
 use super::work::{Attempt, Work, log};
@@ -38,6 +39,8 @@ struct Cutter {
     reported: bool,
     /// Versions of rows that are too old.
     old_versions: OldVersions,
+    /// Whether what is tracked is captured.
+    audit: Audit,
     /// Prepared transactions that are over, and the heaps in which they were looked at.
     finished: HashSet<(u64, u32)>,
 }
@@ -71,6 +74,16 @@ fn old_versions_stay(database: u32, failure: &Failure) {
             failure.message
         ),
         "Nothing else is held up, but quorum.row_version grows. It is tried again every 30 s.",
+    );
+}
+
+fn not_audited(database: u32, failure: &Failure) {
+    log(
+        format!(
+            "pgquorum feed: whether tables of database {database} are captured cannot be found out: {}",
+            failure.message
+        ),
+        "Nothing else is held up. It is tried again about every minute.",
     );
 }
 
@@ -113,6 +126,7 @@ impl Cutter {
         self.forget_finished();
         wait_ns =
             wait_ns.min(self.old_versions.round(now_ns, |failure| old_versions_stay(self.database, failure)));
+        wait_ns = wait_ns.min(self.audit.round(now_ns, |failure| not_audited(self.database, failure)));
         Some((wait_ns / clock::NS_PER_MS).max(1))
     }
 

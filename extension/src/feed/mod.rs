@@ -16,10 +16,11 @@
 //! * `shared`, `databases` – what sessions, the launcher and the cutters tell each other in shared memory;
 //! * `launcher` – starts the cutters; `cutter` – a cutter's loop; `work` – a channel in its hands, and what goes wrong with
 //!   it; `channel` – what it knows of a channel; `cut` – one batch; `upkeep` – rotation of segments, retention, expiry of
-//!   followers;
+//!   followers; `audit` – whether what is tracked is captured;
 //! * `view` – what a reader sees of a channel; `read`, `packed`, `changes`, `wait`, `followers` – the SQL functions;
 //!   `error` – their errors.
 
+pub mod audit;
 pub mod changes;
 pub mod channel;
 pub mod cut;

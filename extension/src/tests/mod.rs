@@ -3,6 +3,7 @@
 
 mod applier;
 mod apply;
+mod audit;
 mod channels;
 mod delta;
 mod describe;

@@ -12,6 +12,7 @@ mod apply_statements;
 mod bad_input;
 mod bootstrap;
 mod capture;
+mod capture_faults;
 mod capture_guards;
 mod capture_tables;
 mod capture_triggers;
