@@ -4,7 +4,7 @@ use pgquorum_change::{LogRow, take_row};
 use pgquorum_tests::{Plain, Replayed, await_until, free_ports, server_directory, text};
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, Row};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -218,6 +218,53 @@ fn retention_drops_whole_segments_and_asks_followers() {
     });
     assert_eq!(text(&mut client, "SELECT kind FROM quorum.event ORDER BY index LIMIT 1"), "follower-expired");
     refused(&mut client, "SELECT quorum.move_follower('shop', 'gone', 'now')", "42704");
+    server.remove();
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn log_goes_when_it_is_as_old_as_was_promised_and_followers_have_read_it() {
+    const AGE: Duration = Duration::from_secs(5);
+    let (dir, [port]) = (server_directory("feed-retention-age"), free_ports());
+    let server = Plain::init(&dir.join("data"), port, "shared_preload_libraries = 'pgquorum'");
+    let mut client = server.connect().expect("a session");
+    client
+        .batch_execute(
+            "CREATE EXTENSION pgquorum; CREATE TABLE t (id int PRIMARY KEY, v text);
+             SELECT quorum.create_channel('shop', retain_age => '5 s'); SELECT quorum.track('t', 'shop');
+             SELECT quorum.register_follower('shop', 'slow', 'start'); INSERT INTO t VALUES (1)",
+        )
+        .expect("set-up");
+    // The newest tick after each change, and when the change was begun.
+    let mut written: Vec<(i64, Instant)> = Vec::new();
+    let number = |client: &mut Client, column: &str| -> i64 {
+        text(client, &format!("SELECT {column}::text FROM quorum.channel_state")).parse().expect("a tick")
+    };
+    let old = "SELECT count(*)::text FROM quorum.log_segment WHERE closed_at < clock_timestamp() - interval '12 s'";
+    await_until(SOON, "a segment twice as old as was promised", || {
+        let begun = Instant::now();
+        fill_one(&mut client);
+        written.push((number(&mut client, "last_tick"), begun));
+        match text(&mut client, old) {
+            none if none == "0" => Err(none),
+            _ => Ok(()),
+        }
+    });
+    assert_eq!(number(&mut client, "first_tick"), 1, "the follower has not read it");
+    client.batch_execute("SELECT quorum.drop_follower('shop', 'slow')").expect("it goes");
+    let end = number(&mut client, "last_tick");
+    await_until(SOON, "log goes as it gets old", || {
+        let begun = Instant::now();
+        fill_one(&mut client);
+        written.push((number(&mut client, "last_tick"), begun));
+        let first = number(&mut client, "first_tick");
+        if let Some((tick, begun)) = written.iter().rev().find(|(tick, _)| *tick < first) {
+            let age = begun.elapsed();
+            // The server goes by another clock.
+            assert!(age + Duration::from_millis(100) >= AGE, "change {tick} is gone after {age:?}");
+        }
+        if first > end { Ok(()) } else { Err(format!("{first}, not above {end}")) }
+    });
     server.remove();
     let _ = std::fs::remove_dir_all(dir);
 }
