@@ -195,6 +195,7 @@ GRANT EXECUTE ON FUNCTION
     quorum.subscription_tables_found(integer, text, jsonb, bigint, bigint), quorum.add_schemas(integer, jsonb),
     quorum.apply(integer, bytea, text), quorum.table_copied(integer, text, text, bigint, bigint, bigint, bigint),
     quorum.copy_plan(integer, text, text, text[]), quorum.report_subscription(integer, text, text, text, bigint, bigint),
+    quorum.see_change_size(integer, bigint),
     quorum.report_table(integer, text, text, bigint, bigint, text, text, text)
     TO quorum_admin;
 

@@ -314,10 +314,19 @@ CREATE VIEW quorum.conflicts AS
     FROM quorum.conflict_count AS c JOIN quorum.subscription AS s ON s.id = c.subscription;
 COMMENT ON VIEW quorum.conflicts IS 'How often changes met something else here than at the source, and what was done.';
 
+CREATE FUNCTION quorum.see_change_size(subscription integer, bytes bigint) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE quorum.subscription_status AS x SET change_bytes = see_change_size.bytes
+    WHERE x.subscription = see_change_size.subscription AND x.change_bytes IS DISTINCT FROM see_change_size.bytes
+$$;
+COMMENT ON FUNCTION quorum.see_change_size(integer, bigint) IS
+    'How many bytes of log a change takes at the source of a subscription, on average; NULL: it does not say.';
+
 CREATE VIEW quorum.subscription_state AS
     SELECT s.id, s.name, CASE WHEN s.enabled THEN x.state ELSE 'disabled' END AS state, x.code, x.detail,
            p.epoch || ':' || p.tick AS position, x.end_epoch || ':' || x.end_tick AS "end",
            greatest(x.end_tick - p.tick, 0) AS lag_ticks,
+           (greatest(x.end_tick - p.tick, 0)::numeric * x.change_bytes)::bigint AS lag_bytes,
            CASE WHEN x.end_tick > p.tick THEN greatest(extract(epoch FROM clock_timestamp() - p.committed_at), 0)
                 WHEN x.end_seen_at >= clock_timestamp() - interval '20 seconds' THEN 0
                 ELSE extract(epoch FROM clock_timestamp() - x.end_seen_at) END::double precision AS lag_seconds,
@@ -334,4 +343,4 @@ CREATE VIEW quorum.subscription_state AS
                                count(*) FILTER (WHERE y.state = 'stopped') AS stopped
                         FROM quorum.subscription_table AS y WHERE y.subscription = s.id) AS t;
 COMMENT ON VIEW quorum.subscription_state IS
-    'Each subscription: how it is, how far, how far behind, and its settings. lag_seconds: the age of the last applied transaction; where everything that is known is applied 0, or, if the source was not heard of for 20 seconds, since when.';
+    'Each subscription: how it is, how far, how far behind, and its settings. lag_bytes: of the source''s log, from the mean size of a change there; NULL: the source did not say. lag_seconds: the age of the last applied transaction; where everything that is known is applied 0, or, if the source was not heard of for 20 seconds, since when.';

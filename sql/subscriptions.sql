@@ -48,9 +48,11 @@ CREATE TABLE quorum.subscription_status (
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
     end_epoch bigint,
     end_tick bigint,
-    end_seen_at timestamptz
+    end_seen_at timestamptz,
+    change_bytes bigint
 ) WITH (fillfactor = 20);
 COMMENT ON TABLE quorum.subscription_status IS 'What the sidecar that works for a subscription has said last.';
+COMMENT ON COLUMN quorum.subscription_status.change_bytes IS 'How many bytes of log a change takes at the source, on average; NULL: it did not say.';
 
 CREATE TABLE quorum.subscription_position (
     subscription integer PRIMARY KEY REFERENCES quorum.subscription,

@@ -73,7 +73,8 @@ mod tests {
              origin_name origin_number prune publication_ended publication_id publications_state \
              publish purge read_log read_packed register_follower reload report_publication \
              report_subscription report_table reset_config_versions rest_subscription resume_table \
-             retry_rejected row_version_of see_source served_statements set_leader_hint \
+             retry_rejected row_version_of see_change_size see_source served_statements \
+             set_leader_hint \
              set_origin_name set_table_policy start_channel statement_hash statements_here \
              statements_state stop_channel subscribe subscription_id subscription_tables_found \
              table_copied take_learned track unpublish unread_since unsubscribe untrack wait \

@@ -42,6 +42,10 @@ mod tests {
         run(&format!("SELECT quorum.report_subscription({id}, 'following', end_epoch => 5, end_tick => 130);
                       UPDATE quorum.subscription_position SET committed_at = clock_timestamp() - interval '1 hour'"));
         assert_eq!(text(lag), "30 old");
+        let bytes = "SELECT coalesce(lag_bytes::text, 'unknown') FROM quorum.subscription_state";
+        assert_eq!(text(bytes), "unknown");
+        run(&format!("SELECT quorum.see_change_size({id}, 70)"));
+        assert_eq!(text(bytes), "2100");
     }
 
     #[pg_test]

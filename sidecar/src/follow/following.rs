@@ -287,6 +287,7 @@ impl<'a> Following<'a> {
                 looked = Instant::now();
                 match self.runner.source.channel().await {
                     Ok(channel) => {
+                        self.runner.target.see_change_size(channel.change_bytes).await?;
                         let differs = tables(&channel.tables) != had
                             || channel.origin != self.channel.origin
                             || channel.version != self.channel.version;

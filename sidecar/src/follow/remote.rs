@@ -220,6 +220,9 @@ struct ChannelBody {
     last_tick: Option<u64>,
     database_version: u64,
     delta_version: Option<u64>,
+    bytes: Option<u64>,
+    /// Below 0 where more was purged than can be read yet.
+    changes: Option<i64>,
     tables: Vec<TableName>,
 }
 
@@ -254,7 +257,11 @@ pub(super) fn channel_of(found: Value) -> Result<Channel> {
     let end = Position { epoch: body.epoch.unwrap_or_default(), tick: body.last_tick.unwrap_or_default() };
     let tick = end.tick.saturating_sub(body.delta_version.unwrap_or_default());
     let version = Version { number: body.database_version, tick };
-    Ok(Channel { origin: body.origin, end, version, tables: body.tables })
+    let change_bytes = match (body.bytes, body.changes) {
+        (Some(bytes), Some(changes)) if changes > 0 => Some(bytes / changes.unsigned_abs()),
+        _ => None,
+    };
+    Ok(Channel { origin: body.origin, end, version, change_bytes, tables: body.tables })
 }
 
 impl Source for Remote {
@@ -360,5 +367,26 @@ impl Source for Remote {
         if !bases.is_empty() {
             bases.rotate_left(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_takes_what_all_take_on_average() {
+        let channel = |more: Value| {
+            let mut body = json!({"origin": "berlin", "database_version": 1, "tables": []});
+            for (name, value) in more.as_object().into_iter().flatten() {
+                body[name.as_str()] = value.clone();
+            }
+            channel_of(body).unwrap().change_bytes
+        };
+        assert_eq!(channel(json!({"bytes": 1050, "changes": 10})), Some(105));
+        for changes in [0, -1] {
+            assert_eq!(channel(json!({"bytes": 8192, "changes": changes})), None, "{changes}");
+        }
+        assert_eq!(channel(json!({})), None);
     }
 }

@@ -125,6 +125,7 @@ impl Runner {
         let standing = self.target.standing().await?;
         // What was applied before is durable with this, and so is the position that the source is told.
         self.target.report(Report { state: "starting", end: self.end, ..Report::default() }).await?;
+        self.target.see_change_size(channel.change_bytes).await?;
         let follower = follower_name(&self.target.origin().await?, self.subscription.id);
         self.register(&follower, &standing).await?;
         self.target.add_schemas(self.source.schemas().await?).await?;

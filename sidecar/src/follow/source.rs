@@ -17,6 +17,8 @@ pub struct Channel {
     pub origin: String,
     pub end: Position,
     pub version: Version,
+    /// Bytes of log that a change takes on average; `None`: it does not say, or has no change.
+    pub change_bytes: Option<u64>,
     pub tables: Vec<TableName>,
 }
 

@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 const SEE: &str = "SELECT quorum.see_source($1, $2, $3)";
 const BEGIN: &str = "SELECT quorum.begin_load($1, $2, $3)::text";
 const END: &str = "SELECT quorum.end_load($1)";
+const SEE_SIZE: &str = "SELECT quorum.see_change_size($1, $2)::text";
 
 /// The version of a channel's contents: it grows when the channel is pruned, and whoever has an older one copies it anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub trait Versions {
     fn begin_load(&self, version: Version) -> Answer<'_, ()>;
     /// Tables were copied. If that were all of the subscription, they have the version of the copy from now on.
     fn end_load(&self) -> Answer<'_, ()>;
+    /// So many bytes of log a change takes at the source, on average; `None`: it does not say.
+    fn see_change_size(&self, bytes: Option<u64>) -> Answer<'_, ()>;
 }
 
 impl Versions for Local {
@@ -51,6 +54,13 @@ impl Versions for Local {
 
     fn end_load(&self) -> Answer<'_, ()> {
         Box::pin(async move { self.ask(END, &[(&self.id, Type::INT4)]).await.map(drop) })
+    }
+
+    fn see_change_size(&self, bytes: Option<u64>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let bytes = bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+            self.ask(SEE_SIZE, &[(&self.id, Type::INT4), (&bytes, Type::INT8)]).await.map(drop)
+        })
     }
 }
 

@@ -18,7 +18,7 @@ const STATUS_DEADLINE: Duration = Duration::from_secs(2);
 const NETWORK_MAX: usize = 256;
 const HOPS_MAX: usize = 5;
 /// What of a subscription's state is shown.
-const SHOWN: [&str; 14] = [
+const SHOWN: [&str; 15] = [
     "name",
     "database",
     "state",
@@ -28,6 +28,7 @@ const SHOWN: [&str; 14] = [
     "end",
     "end_seen_at",
     "lag_ticks",
+    "lag_bytes",
     "lag_seconds",
     "committed_at",
     "applied_at",

@@ -204,6 +204,22 @@ fn both_sides_know_how_far_behind_a_follower_is() {
     behind("the follower has all", &|one| {
         one["lag_ticks"] == 0 && one["lag_bytes"] == 0 && one["lag_seconds"] == 0.0
     });
+    let here = |what: &str, wanted: &dyn Fn(&Value) -> bool| {
+        await_until(PATIENCE, what, || {
+            let found = pair.state()?;
+            if wanted(&found) { Ok(()) } else { Err(found.to_string()) }
+        });
+    };
+    here("the subscription has all", &|one| one["lag_ticks"] == 0 && one["lag_bytes"] == 0);
+    let mut holder = pair.target.connect(1).expect("a session");
+    holder.batch_execute("BEGIN; LOCK TABLE t IN EXCLUSIVE MODE").expect("a lock");
+    pair.source.sql("INSERT INTO t SELECT g FROM generate_series(31, 45) AS g");
+    here("the subscription is behind", &|one| {
+        one["lag_ticks"] == 15 && one["lag_bytes"].as_u64().is_some_and(|bytes| bytes >= 15)
+    });
+    holder.batch_execute("COMMIT").expect("the lock is gone");
+    pair.await_applied();
+    behind("the follower has all again", &|one| one["lag_ticks"] == 0);
     assert_eq!(patch(&pair, &json!({"enabled": false})).0, 200);
     pair.await_state("disabled", None);
     pair.source.sql("INSERT INTO t SELECT g FROM generate_series(11, 30) AS g");

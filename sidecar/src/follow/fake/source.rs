@@ -26,6 +26,7 @@ pub struct SourceState {
     pub log: Vec<(u64, Vec<u8>)>,
     pub purged: u64,
     pub version: Version,
+    pub change_bytes: Option<u64>,
     /// What the next requests fail with.
     pub failures: VecDeque<Trouble>,
     /// The next copies of tables break off.
@@ -106,7 +107,8 @@ impl Source for Shared {
             self.0.fails()?;
             let state = self.0.lock();
             let (end, version, tables) = (state.end(), state.version, state.tables.clone());
-            Ok(Channel { origin: "berlin".to_owned(), end, version, tables })
+            let change_bytes = state.change_bytes;
+            Ok(Channel { origin: "berlin".to_owned(), end, version, change_bytes, tables })
         })
     }
 

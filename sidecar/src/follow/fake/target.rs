@@ -43,6 +43,7 @@ pub struct TargetState {
     pub load: Option<Version>,
     pub loads: usize,
     pub fetched: usize,
+    pub change_bytes: Option<u64>,
 }
 
 impl FakeTarget {
@@ -86,6 +87,13 @@ impl Versions for Here {
                 state.version = state.load.take();
                 state.loads += 1;
             }
+            Ok(())
+        })
+    }
+
+    fn see_change_size(&self, bytes: Option<u64>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.0.lock().change_bytes = bytes;
             Ok(())
         })
     }

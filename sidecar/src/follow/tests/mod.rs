@@ -87,6 +87,14 @@ async fn tables_are_copied_and_then_followed() {
 }
 
 #[tokio::test]
+async fn what_a_change_takes_at_the_source_is_passed_on() {
+    let mut world = world();
+    world.source.lock().change_bytes = Some(120);
+    world.start(subscription());
+    world.until("it is told", |world| world.target.lock().change_bytes == Some(120)).await;
+}
+
+#[tokio::test]
 async fn the_source_is_asked_for_the_rows_that_are_wanted() {
     let mut world = world();
     let filter = [(orders().to_string(), "note = 'a'".to_owned())].into();
