@@ -142,7 +142,20 @@ impl Batches {
     /// # Errors
     /// There is no log, there are too many batches, or the database does not answer.
     pub async fn begin(self: &Arc<Self>, id: ChannelId, ttl: Duration) -> Result<(u64, Arc<Batch>)> {
-        let shared = self.source.share(&id, &[]).await?;
+        self.begin_with(id, &[], ttl).await
+    }
+
+    /// The same of some tables, each with its schema; of all if none is named.
+    ///
+    /// # Errors
+    /// As [`Batches::begin`], or there is no such table in the channel.
+    pub async fn begin_with(
+        self: &Arc<Self>,
+        id: ChannelId,
+        tables: &[String],
+        ttl: Duration,
+    ) -> Result<(u64, Arc<Batch>)> {
+        let shared = self.source.share(&id, tables).await?;
         let tick = Tick::end(shared.position())?;
         let batch = Arc::new(Batch {
             id,

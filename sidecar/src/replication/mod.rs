@@ -3,7 +3,8 @@
 //!
 //! - [`tick`], [`names`] and [`error`] are the interface's words for positions, tables, rows and failures.
 //! - [`log`] says what there is, [`collections`] of which tables; [`lines`] writes changes and rows.
-//! - [`follow`] reads the log, [`batches`] hold snapshots and dump tables in them; [`clients`] remembers who reads.
+//! - [`follow`] reads the log, [`batches`] hold snapshots and dump tables in them, [`unbatched`] for those who begin none;
+//!   [`clients`] remembers who reads.
 //! - [`applier`] is the other side: it copies and follows a server that speaks this interface.
 //! - [`restore`] reads what an inventory and a dump say, to make tables and rows of it.
 //!
@@ -20,6 +21,7 @@ mod log;
 mod names;
 pub mod restore;
 pub mod tick;
+pub mod unbatched;
 
 pub use collections::Listed;
 pub use error::{
@@ -34,6 +36,7 @@ use batches::Batches;
 use clients::Clients;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
+use unbatched::Unbatched;
 
 /// The channel that is a database's log here.
 pub const CHANNEL: &str = "_logger";
@@ -50,6 +53,7 @@ const RESTORING_MAX: usize = 2;
 /// What a node remembers between requests.
 pub struct Replication {
     pub batches: Arc<Batches>,
+    pub unbatched: Unbatched,
     pub clients: Clients,
     /// Places for those who send rows.
     pub restoring: Semaphore,
@@ -58,6 +62,7 @@ pub struct Replication {
 impl Replication {
     pub fn new(source: Arc<dyn Source>) -> Replication {
         let (clients, restoring) = (Clients::default(), Semaphore::new(RESTORING_MAX));
-        Replication { batches: Batches::new(source), clients, restoring }
+        let batches = Batches::new(source);
+        Replication { unbatched: Unbatched::new(Arc::clone(&batches)), batches, clients, restoring }
     }
 }

@@ -30,9 +30,13 @@ pub(super) struct Known {
     pub(super) granted: Option<Granted>,
 }
 
-/// Where a request comes from, for the routes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sender(pub(super) SocketAddr);
+/// Where a request comes from, and who sent it, for the routes.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    pub(super) from: IpAddr,
+    /// `None`: nobody has to log in, or it came with a key.
+    pub(super) user: Option<String>,
+}
 
 #[derive(Clone)]
 pub(super) struct Guard {
@@ -78,7 +82,11 @@ impl Guard {
                     request.extensions_mut().insert(Known { from: from.ip(), granted });
                 }
                 let response = if served {
-                    request.extensions_mut().insert(Sender(from));
+                    let user = match &caller {
+                        Some(Caller::User { name, .. }) => Some(name.clone()),
+                        _ => None,
+                    };
+                    request.extensions_mut().insert(Sender { from: from.ip(), user });
                     route(request).await
                 } else {
                     unrouted(interface, request.method(), request.uri().path())

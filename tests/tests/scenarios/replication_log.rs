@@ -305,6 +305,57 @@ fn copies_and_changes_make_what_the_tables_hold() {
 }
 
 #[test]
+fn who_begins_no_batch_copies_and_follows_all_the_same() {
+    let cluster = Cluster::start(1);
+    let port = cluster.node(1).api_port();
+    prepare(&cluster);
+    ok(port, "PUT", "/_api/replication/logger-start", None);
+    track(&cluster);
+    flush(port);
+    let inventory = ok(port, "GET", "/_api/replication/inventory", None);
+    let start = inventory["state"]["lastLogTick"].as_str().expect("a tick");
+    // It is in the dump, and in the log behind the inventory, too.
+    cluster.sql("UPDATE kinds SET t = 'early' WHERE id = 8");
+    let mut documents = Documents::new();
+    for entry in inventory["collections"].as_array().expect("a list") {
+        let of = |name: &str| entry["parameters"][name].as_str().expect("a text").to_owned();
+        let (cid, name) = (of("cid"), of("name"));
+        let dump = format!("/_api/replication/dump?collection={cid}&chunkSize=20000&to={start}&serverId=77");
+        let (mut rows, mut from) = (BTreeMap::new(), "0".to_owned());
+        loop {
+            let answer = get(port, &format!("{dump}&from={from}"));
+            assert_eq!(answer.status, 200, "{answer:?}");
+            for line in lines(&answer) {
+                let key = line["key"].as_str().expect("a key").to_owned();
+                assert_eq!(rows.insert(key, plain(&line["data"])), None, "{line} comes twice");
+            }
+            field(&answer, "lastincluded").clone_into(&mut from);
+            if field(&answer, "checkmore") == "false" {
+                break;
+            }
+            // In front of the place where the dump is, rows go and come.
+            cluster.sql(
+                "DELETE FROM kinds WHERE id = (SELECT min(id) FROM kinds WHERE id > 0); \
+                 INSERT INTO kinds (id) SELECT least(min(id), 0) - n FROM kinds, generate_series(1, 2) AS n GROUP BY n",
+            );
+        }
+        documents.insert(name, rows);
+    }
+    assert_eq!(documents["kinds"].len(), 501, "all rows, and none that came later");
+    flush(port);
+    let (changes, _) = follow(port, start, 1 << 20);
+    assert!(changes.len() > 4, "the dump has answered all at once");
+    apply(&mut documents, &changes);
+    for (collection, rows) in &tables(&cluster) {
+        assert!(&documents[collection] == rows, "{collection} is not what the table is");
+    }
+    // Nothing is held any more, which would keep the log from being stopped.
+    assert_eq!(ok(port, "PUT", "/_api/replication/logger-stop", None), json!({"running": false}));
+    let stopped = get(port, "/_api/replication/dump?collection=kinds");
+    assert_eq!((stopped.status, &stopped.body["errorNum"]), (400, &json!(1412)));
+}
+
+#[test]
 fn readers_go_on_at_another_node_and_batches_end() {
     let cluster = Cluster::start(3);
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 10)");

@@ -147,6 +147,30 @@ async fn a_batch_is_begun_dumped_kept_and_ended() {
 }
 
 #[tokio::test]
+async fn who_begins_no_batch_dumps_all_the_same() {
+    let served = serve(view(1), accept).await;
+    let dump = async |collection: &str, more: &str| {
+        served.get(&format!("/_api/replication/dump?collection={collection}&chunkSize=1{more}")).await
+    };
+    let place = |answer: &Answer| ["checkmore", "lastincluded"].map(|name| field(answer, name).to_owned());
+    let at = |more: bool, last: u64| [more.to_string(), last.to_string()];
+    // Up to the end of the log that the inventory told, which is far above all numbers of rows.
+    let end = tick(0);
+    let first = dump("16385", &format!("&serverId=99&from=0&to={end}")).await;
+    assert_eq!((first.status, &first.json()["key"], place(&first)), (200, &json!("1"), at(true, 1)));
+    // One that does not say who it is has a dump of its own.
+    let other = dump("orders", "").await;
+    assert_eq!((other.status, place(&other)), (200, at(true, 1)));
+    let second = dump("16385", &format!("&serverId=99&from=1&to={end}")).await;
+    assert_eq!((&second.json()["key"], place(&second)), (&json!("2"), at(false, 2)));
+    assert_eq!(dump("orders", "&serverId=99&from=2").await.status, 204);
+    assert_eq!(dump("orders", "&from=1").await.json()["key"], "2");
+    for more in ["&from=1", "&serverId=99&from=1", "&serverId=98&from=1"] {
+        assert_eq!(failure(&dump("orders", more).await), (404, 1600), "{more}");
+    }
+}
+
+#[tokio::test]
 async fn every_failure_has_its_number() {
     let served = serve(view(1), accept).await;
     let begun = served.send("POST /_api/replication/batch", &[], r#"{"ttl": null}"#).await.json();
@@ -173,7 +197,11 @@ async fn every_failure_has_its_number() {
         ("GET /_api/replication/inventory?collection=nothing", "", (404, 1203)),
         ("GET /_api/replication/inventory?includeSystem=perhaps", "", (400, 400)),
         ("GET /_api/replication/dump?batchId=57", "", (400, 400)),
-        ("GET /_api/replication/dump?collection=orders", "", (400, 400)),
+        ("GET /_api/replication/dump?collection=orders&from=1", "", (404, 1600)),
+        ("GET /_api/replication/dump?collection=nothing", "", (404, 1203)),
+        ("GET /_api/replication/dump?collection=99", "", (404, 1203)),
+        ("GET /_api/replication/dump?collection=orders&serverId=x", "", (400, 400)),
+        ("GET /_db/other/_api/replication/dump?collection=orders", "", (404, 1228)),
         ("GET /_api/replication/dump?collection=orders&batchId=57", "", (404, 1600)),
         (format!("{dump}&collection=nothing").as_str(), "", (404, 1203)),
         (format!("{dump}&collection=99").as_str(), "", (404, 1203)),
@@ -203,6 +231,7 @@ async fn every_failure_has_its_number() {
     served.database.unknown_logger.store(true, std::sync::atomic::Ordering::Relaxed);
     let begin = served.send("POST /_api/replication/batch", &[], r#"{"ttl": 10}"#).await;
     assert_eq!(failure(&begin), (400, 1412));
+    assert_eq!(failure(&served.get("/_api/replication/dump?collection=orders").await), (400, 1412));
     assert_eq!(served.get("/_api/replication/logger-first-tick").await.json(), json!({"firstTick": null}));
     assert_eq!(served.get("/_api/replication/logger-follow").await.status, 204);
     // Whoever does not lead sends clients on, and who has no data has nothing to say.

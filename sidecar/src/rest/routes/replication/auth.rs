@@ -15,7 +15,7 @@ pub(super) async fn open(call: Call) -> Result<Response> {
         _ => Err(Failure::bad(format!("the body must have {name}, a text"))),
     };
     let (name, password) = (text("username")?, text("password")?);
-    let from = call.sender.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |sender| sender.0.ip());
+    let from = call.sender.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |sender| sender.from);
     let view = call.api.view();
     let opened = call.api.logins().open_session(&view.cluster.users, name, password, from).await;
     match opened {

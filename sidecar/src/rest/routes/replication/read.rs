@@ -5,6 +5,7 @@ use crate::feed::ChannelId;
 use crate::replication::batches::{Asked, Dumped, TTL, TTL_MAX};
 use crate::replication::clients::Name;
 use crate::replication::tick::Tick;
+use crate::replication::unbatched::Reader;
 use crate::replication::{self, Dialect, Failure, Followed, Listed, Log, Result, Wanted};
 use crate::rest::refusal::with_body;
 use serde_json::{Value, json};
@@ -25,6 +26,17 @@ pub(super) async fn begin_batch(call: &Call) -> Result<Response> {
     call.leads()?;
     let ttl = ttl(call)?;
     let state = call.flag("state", false)?;
+    let log = running_log(call).await?;
+    let (id, batch) = call.api.replication().batches.begin(call.id(), ttl).await?;
+    let mut answer = json!({"id": id.to_string(), "lastTick": batch.tick().to_string()});
+    if state {
+        answer["state"] = log.state()?;
+    }
+    Ok(json(&answer))
+}
+
+/// The log of the database, if there is something to copy.
+async fn running_log(call: &Call) -> Result<Log> {
     let log = call.log().await?;
     if !log.exists() {
         return Err(Failure::no_logger(&call.database));
@@ -32,12 +44,7 @@ pub(super) async fn begin_batch(call: &Call) -> Result<Response> {
     if !log.is_running() {
         return Err(Failure::stopped(&call.database));
     }
-    let (id, batch) = call.api.replication().batches.begin(call.id(), ttl).await?;
-    let mut answer = json!({"id": id.to_string(), "lastTick": batch.tick().to_string()});
-    if state {
-        answer["state"] = log.state()?;
-    }
-    Ok(json(&answer))
+    Ok(log)
 }
 
 pub(super) fn change_batch(call: &Call, id: &str) -> Result<Response> {
@@ -73,34 +80,56 @@ fn chunk_bytes(call: &Call) -> Result<usize> {
 
 pub(super) async fn dump(call: &Call) -> Result<Response> {
     call.leads()?;
-    let need = |name: &str, what: &str| {
-        let value = call.query.get(name).filter(|value| !value.is_empty());
-        value.ok_or_else(|| Failure::bad(format!("parameter {name} is missing: {what}")))
-    };
-    let collection = need("collection", "the name or the id of a collection")?;
-    let batch = need("batchId", "the id of a batch; POST /_api/replication/batch begins one")?;
+    let collection = call.query.get("collection").filter(|name| !name.is_empty()).ok_or_else(|| {
+        Failure::bad("parameter collection is missing: the name or the id of a collection")
+    })?;
     let (from, to) = (call.number("from")?, call.number("to")?.unwrap_or(u64::MAX));
     if from.is_some_and(|from| from > to) {
         return Err(Failure::bad(format!("from is above to ({to})")));
     }
     call.flag("includeSystem", true)?;
     let asked = Asked { from, to, chunk_bytes: chunk_bytes(call)?, ticks: call.flag("ticks", true)? };
-    let (batches, id) = (&call.api.replication().batches, call.id());
-    let held = batches.find(&id, batch)?;
-    let named;
-    let collection = match collection.parse::<u64>() {
-        Ok(cid) if !held.has(collection) => {
-            let listed = Listed::all(&call.api.feed().source().table_details(&id).await?)?;
-            let found = listed.into_iter().find(|one| one.collection.cid == cid);
-            named = found.ok_or_else(|| Failure::no_collection(collection))?.collection.name;
-            named.as_str()
+    let id = call.id();
+    let dumped = match call.query.get("batchId").filter(|batch| !batch.is_empty()) {
+        Some(batch) => {
+            let batches = &call.api.replication().batches;
+            let held = batches.find(&id, batch)?;
+            let named = if held.has(collection) { None } else { named_by_id(call, collection).await? };
+            let _place = call.api.reader_place().map_err(super::unavailable)?;
+            batches.dump(&id, batch, named.as_deref().unwrap_or(collection), asked).await?
         }
-        _ => collection,
+        None => dump_without_batch(call, collection, asked).await?,
     };
-    let _place = call.api.reader_place().map_err(super::unavailable)?;
-    let Dumped { lines: bytes, last_included, more } = batches.dump(&id, batch, collection, asked).await?;
+    let Dumped { lines: bytes, last_included, more } = dumped;
     let last = last_included.unwrap_or(0).to_string();
     Ok(lines(bytes, &[("checkmore", more.to_string()), ("lastincluded", last)]))
+}
+
+/// Each reader has a snapshot of its own, from its first request to the last row.
+async fn dump_without_batch(call: &Call, collection: &str, asked: Asked) -> Result<Dumped> {
+    let reader = match (call.number("serverId")?, &call.sender) {
+        (Some(server), _) if server > 0 => Reader::Server(server),
+        (_, Some(sender)) => Reader::Sender { from: sender.from, user: sender.user.clone() },
+        (_, None) => Reader::Server(0),
+    };
+    if asked.from.unwrap_or(0) == 0 {
+        running_log(call).await?;
+    }
+    let named = named_by_id(call, collection).await?;
+    let _place = call.api.reader_place().map_err(super::unavailable)?;
+    let collection = named.as_deref().unwrap_or(collection);
+    call.api.replication().unbatched.dump(&call.id(), reader, collection, asked).await
+}
+
+/// The name of the collection that has this id; `None`: it is no number, or the name of a collection.
+async fn named_by_id(call: &Call, collection: &str) -> Result<Option<String>> {
+    let Ok(cid) = collection.parse::<u64>() else { return Ok(None) };
+    let listed = Listed::all(&call.api.feed().source().table_details(&call.id()).await?)?;
+    if listed.iter().any(|one| one.collection.name == collection) {
+        return Ok(None);
+    }
+    let found = listed.into_iter().find(|one| one.collection.cid == cid);
+    Ok(Some(found.ok_or_else(|| Failure::no_collection(collection))?.collection.name))
 }
 
 pub(super) async fn follow(call: &Call, dialect: Dialect) -> Result<Response> {
