@@ -23,6 +23,9 @@ const FOLLOWER: Need = Need::Roles(&[UserRole::Follower]);
 const ADMIN: Need = Need::Roles(&[]);
 const IMPORT: Need = Need::Roles(&[UserRole::ApiImport]);
 const COUNTERS: Need = Need::Roles(&[UserRole::ApiImport, UserRole::ApiConfig]);
+/// Read the log and copy tables by the replication interface.
+const LOG_READER: Need = Need::Roles(&[UserRole::Follower, UserRole::ReplicationSync]);
+/// Have tables here replaced by what another server has.
 const REPLICATION: Need = Need::Roles(&[UserRole::ReplicationSync]);
 /// Register servers, and say that they are gone.
 const REGISTRY: Need = Need::Roles(&[UserRole::Cluster]);
@@ -97,12 +100,14 @@ const COPY: &[Verb] = &[(Method::GET, FOLLOWER), (Method::HEAD, FOLLOWER)];
 const READ_AND_POST: &[Verb] = &[(Method::GET, READER), (Method::HEAD, READER), (Method::POST, ADMIN)];
 
 /// Of the replication interface: there is no HEAD, as reading a dump goes on in it.
-const LOGGER_READ: &[Verb] = &[(Method::GET, REPLICATION)];
-const LOGGER_CONFIG: &[Verb] = &[(Method::GET, REPLICATION), (Method::PUT, ADMIN)];
+const LOGGER_READ: &[Verb] = &[(Method::GET, LOG_READER)];
+const LOGGER_CONFIG: &[Verb] = &[(Method::GET, LOG_READER), (Method::PUT, ADMIN)];
 const LOGGER_CHANGE: &[Verb] = &[(Method::PUT, ADMIN)];
-const BEGIN_BATCH: &[Verb] = &[(Method::POST, REPLICATION)];
-const CHANGE_BATCH: &[Verb] = &[(Method::PUT, REPLICATION), (Method::DELETE, REPLICATION)];
-const APPLIER_STATE: &[Verb] = &[(Method::GET, REPLICATION), (Method::DELETE, ADMIN)];
+const BEGIN_BATCH: &[Verb] = &[(Method::POST, LOG_READER)];
+const CHANGE_BATCH: &[Verb] = &[(Method::PUT, LOG_READER), (Method::DELETE, LOG_READER)];
+/// Says where the remote is and who logs in there.
+const APPLIER_CONFIG: &[Verb] = &[(Method::GET, REPLICATION), (Method::PUT, ADMIN)];
+const APPLIER_STATE: &[Verb] = &[(Method::GET, LOG_READER), (Method::DELETE, ADMIN)];
 /// Replaces what is in tables here.
 const COPY_HERE: &[Verb] = &[(Method::PUT, REPLICATION)];
 const LOG_IN: &[Verb] = &[(Method::POST, Need::Open)];
@@ -240,7 +245,7 @@ pub(super) const ROUTES: &[Route] = &[
     replication("/_api/replication/batch", BEGIN_BATCH),
     replication("/_api/replication/batch/{batch}", CHANGE_BATCH),
     replication("/_api/replication/dump", LOGGER_READ),
-    replication("/_api/replication/applier-config", LOGGER_CONFIG),
+    replication("/_api/replication/applier-config", APPLIER_CONFIG),
     replication("/_api/replication/applier-state", APPLIER_STATE),
     replication("/_api/replication/applier-state-all", LOGGER_READ),
     replication("/_api/replication/applier-start", LOGGER_CHANGE),
@@ -276,7 +281,7 @@ pub(super) const ROUTES: &[Route] = &[
     replication("/_db/{database}/_api/replication/batch", BEGIN_BATCH),
     replication("/_db/{database}/_api/replication/batch/{batch}", CHANGE_BATCH),
     replication("/_db/{database}/_api/replication/dump", LOGGER_READ),
-    replication("/_db/{database}/_api/replication/applier-config", LOGGER_CONFIG),
+    replication("/_db/{database}/_api/replication/applier-config", APPLIER_CONFIG),
     replication("/_db/{database}/_api/replication/applier-state", APPLIER_STATE),
     replication("/_db/{database}/_api/replication/applier-state-all", LOGGER_READ),
     replication("/_db/{database}/_api/replication/applier-start", LOGGER_CHANGE),
@@ -311,10 +316,10 @@ const AREAS: &[Area] = &[
     area("/fact-finder/rest/v5/cluster/reset/config", COUNTERS, Interface::Delta),
     area("/rest/v5", IMPORT, Interface::Delta),
     area("/fact-finder", IMPORT, Interface::Delta),
-    area("/_api", REPLICATION, Interface::Replication),
-    area("/_db", REPLICATION, Interface::Replication),
-    area("/_admin", REPLICATION, Interface::Replication),
-    area("/_open", REPLICATION, Interface::Replication),
+    area("/_api", LOG_READER, Interface::Replication),
+    area("/_db", LOG_READER, Interface::Replication),
+    area("/_admin", LOG_READER, Interface::Replication),
+    area("/_open", LOG_READER, Interface::Replication),
     area("/itResources", REGISTRY, Interface::Registry),
     area("/cluster", REGISTRY, Interface::Registry),
 ];

@@ -84,10 +84,15 @@ fn may(role: UserRole, method: &Method, path: &str) -> bool {
         UserRole::Admin | UserRole::SuperUser => true,
         _ if path == "/cluster/request" => true,
         _ if path.starts_with("/users") => false,
-        // Another interface, whose readers may not start or flush the log, but copy into tables here.
+        // Another interface, whose readers may not start or flush the log. Some of them may have tables here replaced.
         _ if path.starts_with("/_") => {
-            let copy = path.ends_with("/replication/sync");
-            role == UserRole::ReplicationSync && (look || copy || path.contains("/batch"))
+            let read = look || path.contains("/batch");
+            let (copy, remote) = (path.ends_with("/replication/sync"), path.ends_with("/applier-config"));
+            match role {
+                UserRole::ReplicationSync => read || copy,
+                UserRole::Follower => read && !remote,
+                _ => false,
+            }
         }
         UserRole::Reader => look && !copies,
         UserRole::Follower => look || theirs,
@@ -217,7 +222,9 @@ async fn each_interface_refuses_in_its_own_words() {
                 (401, &json!(11), &json!(401), &json!(true))
             );
         }
-        assert_eq!(ask(line, &bearer(UserRole::ReplicationSync)).await.0, status);
+        for role in [UserRole::ReplicationSync, UserRole::Follower] {
+            assert_eq!(ask(line, &bearer(role)).await.0, status, "{role}");
+        }
     }
     for (line, known) in [
         ("POST /itResources?managedCluster=off", 400),
