@@ -87,7 +87,7 @@ fn each_database_has_a_log_and_each_mistake_its_number() {
         ("GET /_api/replication/dump/here", "", 400, 601),
         ("PUT /_api/replication/dump", "", 405, 405),
         ("GET /_api/nothing", "", 404, 404),
-        ("PUT /_api/replication/logger-config", "{\"logRemoteChanges\": false}", 501, 501),
+        ("GET /_api/replication/revisions/tree?collection=here", "", 501, 501),
         ("GET /_db/shop/_api/replication/inventory?global=true", "", 403, 11),
         ("GET /_api/wal/tail?global=true", "", 501, 501),
     ] {

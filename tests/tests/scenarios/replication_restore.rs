@@ -63,7 +63,7 @@ fn a_gap_of_a_stopped_logger_is_told_to_every_reader() {
     let config = ok(
         port,
         "PUT /_api/replication/logger-config",
-        r#"{"maxEvents": 1000, "maxEventsSize": 0, "autoStart": 7}"#,
+        r#"{"maxEvents": 1000, "maxEventsSize": 0, "autoStart": false, "logRemoteChanges": 7}"#,
     );
     assert_eq!((&config["maxEvents"], &config["maxEventsSize"]), (&json!(1000), &json!(0)), "{config}");
     assert_eq!(ok(port, "GET /_api/replication/logger-config", ""), config);

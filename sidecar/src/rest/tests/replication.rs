@@ -51,7 +51,7 @@ async fn a_server_describes_itself() {
             (&state["state"]["running"], &state["state"]["lastLogTick"]),
             (&json!(true), &json!(tick(1)))
         );
-        assert_eq!(state["server"], json!({"version": "3.11.0", "serverId": "7"}));
+        assert_eq!(state["server"], json!({"version": "3.11.0", "serverId": "7", "engine": "rocksdb"}));
         assert_eq!(state["clients"], json!([]));
         let first = Tick::new(crate::feed::Position { epoch: 5, tick: 1 }, Step::Begin).unwrap().to_string();
         assert_eq!(get("/_api/replication/logger-first-tick").await, json!({"firstTick": first}));
@@ -177,6 +177,9 @@ async fn every_failure_has_its_number() {
     let dump = format!("GET /_api/replication/dump?batchId={}", begun["id"].as_str().unwrap());
     for (line, body, expected) in [
         ("GET /_api/replication/nothing", "", (400, 400)),
+        ("GET /_api/replication/revisions/tree?collection=orders", "", (501, 501)),
+        ("PUT /_db/postgres/_api/replication/revisions/documents", "[]", (501, 501)),
+        ("POST /_api/replication/barrier", "{}", (501, 501)),
         ("GET /_api/replication/dump/extra", "", (400, 601)),
         ("GET /_db/postgres/_api/replication/batch/57/x", "", (400, 601)),
         ("GET /_api/nothing", "", (404, 404)),
@@ -215,7 +218,6 @@ async fn every_failure_has_its_number() {
         ("GET /_api/replication/logger-follow?from=18446744073709551616", "", (400, 400)),
         ("GET /_api/replication/logger-follow?serverId=x", "", (400, 400)),
         ("GET /_db/other/_api/wal/tail?global=1", "", (403, 11)),
-        ("PUT /_api/replication/logger-config", "{\"autoStart\": false}", (501, 501)),
         ("PUT /_api/replication/logger-config", "{\"maxEvents\": 18446744073709551615}", (400, 400)),
         ("PUT /_api/replication/logger-config", "", (400, 600)),
         ("PUT /_admin/wal/properties", "{}", (501, 501)),

@@ -55,7 +55,7 @@ async fn a_log_is_stopped_and_goes_on() {
 #[tokio::test]
 async fn the_log_keeps_what_it_is_told_to() {
     let served = serve(view(1), accept).await;
-    let body = r#"{"maxEvents": 5, "maxEventsSize": "large", "autoStart": true, "something": 1}"#;
+    let body = r#"{"maxEvents": 5, "maxEventsSize": "large", "autoStart": false, "logRemoteChanges": false, "something": 1}"#;
     let config = served.send("PUT /_api/replication/logger-config", &[], body).await;
     assert_eq!((config.status, &config.json()["autoStart"]), (200, &json!(true)), "{config:?}");
     let calls = calls(&served);

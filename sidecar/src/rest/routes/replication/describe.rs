@@ -6,6 +6,9 @@ use crate::replication::{CHANNEL, FORBIDDEN, Failure, Listed, Log, Result, SYSTE
 use serde_json::{Map, Value, json};
 use warp::reply::Response;
 
+/// What ArangoDB of this version stores its log in; clients that copy one another's documents look at it.
+const ENGINE: &str = "rocksdb";
+
 /// How much a log keeps that `logger-start` makes: as many bytes as ArangoDB's.
 const KEPT_BYTES: i64 = 128 << 20;
 
@@ -46,7 +49,9 @@ fn server(log: &Log) -> Value {
 pub(super) async fn logger_state(call: &Call) -> Result<Response> {
     let log = call.log().await?;
     let clients = call.api.replication().clients.list(&call.database);
-    Ok(json(&json!({"state": log.state()?, "server": server(&log), "clients": clients})))
+    let mut server = server(&log);
+    server["engine"] = ENGINE.into();
+    Ok(json(&json!({"state": log.state()?, "server": server, "clients": clients})))
 }
 
 pub(super) async fn first_tick(call: &Call) -> Result<Response> {
@@ -62,7 +67,9 @@ pub(super) async fn logger_config(call: &Call) -> Result<Response> {
     Ok(json(&call.log().await?.config()))
 }
 
-/// Changes what is given. What is of another type is left alone, as ArangoDB does it; so is what makes no difference here.
+/// Changes what is given. What is of another type is left alone, as ArangoDB does it; so is what makes no difference here. A log
+/// that was started goes on after a restart, and what was applied from elsewhere is in it: `autoStart` and `logRemoteChanges`
+/// stay true, as the answer says.
 pub(super) async fn set_config(call: &Call) -> Result<Response> {
     call.leads()?;
     let body = call.body.as_ref().map_err(Clone::clone)?;
@@ -73,14 +80,6 @@ pub(super) async fn set_config(call: &Call) -> Result<Response> {
             .map_err(|_| Failure::bad(format!("{name} is {number}, which is too large"))),
     };
     let (rows, bytes) = (number("maxEvents")?, number("maxEventsSize")?);
-    for name in ["autoStart", "logRemoteChanges"] {
-        if body.get(name) == Some(&Value::Bool(false)) {
-            return Err(Failure::not_implemented(format!(
-                "{name} cannot be false here: a log that was started goes on after a restart, and changes that were applied \
-                 from elsewhere are in it. PUT /_api/replication/logger-stop ends the recording"
-            )));
-        }
-    }
     if !call.log().await?.exists() {
         return Err(Failure::no_logger(&call.database));
     }

@@ -245,8 +245,14 @@ pub(in crate::rest) fn unrouted(method: &Method, path: &str) -> Response {
         }
         shorter = above;
     }
-    if path.contains("/_api/replication/") {
-        return refuse(&Failure::bad("invalid command"));
+    if let Some((_, command)) = path.split_once("/_api/replication/") {
+        return refuse(&match command.split('/').next() {
+            Some(missing @ ("revisions" | "barrier")) => Failure::not_implemented(format!(
+                "{missing} is not served here. To copy what differs, copy again with a batch (POST /_api/replication/batch); how \
+                 much of the log is kept says PUT /_api/replication/logger-config"
+            )),
+            _ => Failure::bad("invalid command"),
+        });
     }
     refuse(&unknown(path))
 }
