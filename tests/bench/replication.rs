@@ -1,5 +1,6 @@
 //! The replication interface: how many lines of the log one reader gets a second, and how many rows of a dump, by answers of
-//! the largest size that there is. Servers in memory; the reader only counts.
+//! the largest size that there is; and how much memory the sidecar has while ten times as much is read. Servers in memory; the
+//! reader only counts.
 
 use crate::Options;
 use crate::capture::systems::memory;
@@ -25,6 +26,11 @@ const MAKE: &str = "CREATE TABLE small (id integer PRIMARY KEY, n integer NOT NU
 const TRANSACTIONS: u64 = 20_000;
 const EACH: u64 = 50;
 const CHANGES: u64 = TRANSACTIONS * EACH;
+/// What is read once to look at the memory: ten million changes, and as many rows.
+const MANY_TRANSACTIONS: u64 = 10 * TRANSACTIONS;
+const MANY_CHANGES: u64 = MANY_TRANSACTIONS * EACH;
+/// So that all of them are kept.
+const KEEP: &str = "{\"maxEvents\": 100000000, \"maxEventsSize\": 0}";
 const READINGS: usize = 5;
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -32,71 +38,90 @@ pub fn run(options: &Options) -> bool {
     let cluster = Cluster::start_below(memory(), 1);
     let node = cluster.node(1);
     let mut session = cluster.connect(1).expect("a session");
-    fill(&node, &mut session);
-    let mut good = true;
-    if options.wants(NAMES[0]) {
-        good &= follow(options, &node);
+    put(&node, "/_api/replication/logger-start", None);
+    put(&node, "/_api/replication/logger-config", Some(KEEP));
+    for sql in [MAKE, "SELECT quorum.track('small', channel => '_logger')", "SET synchronous_commit = off"] {
+        session.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     }
-    if options.wants(NAMES[1]) {
-        good &= dump(options, &node, &mut session);
+    fill(&node, &mut session, 0, TRANSACTIONS);
+    let followed = options.wants(NAMES[0]).then(|| follow(options, &node));
+    let dumped = options.wants(NAMES[1]).then(|| dump(options, &node, &mut session));
+    fill(&node, &mut session, TRANSACTIONS, MANY_TRANSACTIONS);
+    let mut good = true;
+    if let Some((lines, own)) = followed {
+        let (seen, most) = read_log(&node).unwrap_or_else(|e| panic!("{}: {e}", NAMES[0]));
+        assert!(seen > MANY_CHANGES, "{}: {seen} lines came of {MANY_CHANGES} changes", NAMES[0]);
+        good &= print_follow(&lines, &own, most);
+    }
+    if let Some((rates, copies)) = dumped {
+        let most = read_dump(&node, MANY_CHANGES).unwrap_or_else(|e| panic!("{}: {e}", NAMES[1]));
+        good &= print_dump(&rates, &copies, most);
     }
     good
 }
 
-fn fill(node: &Node, session: &mut Client) {
-    put(node, "/_api/replication/logger-start");
+/// Brings the table from so many transactions to so many.
+fn fill(node: &Node, session: &mut Client, from: u64, to: u64) {
     let fill = format!(
-        "DO $$ BEGIN FOR i IN 0..{} LOOP INSERT INTO small SELECT i * {EACH} + g, g, 'what was booked' FROM generate_series(1, {EACH}) g; \
+        "DO $$ BEGIN FOR i IN {from}..{} LOOP INSERT INTO small SELECT i * {EACH} + g, g, 'what was booked' FROM generate_series(1, {EACH}) g; \
          COMMIT; END LOOP; END $$",
-        TRANSACTIONS - 1
+        to - 1
     );
-    let track = "SELECT quorum.track('small', channel => '_logger')";
-    for sql in [MAKE, track, "SET synchronous_commit = off", fill.as_str(), "VACUUM ANALYZE small"] {
+    for sql in [fill.as_str(), "VACUUM ANALYZE small"] {
         session.batch_execute(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     }
-    put(node, "/_admin/wal/flush");
+    put(node, "/_admin/wal/flush", None);
 }
 
-fn put(node: &Node, path: &str) {
-    let answer = request(node.api_port(), "PUT", path, None);
+fn put(node: &Node, path: &str, body: Option<&str>) {
+    let answer = request(node.api_port(), "PUT", path, body);
     assert!(answer.as_ref().is_ok_and(|(status, _)| *status == 200), "{path}: {answer:?}");
 }
 
-fn follow(options: &Options, node: &Node) -> bool {
+/// Lines a second of the log, and changes a second of the channel's own stream.
+fn follow(options: &Options, node: &Node) -> (Samples, Samples) {
     let (mut lines, mut own) = (Samples::default(), Samples::default());
     for reading in 0..READINGS.min(options.runs) {
         let rate = |count: u64, start: Instant| count as f64 / start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let seen = read_log(node).unwrap_or_else(|e| panic!("{}: {e}", NAMES[0]));
+        let (seen, _) = read_log(node).unwrap_or_else(|e| panic!("{}: {e}", NAMES[0]));
         lines.add(rate(seen, start));
         let start = Instant::now();
         read_stream(node).unwrap_or_else(|e| panic!("{}: {e}", NAMES[0]));
         own.add(rate(CHANGES, start));
         eprintln!("{} {}: {seen} lines", NAMES[0], reading + 1);
     }
+    (lines, own)
+}
+
+fn print_follow(lines: &Samples, own: &Samples, most: u64) -> bool {
+    let memory = most as f64 / MB;
     Line {
         bench: NAMES[0],
         unit: "lines/s",
-        samples: &lines,
+        samples: lines,
         ratio: lines.median() / own.median(),
         against: "changes/s of the channel's own stream of JSON",
         must: Must::AtLeast(MUST_LINES),
         judged: lines.median(),
-        kept: true,
-        more: json!({"stream": own.median().round(), "changes": CHANGES, "transactions": TRANSACTIONS}),
+        kept: memory < MUST_MB,
+        more: json!({"stream": own.median().round(), "changes": CHANGES, "transactions": TRANSACTIONS, "memory_of_changes": MANY_CHANGES,
+            "sidecar_memory_mb": rounded(memory), "must_memory_mb": MUST_MB}),
     }
     .print()
 }
 
-/// How many lines the log has.
-fn read_log(node: &Node) -> Result<u64, Error> {
-    let (mut asker, mut lines, mut from) = (Asker::open(node)?, 0, "0".to_owned());
+/// How many lines the log has, and how much memory the sidecar had at most while they were read.
+fn read_log(node: &Node) -> Result<(u64, u64), Error> {
+    let (mut asker, mut lines, mut most, mut from) = (Asker::open(node)?, 0, 0, "0".to_owned());
     loop {
         let answer = asker.get(&format!("/_api/replication/logger-follow?from={from}&chunkSize=4194304"))?;
         lines += newlines(answer.body);
         from = answer.field("x-arango-replication-lastincluded")?.to_owned();
-        if answer.field("x-arango-replication-checkmore")? != "true" {
-            return Ok(lines);
+        let more = answer.field("x-arango-replication-checkmore")? == "true";
+        most = most.max(sidecar_memory(node));
+        if !more {
+            return Ok((lines, most));
         }
     }
 }
@@ -114,37 +139,42 @@ fn read_stream(node: &Node) -> Result<(), Error> {
     Ok(())
 }
 
-fn dump(options: &Options, node: &Node, session: &mut Client) -> bool {
-    let (mut rates, mut copies, mut most) = (Samples::default(), Samples::default(), 0);
+/// Rows a second of a dump, and of COPY.
+fn dump(options: &Options, node: &Node, session: &mut Client) -> (Samples, Samples) {
+    let (mut rates, mut copies) = (Samples::default(), Samples::default());
     for reading in 0..READINGS.min(options.runs) {
         let start = Instant::now();
-        let largest = read_dump(node).unwrap_or_else(|e| panic!("{}: {e}", NAMES[1]));
+        let most = read_dump(node, CHANGES).unwrap_or_else(|e| panic!("{}: {e}", NAMES[1]));
         rates.add(CHANGES as f64 / start.elapsed().as_secs_f64());
-        most = most.max(largest);
         let start = Instant::now();
         let mut copy = session.copy_out("COPY (SELECT * FROM small ORDER BY id) TO STDOUT").expect("a copy");
         std::io::copy(&mut copy, &mut std::io::sink()).expect("all rows");
         drop(copy);
         copies.add(CHANGES as f64 / start.elapsed().as_secs_f64());
-        eprintln!("{} {}: {:.0} MB", NAMES[1], reading + 1, largest as f64 / MB);
+        eprintln!("{} {}: {:.0} MB", NAMES[1], reading + 1, most as f64 / MB);
     }
+    (rates, copies)
+}
+
+fn print_dump(rates: &Samples, copies: &Samples, most: u64) -> bool {
     let memory = most as f64 / MB;
     Line {
         bench: NAMES[1],
         unit: "rows/s",
-        samples: &rates,
+        samples: rates,
         ratio: rates.median() / copies.median(),
         against: "COPY of the same rows in the same order",
         must: Must::AtLeast(MUST_ROWS),
         judged: rates.median(),
         kept: memory < MUST_MB,
-        more: json!({"copy": copies.median().round(), "rows": CHANGES, "sidecar_memory_mb": rounded(memory), "must_memory_mb": MUST_MB}),
+        more: json!({"copy": copies.median().round(), "rows": CHANGES, "memory_of_rows": MANY_CHANGES,
+            "sidecar_memory_mb": rounded(memory), "must_memory_mb": MUST_MB}),
     }
     .print()
 }
 
-/// Dumps the table, and returns how much memory the sidecar had at most.
-fn read_dump(node: &Node) -> Result<u64, Error> {
+/// Dumps the table of so many rows, and returns how much memory the sidecar had at most.
+fn read_dump(node: &Node, all: u64) -> Result<u64, Error> {
     let batch = request(node.api_port(), "POST", "/_api/replication/batch", Some("{\"ttl\": 600}"))?.1;
     let batch = batch["id"].as_str().ok_or_else(|| Error::other(batch.to_string()))?;
     let (mut asker, mut rows, mut most) = (Asker::open(node)?, 0, 0);
@@ -153,13 +183,18 @@ fn read_dump(node: &Node) -> Result<u64, Error> {
             .get(&format!("/_api/replication/dump?collection=small&batchId={batch}&chunkSize=4194304"))?;
         rows += newlines(answer.body);
         let more = answer.field("x-arango-replication-checkmore")? == "true";
-        most = most.max(status_bytes(node.sidecar_pid, "VmRSS").unwrap_or(0));
+        most = most.max(sidecar_memory(node));
         if !more {
             break;
         }
     }
     request(node.api_port(), "DELETE", &format!("/_api/replication/batch/{batch}"), None)?;
-    if rows == CHANGES { Ok(most) } else { Err(Error::other(format!("{rows} rows came"))) }
+    if rows == all { Ok(most) } else { Err(Error::other(format!("{rows} rows came"))) }
+}
+
+/// An unknown one is too much.
+fn sidecar_memory(node: &Node) -> u64 {
+    status_bytes(node.sidecar_pid, "VmRSS").unwrap_or(u64::MAX)
 }
 
 fn newlines(bytes: &[u8]) -> u64 {
