@@ -183,14 +183,15 @@ BEGIN
         DELETE FROM quorum.cluster_log AS l WHERE l.index <=
             (SELECT o.index FROM quorum.cluster_log AS o ORDER BY o.index DESC OFFSET kept LIMIT 1);
     END IF;
-    IF (SELECT max(e.index) - min(e.index) >= kept FROM quorum.event AS e) THEN
-        DELETE FROM quorum.event AS e WHERE e.index <=
-            (SELECT o.index FROM quorum.event AS o ORDER BY o.index DESC OFFSET kept LIMIT 1);
+    -- Those below are this database's own, of which the lowest is the newest.
+    IF (SELECT max(e.index) - min(e.index) >= kept FROM quorum.event AS e WHERE e.index > 0) THEN
+        DELETE FROM quorum.event AS e WHERE e.index > 0 AND e.index <=
+            (SELECT o.index FROM quorum.event AS o WHERE o.index > 0 ORDER BY o.index DESC OFFSET kept LIMIT 1);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION quorum.trim_logs() IS
-    'Internal. Deletes all but the newest 10000 rows of quorum.cluster_log and quorum.event.';
+    'Internal. Deletes all but the newest 10000 rows of quorum.cluster_log and of the cluster''s events in quorum.event.';
 
 -- True if the entry is new, false if it is recorded already; else an error. Takes the lock that serialises applying.
 CREATE FUNCTION quorum.admit_entry(index bigint, term bigint) RETURNS boolean

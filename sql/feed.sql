@@ -122,13 +122,20 @@ CREATE TRIGGER retire_channel BEFORE DELETE ON quorum.log_segment
 
 -- quorum.event is numbered by the consensus log. What happens in a database gets numbers below it, falling.
 CREATE FUNCTION quorum.record_feed_event(kind text, message text, details jsonb) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO quorum.event (index, term, kind, message, details)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    newest bigint;
+BEGIN
+    INSERT INTO quorum.event AS n (index, term, kind, message, details)
     SELECT least(coalesce(min(e.index), 0), 0) - 1, 0, record_feed_event.kind, record_feed_event.message,
            record_feed_event.details
     FROM quorum.event AS e
+    RETURNING n.index INTO newest;
+    DELETE FROM quorum.event AS e WHERE e.index < 0 AND e.index >= newest + 10000;
+END
 $$;
-COMMENT ON FUNCTION quorum.record_feed_event(text, text, jsonb) IS 'Internal. Writes an event of the feed, with a negative index.';
+COMMENT ON FUNCTION quorum.record_feed_event(text, text, jsonb) IS
+    'Internal. Writes an event of this database, with a negative index; the newest 10000 are kept.';
 
 CREATE FUNCTION quorum.drop_segments(channel integer, number integer, below integer, asks_followers boolean) RETURNS oid[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

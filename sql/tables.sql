@@ -55,8 +55,8 @@ CREATE TABLE quorum.event (
     message text NOT NULL,
     details jsonb NOT NULL DEFAULT '{}'
 );
-COMMENT ON TABLE quorum.event IS 'What happened to the cluster, for people; the newest 10000 are kept.';
-COMMENT ON COLUMN quorum.event.index IS 'The entry of the consensus log that reported it.';
+COMMENT ON TABLE quorum.event IS 'What happened to the cluster, for people, and in this database; the newest 10000 of either are kept.';
+COMMENT ON COLUMN quorum.event.index IS 'The entry of the consensus log that reported it; negative, and falling: reported by this database itself.';
 COMMENT ON COLUMN quorum.event.at IS 'When it happened by the reporter''s clock, else when it was applied.';
 COMMENT ON COLUMN quorum.event.kind IS 'Stable word for programs.';
 COMMENT ON COLUMN quorum.event.node IS 'The node it is about; NULL: the whole cluster. The node may be gone since.';

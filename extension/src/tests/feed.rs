@@ -105,6 +105,21 @@ mod tests {
     }
 
     #[pg_test]
+    fn of_many_events_of_a_database_and_of_the_cluster_the_newest_are_kept() {
+        run("DELETE FROM quorum.event; INSERT INTO quorum.event (index, term, kind, message)
+             SELECT i, 1, 'old', 'x' FROM generate_series(-10000, 10000) AS i WHERE i <> 0");
+        run("SELECT quorum.record_feed_event('new', 'y', '{}')");
+        run("SELECT quorum.trim_logs()");
+        let kept = "SELECT format('%s below, from %s to %s; %s above, up to %s',
+                        count(*) FILTER (WHERE index < 0), max(index) FILTER (WHERE index < 0), min(index),
+                        count(*) FILTER (WHERE index > 0), max(index)) FROM quorum.event";
+        assert_eq!(text(kept), "10000 below, from -2 to -10001; 10000 above, up to 10000");
+        run("INSERT INTO quorum.event (index, term, kind, message) VALUES (10001, 1, 'new', 'z')");
+        run("SELECT quorum.trim_logs()");
+        assert_eq!(text(kept), "10000 below, from -2 to -10001; 10000 above, up to 10001");
+    }
+
+    #[pg_test]
     fn events_of_the_cluster_and_of_the_feed_do_not_meet() {
         run(
             r#"SELECT quorum.record_feed_event('a', 'first', '{}'), quorum.record_feed_event('b', 'second', '{}');
