@@ -63,7 +63,11 @@ LEFT OUTER JOIN pg_tablespace ON files.path = 'pg_tblspc/'
         let lasting: Vec<&String> = before.iter().filter(|path| after.contains(path)).collect();
         let wal = |path: &str| !segments(&[path.to_owned()]).is_empty();
         assert!(lasting.iter().any(|path| wal(path) && path[15..] < present[..]), "there is WAL of before");
-        assert!(segments(&shown).iter().all(|place| **place >= present[..]), "{present}: {:?}", segments(&shown));
+        assert!(
+            segments(&shown).iter().all(|place| **place >= present[..]),
+            "{present}: {:?}",
+            segments(&shown)
+        );
         assert!(!segments(&shown).is_empty(), "the segment in which the histories part is shown");
         for path in &lasting {
             assert!(wal(path) || shown.contains(path), "everything else is shown: {path}");

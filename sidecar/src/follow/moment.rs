@@ -171,9 +171,7 @@ mod tests {
 
     #[test]
     fn one_that_is_out_of_order_hides_no_other() {
-        let change = |tick: u64, second: u64| {
-            json!({"position": format!("5:{tick}"), "transaction": "7", "committed_at": format!("1970-01-01T00:00:{second:02}.000000Z")})
-        };
+        let change = |tick: u64, second: u64| json!({"position": format!("5:{tick}"), "transaction": "7", "committed_at": format!("1970-01-01T00:00:{second:02}.000000Z")});
         let changes = [change(7, 20), change(8, 3), change(9, 21), change(10, 21)];
         let moments: Vec<Moment> = changes.iter().map(|change| read(change).unwrap()).collect();
         let before = |second: i64| first_since(&moments, second * 1_000_000).map(|at| (at.epoch, at.tick));

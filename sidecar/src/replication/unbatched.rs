@@ -52,9 +52,15 @@ struct Key {
 
 /// How far a dump is.
 enum Stand {
-    Open { batch: u64, _place: OwnedSemaphorePermit },
+    Open {
+        batch: u64,
+        _place: OwnedSemaphorePermit,
+    },
     /// Its last row was given.
-    Ended { rows: u64, until: Instant },
+    Ended {
+        rows: u64,
+        until: Instant,
+    },
 }
 
 impl Unbatched {

@@ -39,7 +39,9 @@ const LOADS: [Load; 2] = [
         rows: 1_000_000,
         must: 1.5,
         fill: |rows| {
-            format!("INSERT INTO backlog SELECT i, i, 'row number ' || i FROM generate_series(1, {rows}) AS i")
+            format!(
+                "INSERT INTO backlog SELECT i, i, 'row number ' || i FROM generate_series(1, {rows}) AS i"
+            )
         },
     },
 ];

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 /// A worker that was ended is started again after a second, or a little later.
 const SOON: Duration = Duration::from_secs(60);
-const EVENTS: &str = "SELECT string_agg(kind || ' ' || (details ->> 'table'), ', ' ORDER BY index DESC) FROM quorum.event
+const EVENTS: &str =
+    "SELECT string_agg(kind || ' ' || (details ->> 'table'), ', ' ORDER BY index DESC) FROM quorum.event
                       WHERE kind LIKE 'capture-fault%'";
-const FAULTS: &str = "SELECT string_agg(\"table\" || ': ' || split_part(fault, ': changes', 1), ', ' ORDER BY \"table\")
+const FAULTS: &str =
+    "SELECT string_agg(\"table\" || ': ' || split_part(fault, ': changes', 1), ', ' ORDER BY \"table\")
                       FROM quorum.tracked_tables WHERE fault IS NOT NULL";
 
 /// As only a superuser can.

@@ -6,8 +6,7 @@ use postgres::Client;
 
 const ROWS: &str = "SELECT count(*)::text FROM t";
 const LOG_ROWS: &str = "SELECT count(*)::text FROM quorum_log.log_1_1";
-const CAPTURED: &str =
-    "SELECT coalesce(string_agg(key ->> 'id', ' ' ORDER BY tick), '') FROM quorum.changes('c') WHERE op = 'insert'";
+const CAPTURED: &str = "SELECT coalesce(string_agg(key ->> 'id', ' ' ORDER BY tick), '') FROM quorum.changes('c') WHERE op = 'insert'";
 
 /// Temporary files of a session.
 fn files(process: &str) -> String {
@@ -16,9 +15,7 @@ fn files(process: &str) -> String {
 
 /// Does a session wait for a lock?
 fn waiting(process: &str) -> String {
-    format!(
-        "SELECT count(*)::text FROM pg_stat_activity WHERE pid = {process} AND wait_event_type = 'Lock'"
-    )
+    format!("SELECT count(*)::text FROM pg_stat_activity WHERE pid = {process} AND wait_event_type = 'Lock'")
 }
 
 /// A session with a transaction whose changes, a megabyte, wait in a file; and its process.

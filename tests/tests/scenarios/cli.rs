@@ -1,6 +1,8 @@
 //! The commands as scripts use them: documents and exit codes.
 
-use pgquorum_tests::{Cluster, PATIENCE, await_until, free_ports, pgquorum, pgquorum_program, server_directory};
+use pgquorum_tests::{
+    Cluster, PATIENCE, await_until, free_ports, pgquorum, pgquorum_program, server_directory,
+};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -132,7 +134,8 @@ fn what_runs_a_server_refuses_root() {
     }
     let dir = server_directory("pgquorum-root-");
     let file = dir.join("node.toml").display().to_string();
-    let (secrets, node) = (dir.join("secrets.toml").display().to_string(), dir.join("node").display().to_string());
+    let (secrets, node) =
+        (dir.join("secrets.toml").display().to_string(), dir.join("node").display().to_string());
     let tried: [&[&str]; 4] = [
         &["run", "--config", &file],
         &["init", "--dir", &node],

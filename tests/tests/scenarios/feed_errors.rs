@@ -240,7 +240,8 @@ fn log_goes_when_it_is_as_old_as_was_promised_and_followers_have_read_it() {
     let number = |client: &mut Client, column: &str| -> i64 {
         text(client, &format!("SELECT {column}::text FROM quorum.channel_state")).parse().expect("a tick")
     };
-    let old = "SELECT count(*)::text FROM quorum.log_segment WHERE closed_at < clock_timestamp() - interval '12 s'";
+    let old =
+        "SELECT count(*)::text FROM quorum.log_segment WHERE closed_at < clock_timestamp() - interval '12 s'";
     await_until(SOON, "a segment twice as old as was promised", || {
         let begun = Instant::now();
         fill_one(&mut client);

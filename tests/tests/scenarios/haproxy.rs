@@ -11,7 +11,13 @@ fn configuration(cluster: &Cluster, write: u16, read: u16) -> String {
     let servers: Vec<String> = nodes
         .iter()
         .map(|node| {
-            format!("    server node{} {}:{} check port {}\n", node.id, node.db_host, node.db_port, node.api_port())
+            format!(
+                "    server node{} {}:{} check port {}\n",
+                node.id,
+                node.db_host,
+                node.db_port,
+                node.api_port()
+            )
         })
         .collect();
     let servers = servers.concat();

@@ -32,7 +32,10 @@ impl Net {
     }
 
     fn leader(&self) -> Option<NodeId> {
-        self.nodes.iter().find(|node| node.is_settled_leader() && !self.cut.contains(&node.id())).map(Consensus::id)
+        self.nodes
+            .iter()
+            .find(|node| node.is_settled_leader() && !self.cut.contains(&node.id()))
+            .map(Consensus::id)
     }
 
     fn step(&mut self) {
@@ -97,11 +100,7 @@ impl Net {
 }
 
 fn settings(node_timeout: u64, heartbeat: u64) -> Settings {
-    Settings {
-        node_timeout: Span(node_timeout),
-        heartbeat_interval: Span(heartbeat),
-        ..Settings::default()
-    }
+    Settings { node_timeout: Span(node_timeout), heartbeat_interval: Span(heartbeat), ..Settings::default() }
 }
 
 #[test]

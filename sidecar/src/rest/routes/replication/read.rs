@@ -80,9 +80,10 @@ fn chunk_bytes(call: &Call) -> Result<usize> {
 
 pub(super) async fn dump(call: &Call) -> Result<Response> {
     call.leads()?;
-    let collection = call.query.get("collection").filter(|name| !name.is_empty()).ok_or_else(|| {
-        Failure::bad("parameter collection is missing: the name or the id of a collection")
-    })?;
+    let collection =
+        call.query.get("collection").filter(|name| !name.is_empty()).ok_or_else(|| {
+            Failure::bad("parameter collection is missing: the name or the id of a collection")
+        })?;
     let (from, to) = (call.number("from")?, call.number("to")?.unwrap_or(u64::MAX));
     if from.is_some_and(|from| from > to) {
         return Err(Failure::bad(format!("from is above to ({to})")));
