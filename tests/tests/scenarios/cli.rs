@@ -83,12 +83,16 @@ fn nodes_come_and_go_by_commands() {
     // Nodes that answer and have no leader.
     let others: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != leader).collect();
     let left = cluster.node(leader).api;
-    others.iter().for_each(|node| drop(cluster.kill(*node, None)));
+    for node in &others {
+        cluster.kill(*node, None);
+    }
     await_until(PATIENCE, "no leader, exit code 3", || match pgquorum(["status", "--url", &left]) {
         said if said.code == 3 && said.json["leader"].is_null() && said.json["nodes"].is_array() => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    others.iter().for_each(|node| drop(cluster.start_node(*node)));
+    for node in &others {
+        cluster.start_node(*node);
+    }
     cluster.await_replicas(2);
 }
 
