@@ -5,7 +5,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE;
 use pgrx::prelude::*;
 
 use crate::error::Refusal;
-use crate::pg::{apply_target, apply_write};
+use crate::pg::{apply_target, owner_rights};
 
 /// Runs one statement that writes into a table, with the rights of the table's owner: what its triggers, defaults,
 /// constraints and types call runs with no more. The lines are the statement's `$1`. Gives the number of rows.
@@ -17,7 +17,7 @@ fn applier_write(relation: pg_sys::Oid, statement: &str, lines: Vec<Option<Strin
         Refusal::new(ERRCODE_UNDEFINED_TABLE, format!("the table with oid {} was dropped", relation.to_u32()))
             .raise()
     };
-    let written = apply_write::as_owner(owner, || {
+    let written = owner_rights::as_owner(owner, || {
         Spi::connect_mut(|client| client.update(statement, None, &[lines.into()]).map(|rows| rows.len()))
     });
     match written {

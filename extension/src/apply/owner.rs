@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 
 use super::error::ApplyError;
-use crate::pg::{apply_session, apply_target, apply_write, copy_owner};
+use crate::pg::{apply_session, apply_target, copy_owner, owner_rights};
 
 /// The next statement of this session, a COPY into this table, is run with the rights of the table's owner.
 #[pg_extern]
@@ -14,7 +14,7 @@ fn copy_as_owner(relation: pg_sys::Oid) {
 /// Runs a statement with the rights of a table's owner.
 #[pg_extern]
 pub fn run_as_owner(relation: pg_sys::Oid, statement: &str) {
-    apply_write::as_owner(owner_of(relation), || apply_session::run(statement));
+    owner_rights::as_owner(owner_of(relation), || apply_session::run(statement));
 }
 
 fn owner_of(relation: pg_sys::Oid) -> u32 {

@@ -11,7 +11,7 @@ use crate::capture;
 use crate::pg::apply_find::Found;
 use crate::pg::apply_session;
 use crate::pg::apply_target::{self, Fault};
-use crate::pg::apply_write;
+use crate::pg::owner_rights;
 use crate::pg::savepoint::attempt;
 use crate::versions::Reader;
 
@@ -245,12 +245,12 @@ fn empty_tables(session: &mut Session, way: Way) -> Result<(), Halt> {
     let empty = || {
         if together {
             let statement = format!("TRUNCATE {}", names.join(", "));
-            apply_write::as_owner(owner, || apply_session::run(&statement));
+            owner_rights::as_owner(owner, || apply_session::run(&statement));
         } else {
             // Other tables refer to these. At the source they were emptied as well, or are none of ours.
             for table in &opened {
                 let statement = format!("DELETE FROM {}", table.name);
-                apply_write::as_owner(table.owner, || apply_session::run(&statement));
+                owner_rights::as_owner(table.owner, || apply_session::run(&statement));
             }
         }
         Ok::<(), Halt>(())
@@ -324,7 +324,7 @@ fn ddl(
             };
             let run = || {
                 let _path = apply_session::path_of(&schema);
-                apply_write::as_owner(owner, || apply_session::run(&statement));
+                owner_rights::as_owner(owner, || apply_session::run(&statement));
                 Ok::<(), Halt>(())
             };
             match attempt(run) {

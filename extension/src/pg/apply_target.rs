@@ -11,9 +11,10 @@ use pgrx::pg_sys;
 use super::apply_key::{Key, key_index, unique_indexes};
 use super::apply_state::executor_state;
 use super::apply_value::{Input, in_server_encoding};
-use super::apply_write::{AsOwner, defaults};
+use super::apply_write::defaults;
 use super::describe::attributes;
 use super::encoding;
+use super::owner_rights::AsOwner;
 use super::worker::lock;
 
 /// Why changes cannot be applied to a table.

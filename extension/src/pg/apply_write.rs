@@ -9,40 +9,8 @@ use pgrx::pg_sys;
 use super::apply_find::{Found, Place};
 use super::apply_target::{Column, Target};
 use super::describe::attributes;
+use super::owner_rights::AsOwner;
 use crate::error::Refusal;
-
-/// The rights of a table's owner while it lives: what its triggers, defaults, constraints, types and indexes call runs with
-/// no more.
-pub(super) struct AsOwner {
-    user: pg_sys::Oid,
-    context: c_int,
-}
-
-impl AsOwner {
-    pub(super) fn new(owner: u32) -> Self {
-        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-        // SAFETY: put back when dropped; after an error the end of the savepoint does it.
-        unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-            let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
-            pg_sys::SetUserIdAndSecContext(owner.into(), context | restricted as c_int);
-        }
-        Self { user, context }
-    }
-}
-
-impl Drop for AsOwner {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) }
-    }
-}
-
-/// Runs something with the rights of a table's owner.
-pub fn as_owner<T>(owner: u32, run: impl FnOnce() -> T) -> T {
-    let _owner = AsOwner::new(owner);
-    run()
-}
 
 /// Makes what this transaction has done so far visible to what it does next.
 pub fn next_command() {

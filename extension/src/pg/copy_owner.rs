@@ -2,9 +2,10 @@
 //! announced, and the hook of utility statements changes the rights for its time.
 
 use std::cell::Cell;
-use std::ffi::c_int;
 
 use pgrx::pg_sys;
+
+use super::owner_rights;
 
 thread_local! {
     /// The owner with whose rights the next statement is run if it is a COPY FROM; 0: nobody.
@@ -12,10 +13,10 @@ thread_local! {
 }
 
 /// The rights that were in force; `None`: they were not changed.
-pub type Outer = Option<(pg_sys::Oid, c_int)>;
+pub type Outer = Option<owner_rights::Outer>;
 
 /// The utility statement that begins next, if it is a COPY FROM, has the rights of this owner and no more: it cannot change
-/// who it is or what the session has set, nor leave anything to be done at the commit.
+/// who it is or what the session has set for longer than that, nor leave anything to be done at the commit.
 pub fn announce(owner: u32) {
     NEXT.set(owner);
 }
@@ -45,18 +46,13 @@ pub unsafe fn begin(statement: *const pg_sys::PlannedStmt) -> Outer {
         {
             return None;
         }
-        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
-        pg_sys::SetUserIdAndSecContext(owner.into(), context | restricted as c_int);
-        Some((user, context))
+        Some(owner_rights::enter(owner))
     }
 }
 
 /// It has ended.
 pub fn end(outer: Outer) {
-    if let Some((user, context)) = outer {
-        // SAFETY: what was in force before.
-        unsafe { pg_sys::SetUserIdAndSecContext(user, context) }
+    if let Some(outer) = outer {
+        owner_rights::leave(outer);
     }
 }

@@ -44,6 +44,7 @@ pub mod nesting;
 pub mod notices;
 pub mod object_hooks;
 pub mod origin;
+pub mod owner_rights;
 pub mod plans;
 pub mod process;
 pub mod query;

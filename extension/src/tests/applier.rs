@@ -156,4 +156,35 @@ mod tests {
         assert_eq!(text(&write("DELETE FROM public.t", "'{}'")), "2");
         assert!(refused("SELECT quorum.applier_write(4294967294, 'SELECT 1', '{}')").starts_with("42P01"));
     }
+
+    #[pg_test]
+    fn what_the_tables_owner_sets_ends_with_what_is_run_for_it() {
+        run("CREATE ROLE owner_of_sets; CREATE TABLE public.sets (id int PRIMARY KEY);
+             ALTER TABLE public.sets OWNER TO owner_of_sets; GRANT pg_execute_server_program TO owner_of_sets;
+             CREATE FUNCTION public.sets() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN
+                 PERFORM set_config('search_path', 'evil, pg_catalog, pg_temp', false), set_config('application_name', 'evil', false);
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER sets BEFORE INSERT ON public.sets FOR EACH ROW EXECUTE FUNCTION public.sets();
+             ALTER TABLE public.sets ENABLE ALWAYS TRIGGER sets");
+        let settings =
+            "SELECT concat_ws(' | ', current_setting('search_path'), current_setting('application_name'))";
+        let before = text(settings);
+        let insert = |id: i32| {
+            format!(
+                "SELECT quorum.applier_write('public.sets'::regclass, 'INSERT INTO public.sets VALUES ({id})', '{{}}')"
+            )
+        };
+        run(&insert(1));
+        assert_eq!(text(settings), before, "a statement of the applier");
+        assert!(refused(&insert(1)).starts_with("23505"));
+        assert_eq!(text(settings), before, "one that fails");
+        run("SELECT quorum.run_as_owner('public.sets'::regclass, 'INSERT INTO public.sets VALUES (2)')");
+        assert_eq!(text(settings), before, "any statement");
+        run("SELECT quorum.copy_as_owner('public.sets'::regclass)");
+        run("COPY public.sets FROM PROGRAM 'echo 3'");
+        assert_eq!(text(settings), before, "a copy");
+        assert_eq!(text("SELECT string_agg(id::text, ' ' ORDER BY id) FROM public.sets"), "1 2 3");
+    }
 }

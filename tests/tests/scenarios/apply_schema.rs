@@ -174,7 +174,8 @@ fn triggers_and_constraints_rest_but_for_those_that_are_for_this() {
         &mut a.target,
         "CREATE TABLE seen (who text, what text);
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN INSERT INTO public.seen VALUES (current_user, TG_NAME || ' ' || TG_OP); NEW.v := NEW.v || '+'; RETURN NEW; END $$;
+             $$ BEGIN PERFORM set_config('search_path', 'evil', false);
+                INSERT INTO public.seen VALUES (current_user, TG_NAME || ' ' || TG_OP); NEW.v := NEW.v || '+'; RETURN NEW; END $$;
          CREATE FUNCTION after_note() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO public.seen VALUES (current_user, TG_NAME || ' ' || TG_OP || ' ' || (SELECT count(*) FROM public.t)); RETURN NULL; END $$;
          CREATE TRIGGER ordinary BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION note();
@@ -188,7 +189,9 @@ fn triggers_and_constraints_rest_but_for_those_that_are_for_this() {
         &mut a.source,
         "INSERT INTO parent VALUES (1); INSERT INTO t VALUES (1, 1, 'a'), (2, 1, 'b'); UPDATE t SET v = 'c' WHERE id = 1; DELETE FROM t WHERE id = 2",
     );
+    let path = text(&mut a.target, "SHOW search_path");
     assert_eq!(a.pull().conflicts, 0);
+    assert_eq!(text(&mut a.target, "SHOW search_path"), path, "what a trigger sets ends with the change");
     // The parent row is not here; the trigger has changed the value; everything ran as the table's owner.
     assert_eq!(rows(&mut a.target, "t"), "(1,1,c+)");
     assert_eq!(
