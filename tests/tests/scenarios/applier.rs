@@ -240,3 +240,30 @@ fn a_cluster_follows_another_over_the_replication_interface() {
     pair.source.sql("DELETE FROM pairs");
     await_same(&pair);
 }
+
+#[test]
+fn keys_are_compared_with_the_rights_of_the_tables_owner() {
+    let pair = Pair::start((1, 1), "");
+    pair.source.sql(
+        "CREATE TABLE keyed (id text PRIMARY KEY, v int); INSERT INTO keyed VALUES ('a', 1), ('b', 2)",
+    );
+    // No value of such a type can be made by anybody else.
+    pair.target.sql(
+        "CREATE ROLE somebody; CREATE DOMAIN owned AS text CHECK (current_user = 'somebody'); \
+         CREATE TABLE keyed (id owned PRIMARY KEY, v int); ALTER TABLE keyed OWNER TO somebody; \
+         GRANT USAGE ON SCHEMA public TO somebody",
+    );
+    let source = pair.source.node(pair.source.leader());
+    let port = source.api_port();
+    let (status, answer) = request(port, "PUT", "/_api/replication/logger-start", None).expect("an answer");
+    assert_eq!(status, 200, "{answer}");
+    pair.source.sql("SELECT quorum.track('keyed', channel => '_logger')");
+    let remote = json!({"endpoint": format!("tcp://127.0.0.1:{port}"), "incremental": true});
+    let rows = "SELECT string_agg(concat_ws(' ', id::text, v), ', ' ORDER BY id::text) FROM keyed";
+    ok(&pair, "PUT", "sync", Some(&remote));
+    assert_eq!(pair.target.ask(1, rows), "a 1, b 2");
+    // What is not seen there goes.
+    pair.source.sql("DELETE FROM keyed WHERE id = 'a'; UPDATE keyed SET v = 3");
+    ok(&pair, "PUT", "sync", Some(&remote));
+    assert_eq!(pair.target.ask(1, rows), "b 3");
+}

@@ -240,8 +240,8 @@ impl Copy<'_> {
     async fn note_seen(&self, writer: &Writer, table: &Table, changes: &[Change]) -> Result<()> {
         let keys = changes.iter().map(|change| table.key(change)).collect::<Result<Vec<String>>>()?;
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        // The table of keys is this session's own, and not the owner's.
-        writer.ask(&table.note_seen(), &[(&keys, Type::TEXT_ARRAY)]).await.map(drop)
+        // The table of keys is this session's own; but what its types call (domains, casts) is the owner's.
+        writer.write(table, &table.note_seen(), &keys).await.map(drop)
     }
 
     /// The next part of a collection: its documents, the tick of the last one, whether there are more.

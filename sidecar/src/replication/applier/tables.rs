@@ -309,12 +309,13 @@ impl Table {
         Err(Fault::event(400, message))
     }
 
-    /// The columns of the key with their types, for a table of the keys that were seen.
+    /// The columns of the key with their types, for a table of the keys that were seen. The table's owner writes into it; nobody
+    /// else gets at it, since it is this session's own.
     pub fn seen_table(&self) -> String {
         let columns =
             listed(self.keys().map(|column| format!("{} {}", quoted(&column.name), column.type_name)));
         format!(
-            "CREATE TEMPORARY TABLE {SEEN} ({columns}) ON COMMIT DROP; GRANT SELECT ON pg_temp.{SEEN} TO PUBLIC"
+            "CREATE TEMPORARY TABLE {SEEN} ({columns}) ON COMMIT DROP; GRANT SELECT, INSERT ON pg_temp.{SEEN} TO PUBLIC"
         )
     }
 
