@@ -57,6 +57,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     a quorum.applier;
 BEGIN
+    -- Not left to the constraints of the table: their errors show the whole row, and the password is in it.
+    PERFORM quorum.require_input(jsonb_typeof(applier_configure.config) = 'object' AND NOT applier_configure.config ? 'password',
+        'the settings of the applier are an object without a password, which is an argument of its own');
     SELECT x.* INTO STRICT a FROM quorum.applier AS x FOR UPDATE;
     IF a.running THEN
         RAISE EXCEPTION 'the applier is running, and its settings cannot be changed now'
@@ -71,7 +74,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.applier_configure(jsonb, text) IS
-    'What the applier follows, and how; the password as NULL stays while endpoint and username do. Error 55000: it is running.';
+    'What the applier follows, and how; the password as NULL stays while endpoint and username do. Errors: 55000 it is running, 22023 the settings are no object, or hold a password.';
 
 CREATE FUNCTION quorum.applier_start("from" numeric DEFAULT NULL, resync boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -14,10 +14,12 @@ mod tests {
         Spi::get_one::<String>(sql).expect("query runs").expect("query returns a value")
     }
 
-    /// The error that a statement brings.
+    /// The error that a statement brings, and its detail.
     fn refused(sql: &str) -> String {
         run("CREATE OR REPLACE FUNCTION pg_temp.refused(sql text) RETURNS text LANGUAGE plpgsql AS
-             $$ BEGIN EXECUTE sql; RETURN 'done'; EXCEPTION WHEN OTHERS THEN RETURN SQLSTATE || ' ' || SQLERRM; END $$");
+             $$ DECLARE said text; BEGIN EXECUTE sql; RETURN 'done';
+             EXCEPTION WHEN OTHERS THEN GET STACKED DIAGNOSTICS said = PG_EXCEPTION_DETAIL; RETURN concat_ws(' ', SQLSTATE, SQLERRM, said);
+             END $$");
         text(&format!("SELECT pg_temp.refused($text${sql}$text$)"))
     }
 
@@ -39,6 +41,10 @@ mod tests {
         );
         assert_eq!(text(password), "hush");
         assert!(!text("SELECT quorum.applier_show()::text").contains("hush"));
+        for config in [r#"'{"endpoint": "tcp://a:1", "username": "me", "password": ""}'"#, "'[]'", "NULL"] {
+            let found = refused(&format!("SELECT quorum.applier_configure({config})"));
+            assert!(found.starts_with("22023") && !found.contains("hush"), "{config}: {found}");
+        }
         for role in ["quorum_reader", "quorum_admin", "quorum_follower"] {
             let may = format!("SELECT has_any_column_privilege('{role}', 'quorum.applier', 'SELECT')::text");
             assert_eq!(text(&may), "false", "{role}");
