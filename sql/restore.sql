@@ -199,13 +199,15 @@ BEGIN
         RAISE EXCEPTION 'table % has no column for the attribute %', relation, quote_literal(unknown)
             USING ERRCODE = 'undefined_column', HINT = 'Add the column, or leave such attributes out with force=true.';
     END IF;
-    PERFORM quorum.run_as_owner(relation, format(
-        'DELETE FROM %s AS t USING jsonb_array_elements(%L::jsonb) AS e WHERE jsonb_typeof(e -> ''data'') = ''null'' AND %s',
-        relation, restore_rows.rows, matches));
-    PERFORM quorum.run_as_owner(relation, format(
-        'INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM jsonb_array_elements(%L::jsonb) AS e '
+    -- The rows are a parameter: what is reported meanwhile, to the server's log too, shows the statement.
+    PERFORM quorum.applier_write(relation, format(
+        'DELETE FROM %s AS t USING jsonb_array_elements(($1)[1]::jsonb) AS e WHERE jsonb_typeof(e -> ''data'') = ''null'' AND %s',
+        relation, matches), ARRAY[restore_rows.rows::text]);
+    PERFORM quorum.applier_write(relation, format(
+        'INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM jsonb_array_elements(($1)[1]::jsonb) AS e '
         'WHERE jsonb_typeof(e -> ''data'') = ''object'' ON CONFLICT (%s) DO %s',
-        relation, names, sources, restore_rows.rows, array_to_string(keys, ', '), coalesce('UPDATE SET ' || changes, 'NOTHING')));
+        relation, names, sources, array_to_string(keys, ', '), coalesce('UPDATE SET ' || changes, 'NOTHING')),
+        ARRAY[restore_rows.rows::text]);
 END
 $$;
 COMMENT ON FUNCTION quorum.restore_rows(text, text, jsonb, boolean) IS
