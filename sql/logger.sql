@@ -110,6 +110,10 @@ BEGIN
         SELECT array_agg(a.attname) INTO names FROM pg_attribute AS a
         WHERE a.attrelid = member.relation AND a.attnum = ANY (member.columns) AND NOT a.attisdropped;
         BEGIN
+            -- No names would mean all columns, those too that were not to be captured.
+            IF member.columns IS NOT NULL AND names IS NULL THEN
+                RAISE EXCEPTION 'all columns that were captured were dropped' USING ERRCODE = 'undefined_column';
+            END IF;
             PERFORM quorum.track(member.relation, start_channel.channel, names, member.filter_sql, member.old_image);
             IF member.versions THEN
                 PERFORM quorum.keep_versions(member.relation);

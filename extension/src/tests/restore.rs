@@ -191,4 +191,22 @@ mod tests {
         assert_eq!(kept, "-1|20");
         assert!(refused("SELECT quorum.keep_log('shop', rows => -1)").starts_with("22023"));
     }
+
+    #[pg_test]
+    fn a_channel_that_is_started_captures_no_columns_that_it_did_not() {
+        run("SELECT quorum.create_channel('few'); CREATE TABLE public.few (id int PRIMARY KEY, secret text NOT NULL);
+             SELECT quorum.track('public.few', 'few', ARRAY['id'])");
+        run("SELECT quorum.stop_channel('few')");
+        // As if nothing had been recorded: that is a matter of other transactions.
+        run("UPDATE quorum.resting_table SET schema_version = NULL");
+        run("ALTER TABLE public.few DROP COLUMN id");
+        run("ALTER TABLE public.few ADD PRIMARY KEY (secret)");
+        assert_eq!(
+            refused("SELECT quorum.start_channel('few')"),
+            "42703 channel \"few\" cannot be started: table public.few cannot be tracked as it was: all columns that were captured were dropped"
+        );
+        run("SELECT quorum.untrack('public.few')");
+        assert_eq!(text("SELECT quorum.start_channel('few')::text"), "true");
+        assert_eq!(text("SELECT count(*)::text FROM quorum.tracked_tables"), "0");
+    }
 }
