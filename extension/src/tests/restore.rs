@@ -114,6 +114,19 @@ mod tests {
     }
 
     #[pg_test]
+    fn nothing_is_left_to_the_commit() {
+        run("CREATE TABLE public.parent (id int PRIMARY KEY); INSERT INTO public.parent VALUES (1);
+             CREATE TABLE public.late (id int PRIMARY KEY, parent int);
+             ALTER TABLE public.late ADD CONSTRAINT late FOREIGN KEY (parent) REFERENCES public.parent INITIALLY DEFERRED");
+        let restore = r#"SELECT quorum.restore_rows('public', 'late', '[{"key": ["1"], "joined": "1", "data": {"parent": 1}}]')"#;
+        let found = refused(restore);
+        assert!(found.starts_with("42501 cannot fire deferred trigger"), "{found}");
+        run("ALTER TABLE public.late ALTER CONSTRAINT late DEFERRABLE INITIALLY IMMEDIATE");
+        run(restore);
+        assert_eq!(text("SELECT parent::text FROM public.late"), "1");
+    }
+
+    #[pg_test]
     fn statements_that_write_rows_do_not_show_them() {
         run("CREATE TABLE public.quiet (id int PRIMARY KEY, note text, seen text);
              CREATE FUNCTION public.quiet() RETURNS trigger LANGUAGE plpgsql AS
