@@ -244,9 +244,8 @@ fn a_cluster_follows_another_over_the_replication_interface() {
 #[test]
 fn keys_are_compared_with_the_rights_of_the_tables_owner() {
     let pair = Pair::start((1, 1), "");
-    pair.source.sql(
-        "CREATE TABLE keyed (id text PRIMARY KEY, v int); INSERT INTO keyed VALUES ('a', 1), ('b', 2)",
-    );
+    pair.source
+        .sql("CREATE TABLE keyed (id text PRIMARY KEY, v int); INSERT INTO keyed VALUES ('a', 1), ('b', 2)");
     // No value of such a type can be made by anybody else.
     pair.target.sql(
         "CREATE ROLE somebody; CREATE DOMAIN owned AS text CHECK (current_user = 'somebody'); \
