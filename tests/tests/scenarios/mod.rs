@@ -43,6 +43,7 @@ mod follow_copy;
 mod follow_drift;
 mod follow_filter;
 mod follow_kills;
+mod follow_login;
 mod follow_misfits;
 mod follow_network;
 mod follow_owner;
