@@ -61,7 +61,7 @@ impl<'a> Following<'a> {
         let at = here.position().await?;
         let (me, writer) = (here.me().await?, here.writer(true).await?);
         let origin = format!("arango.{}.{}", identity.server_id, remote.database);
-        let transactions = Transactions::new(at.applied, runner.aborted.clone());
+        let transactions = Transactions::new(at.applied, runner.known.clone());
         let tables = Tables::new(Arc::clone(&here), identity.ours);
         Ok(Following {
             runner,
@@ -174,12 +174,14 @@ impl<'a> Following<'a> {
                         self.flows = false;
                     }
                     Step::Undo => {
-                        self.writer.run("ROLLBACK").await?;
-                        self.runner.aborted = self.transactions.aborted();
+                        if self.flows {
+                            self.writer.run("ROLLBACK").await?;
+                        }
+                        self.runner.known = self.transactions.known();
                         return Err(Fault::new(
                             Kind::Here,
                             0,
-                            "a large transaction of the remote was given up there",
+                            "a large transaction of the remote was given up there, or is to be read again",
                         ));
                     }
                     Step::Other(Event::Fate(fate, collection)) => {

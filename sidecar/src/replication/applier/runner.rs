@@ -7,6 +7,7 @@ use super::fault::{Fault, INVALID_CONFIG, Kind, Result};
 use super::following::Following;
 use super::here::Here;
 use super::remote::{Identity, Remote};
+use super::transactions::Known;
 use crate::replication::SYSTEM;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -75,8 +76,8 @@ pub struct Runner {
     followed: Option<Instant>,
     /// Since when the remote does not know a tick that it has given before.
     behind: Option<Instant>,
-    /// Transactions of the remote that did not come to their end.
-    pub aborted: Vec<u64>,
+    /// What the last reading of the log found out.
+    pub known: Known,
 }
 
 /// Runs the applier until it is stopped.
@@ -99,7 +100,7 @@ pub async fn run(here: Here, row: Row) {
         resyncs: 0,
         followed: None,
         behind: None,
-        aborted: Vec::new(),
+        known: Known::default(),
     };
     runner.run().await;
 }
@@ -212,7 +213,7 @@ impl Runner {
             synced => synced?,
         };
         self.resync = false;
-        self.aborted.clear();
+        self.known = Known::default();
         self.heard().await?;
         let message = format!(
             "{} collections were copied, following from tick {}",

@@ -32,7 +32,8 @@ pub enum Step {
     Piece(Vec<Change>),
     /// The last piece.
     Last(Unit),
-    /// What was written of the large transaction is to be undone.
+    /// What was written of a large transaction is to be undone, if something was, and the log to be read again with what is
+    /// known now ([`Transactions::known`]).
     Undo,
     /// Something that happens to no document.
     Other(Event),
@@ -44,6 +45,17 @@ struct Open {
     begun: u64,
     changes: Vec<Change>,
     bytes: usize,
+    /// It is large, and seems to be here already: its changes are passed over.
+    passed: bool,
+}
+
+/// What one reading of the log finds out for the next one, by the numbers of transactions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Those that were begun piece by piece and did not come to their end: they are passed over.
+    aborted: Vec<u64>,
+    /// Large ones of which a part is behind the last whole transaction that is here, and so their end.
+    due: Vec<u64>,
 }
 
 /// Transactions as the log brings them.
@@ -55,19 +67,18 @@ pub struct Transactions {
     bytes: usize,
     /// The one that is written piece by piece.
     flowing: Option<u64>,
-    /// Those that were begun so and did not come to their end: they are passed over when they are read again.
-    aborted: Vec<u64>,
+    known: Known,
 }
 
 impl Transactions {
-    /// `aborted`: transactions that are known not to come to their end.
-    pub fn new(applied: u64, aborted: Vec<u64>) -> Transactions {
-        Transactions { applied, aborted, ..Transactions::default() }
+    /// `known`: from the reading before this one.
+    pub fn new(applied: u64, known: Known) -> Transactions {
+        Transactions { applied, known, ..Transactions::default() }
     }
 
-    /// Transactions that were written piece by piece and did not come to their end.
-    pub fn aborted(&self) -> Vec<u64> {
-        self.aborted.clone()
+    /// For the next reading.
+    pub fn known(&self) -> Known {
+        self.known.clone()
     }
 
     /// Some transaction is incomplete.
@@ -91,13 +102,14 @@ impl Transactions {
                 Step::Nothing
             }
             Event::Change(tid, change) => match self.open.get_mut(&tid) {
-                Some(_) if self.aborted.contains(&tid) => Step::Nothing,
+                Some(_) if self.known.aborted.contains(&tid) => Step::Nothing,
+                Some(open) if open.passed => self.pass(tick, tid),
                 Some(open) => {
                     let size = change.line.len();
                     open.bytes += size;
                     self.bytes += size;
                     open.changes.push(change);
-                    self.pieces(tid)?
+                    self.pieces(tick, tid)?
                 }
                 None if tick <= self.applied => Step::Nothing,
                 None => Step::Whole(Unit { tick, resume: self.resume(tick), changes: vec![change] }),
@@ -119,15 +131,27 @@ impl Transactions {
     fn commit(&mut self, tick: u64, tid: u64) -> Step {
         let flowed = self.flowing == Some(tid);
         let Some(open) = self.forget(tid) else { return Step::Nothing };
+        if open.passed {
+            return self.pass(tick, tid);
+        }
         let unit = Unit { tick, resume: self.resume(tick), changes: open.changes };
         match flowed {
             true => {
                 self.flowing = None;
                 Step::Last(unit)
             }
-            false if tick <= self.applied || self.aborted.contains(&tid) => Step::Nothing,
+            false if tick <= self.applied || self.known.aborted.contains(&tid) => Step::Nothing,
             false => Step::Whole(unit),
         }
+    }
+
+    /// More of a large transaction that seemed to be here already. Something of it behind what is here says that it is not.
+    fn pass(&mut self, tick: u64, tid: u64) -> Step {
+        if tick <= self.applied {
+            return Step::Nothing;
+        }
+        self.known.due.push(tid);
+        Step::Undo
     }
 
     /// Nothing that is incomplete will be completed.
@@ -136,7 +160,7 @@ impl Transactions {
         self.bytes = 0;
         match self.flowing.take() {
             Some(tid) => {
-                self.aborted.push(tid);
+                self.known.aborted.push(tid);
                 Step::Undo
             }
             None => Step::Nothing,
@@ -150,9 +174,18 @@ impl Transactions {
     }
 
     /// Lets a transaction flow that has become large.
-    fn pieces(&mut self, tid: u64) -> Result<Step> {
+    fn pieces(&mut self, tick: u64, tid: u64) -> Result<Step> {
         let may = self.flowing.is_none_or(|flowing| flowing == tid);
+        // Read again because of another one that was incomplete. It may have ended before what is here, and then what it says
+        // of its rows is old.
+        let doubtful = tick <= self.applied && !self.known.due.contains(&tid);
         match self.open.get_mut(&tid) {
+            Some(open) if doubtful && open.bytes > HELD_BYTES => {
+                open.passed = true;
+                open.changes.clear();
+                self.bytes -= std::mem::take(&mut open.bytes);
+                Ok(Step::Nothing)
+            }
             Some(open) if may && open.bytes > HELD_BYTES => {
                 self.flowing = Some(tid);
                 self.bytes -= std::mem::take(&mut open.bytes);
@@ -185,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_transaction_is_whole_at_its_end() {
-        let mut all = Transactions::new(10, vec![]);
+        let mut all = Transactions::new(10, Known::default());
         // What is here already is passed over.
         assert_eq!(take(&mut all, 9, Event::Begin(1)), Step::Nothing);
         assert_eq!(take(&mut all, 9, Event::Change(1, change(9, 1))), Step::Nothing);
@@ -215,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_large_transaction_flows() {
-        let mut all = Transactions::new(0, vec![]);
+        let mut all = Transactions::new(0, Known::default());
         take(&mut all, 1, Event::Begin(7));
         assert_eq!(take(&mut all, 2, Event::Change(7, change(2, 1000))), Step::Nothing);
         let Step::Piece(piece) = take(&mut all, 3, Event::Change(7, change(3, HELD_BYTES))) else { panic!() };
@@ -228,15 +261,44 @@ mod tests {
         take(&mut all, 6, Event::Begin(8));
         take(&mut all, 7, Event::Change(8, change(7, HELD_BYTES + 1)));
         assert_eq!(take(&mut all, 8, Event::Abort(8)), Step::Undo);
-        let mut again = Transactions::new(5, all.aborted());
+        let mut again = Transactions::new(5, all.known());
         take(&mut again, 6, Event::Begin(8));
         assert_eq!(take(&mut again, 7, Event::Change(8, change(7, HELD_BYTES + 1))), Step::Nothing);
         assert_eq!(take(&mut again, 8, Event::Abort(8)), Step::Nothing);
     }
 
     #[test]
+    fn a_large_transaction_that_is_here_already_is_not_written_again() {
+        // The first one was open at the last position, so everything since it began is read again.
+        let begun = |known: Known| {
+            let mut all = Transactions::new(16, known);
+            take(&mut all, 11, Event::Begin(1));
+            take(&mut all, 12, Event::Begin(2));
+            all
+        };
+        let large = || Event::Change(2, change(13, HELD_BYTES + 1));
+        let mut all = begun(Known::default());
+        assert_eq!(take(&mut all, 13, large()), Step::Nothing);
+        assert_eq!(take(&mut all, 14, Event::Change(1, change(14, 1))), Step::Nothing);
+        assert_eq!(take(&mut all, 15, Event::Commit(2)), Step::Nothing);
+        let first = Step::Whole(Unit { tick: 17, resume: 17, changes: vec![change(14, 1)] });
+        assert_eq!(take(&mut all, 17, Event::Commit(1)), first);
+        assert_eq!((all.known(), all.bytes), (Known::default(), 0));
+        // One that ends behind what is here is read again, and flows then.
+        for end in [Event::Change(2, change(17, 1)), Event::Commit(2)] {
+            let mut all = begun(Known::default());
+            assert_eq!(take(&mut all, 13, large()), Step::Nothing);
+            assert_eq!(take(&mut all, 17, end), Step::Undo);
+            let mut again = begun(all.known());
+            assert_eq!(take(&mut again, 13, large()), Step::Piece(vec![change(13, HELD_BYTES + 1)]));
+            let last = Step::Last(Unit { tick: 18, resume: 10, changes: vec![] });
+            assert_eq!(take(&mut again, 18, Event::Commit(2)), last);
+        }
+    }
+
+    #[test]
     fn what_is_incomplete_has_a_limit() {
-        let mut all = Transactions::new(0, vec![]);
+        let mut all = Transactions::new(0, Known::default());
         let mut refused = None;
         for tid in 1..100 {
             take(&mut all, tid, Event::Begin(tid));
