@@ -2,7 +2,7 @@
 //! bytes instead of reading JSON.
 
 use super::collections::{Collection, parameters, unique_id};
-use super::names;
+use super::names::{self, Members};
 use super::tick::Tick;
 use pgquorum_change::{Change, Encoder, Image, Old, OldImage, Op, Schema, Value, change, json};
 use std::io::Write;
@@ -157,19 +157,21 @@ fn document(out: &mut Vec<u8>, of: &Collection, key: &str, rev: Tick, row: &[u8]
 
 /// The attributes of a whole document and the bracket behind them: what is in its column `data`, and the two ends of an edge.
 fn members(row: &[u8]) -> Option<Vec<u8>> {
-    let Ok(serde_json::Value::Object(mut row)) = serde_json::from_slice(row) else { return None };
-    let mut document = serde_json::Map::new();
+    let mut row: Members<'_> = serde_json::from_slice(row).ok()?;
+    let mut document = Members::new();
     for name in ["_from", "_to"] {
         document.extend(row.remove(name).map(|value| (name.to_owned(), value)));
     }
-    match row.remove("data") {
-        Some(serde_json::Value::Object(data)) => {
+    let data = row.remove("data").filter(|data| data.get() != "null");
+    match data.map(|data| serde_json::from_str::<Members<'_>>(data.get()).map_err(|_| data)) {
+        Some(Ok(data)) => {
             let own = |name: &str| matches!(name, "_id" | "_key" | "_rev") || document.contains_key(name);
             let data: Vec<_> = data.into_iter().filter(|(name, _)| !own(name)).collect();
             document.extend(data);
         }
-        None | Some(serde_json::Value::Null) => {}
-        Some(other) => drop(document.insert("data".to_owned(), other)),
+        None => {}
+        // It is no object.
+        Some(Err(other)) => drop(document.insert("data".to_owned(), other)),
     }
     Some(serde_json::to_vec(&document).ok()?.split_off(1))
 }

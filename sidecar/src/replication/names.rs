@@ -1,7 +1,12 @@
 //! What tables, rows and columns are called here. Every name can be told from every other one, whatever the tables hold.
 
+use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write;
+
+/// The members of a JSON object, each as it is written: a number may be one that only the database can hold.
+pub type Members<'a> = BTreeMap<String, &'a RawValue>;
 
 /// The schema that is left out.
 const USUAL_SCHEMA: &str = "public";

@@ -3,7 +3,9 @@
 use super::collections::{DESCRIPTION, EDGES};
 use super::error::{BAD_PARAMETER, Failure, ILLEGAL_NAME, INVALID_JSON, Result, UNEXPECTED_MARKER};
 use super::lines::{EDGE, REMOVAL, UPSERT};
-use super::names;
+use super::names::{self, Members};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
@@ -114,12 +116,13 @@ pub fn indexes(entry: &Map<String, Value>, force: bool) -> Result<Vec<Value>> {
     Ok(read)
 }
 
-/// The rows of a dump, as `quorum.restore_rows` takes them: of several lines about one document the last one.
+/// The rows of a dump, each as `quorum.restore_rows` takes it: of several lines about one document the last one. Values are
+/// left as they are written, as the database can hold more than a number of ours.
 ///
 /// # Errors
 /// A line is none of a dump; it is named by its number.
-pub fn rows(lines: &[u8]) -> Result<Vec<Value>> {
-    let (mut rows, mut places): (Vec<Value>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
+pub fn rows(lines: &[u8]) -> Result<Vec<String>> {
+    let (mut rows, mut places): (Vec<String>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
     for (number, line) in (1..).zip(lines.split(|byte| *byte == b'\n')) {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -139,36 +142,48 @@ pub fn rows(lines: &[u8]) -> Result<Vec<Value>> {
     Ok(rows)
 }
 
+/// What becomes of a row.
+#[derive(Serialize)]
+struct Row<'a> {
+    key: Vec<String>,
+    joined: String,
+    /// `None`: it goes.
+    data: Option<Members<'a>>,
+}
+
 /// One line: the key, and what becomes of it.
-fn row(line: &[u8]) -> Result<(String, Value)> {
-    let mut line: Map<String, Value> = serde_json::from_slice(line)
+fn row(line: &[u8]) -> Result<(String, String)> {
+    let line: Members<'_> = serde_json::from_slice(line)
         .map_err(|error| Failure::new(400, INVALID_JSON, format!("it is no JSON object: {error}")))?;
-    let (removed, data) = match line.get("type").cloned() {
+    let (removed, mut data): (bool, Members<'_>) = match line.get("type") {
         // Newer dumps have the documents alone.
-        None if line.contains_key("_key") => (false, Some(Value::Object(line.clone()))),
-        Some(kind) => match kind.as_u64().and_then(|kind| u16::try_from(kind).ok()) {
-            Some(UPSERT | EDGE) => (false, line.remove("data")),
-            Some(REMOVAL) => (true, line.remove("data")),
-            _ => {
-                let message =
-                    format!("unexpected marker: type is {kind}, expected {UPSERT}, {EDGE} or {REMOVAL}");
-                return Err(Failure::new(400, UNEXPECTED_MARKER, message));
-            }
-        },
+        None if line.contains_key("_key") => (false, line.clone()),
         None => return Err(bad("it has no type")),
+        Some(kind) => {
+            let removed = match kind.get().parse::<u16>() {
+                Ok(UPSERT | EDGE) => false,
+                Ok(REMOVAL) => true,
+                _ => {
+                    let message =
+                        format!("unexpected marker: type is {kind}, expected {UPSERT}, {EDGE} or {REMOVAL}");
+                    return Err(Failure::new(400, UNEXPECTED_MARKER, message));
+                }
+            };
+            let data = match line.get("data") {
+                None if removed => Some(Members::new()),
+                None => None,
+                Some(data) => serde_json::from_str(data.get()).ok(),
+            };
+            (removed, data.ok_or_else(|| bad("data is not an object"))?)
+        }
     };
-    let mut data = match data {
-        Some(Value::Object(data)) => data,
-        None if removed => Map::new(),
-        _ => return Err(bad("data is not an object")),
-    };
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let text = |value: Option<&&RawValue>| serde_json::from_str::<String>(value?.get()).ok();
     let key = text(line.get("key")).or_else(|| text(data.get("_key"))).filter(|key| !key.is_empty());
     let key = key.ok_or_else(|| bad("it has no key"))?;
     let values = names::key(&key).ok_or_else(|| bad(&format!("{key:?} is no key of UTF-8")))?;
     data.retain(|name, _| !matches!(name.as_str(), "_id" | "_key" | "_rev"));
-    let data = if removed { Value::Null } else { Value::Object(data) };
-    let row = json!({"key": values, "joined": values.join(","), "data": data});
+    let row = Row { joined: values.join(","), key: values, data: (!removed).then_some(data) };
+    let row = serde_json::to_string(&row).map_err(|error| Failure::internal(error.to_string()))?;
     Ok((key, row))
 }
 
@@ -241,9 +256,9 @@ mod tests {
         assert_eq!(
             rows(lines).unwrap(),
             [
-                json!({"key": ["a,b", "7"], "joined": "a,b,7", "data": {"n": 1}}),
-                json!({"key": ["e"], "joined": "e", "data": null}),
-                json!({"key": ["new"], "joined": "new", "data": {"n": 2}}),
+                r#"{"key":["a,b","7"],"joined":"a,b,7","data":{"n":1}}"#,
+                r#"{"key":["e"],"joined":"e","data":null}"#,
+                r#"{"key":["new"],"joined":"new","data":{"n":2}}"#,
             ]
         );
         for (line, number) in [
@@ -262,5 +277,17 @@ mod tests {
                 "{line}: {failure:?}"
             );
         }
+    }
+
+    #[test]
+    fn values_stay_as_they_are_written() {
+        let deep = format!("{}7{}", "[".repeat(300), "]".repeat(300));
+        let document =
+            format!(r#"{{"a":449.49106478873813,"b":12345678901234567890.125,"c":1e400,"d":{deep}}}"#);
+        let row = format!(r#"{{"key":["1"],"joined":"1","data":{document}}}"#);
+        let line = format!(r#"{{"type":2300,"key":"1","data":{document}}}"#);
+        assert_eq!(rows(line.as_bytes()), Ok(vec![row.clone()]));
+        let bare = format!(r#"{{"_key":"1",{}"#, &document[1..]);
+        assert_eq!(rows(bare.as_bytes()), Ok(vec![row]));
     }
 }

@@ -134,7 +134,7 @@ fn edges_and_whole_documents_are_written_as_they_were() {
     );
     dumped(&mut out, None, &of, "c", Tick(9), br#"{"%5Fkey":"c","_from":null,"_to":null,"data":[1]}"#);
     let expected = [
-        r#"{"type":2301,"key":"a","rev":"9","data":{"_id":"likes/a","_key":"a","_rev":"9","_from":"u/1","_to":"u/2","since":2020,"tags":["x",{"_id":1}]}}"#,
+        r#"{"type":2301,"key":"a","rev":"9","data":{"_id":"likes/a","_key":"a","_rev":"9","_from":"u/1","_to":"u/2","since":2020,"tags":["x", {"_id": 1}]}}"#,
         r#"{"type":2300,"key":"b","rev":"9","data":{"_id":"likes/b","_key":"b","_rev":"9"}}"#,
         r#"{"type":2301,"key":"c","rev":"9","data":{"_id":"likes/c","_key":"c","_rev":"9","_from":null,"_to":null,"data":[1]}}"#,
     ];
@@ -147,6 +147,17 @@ fn edges_and_whole_documents_are_written_as_they_were() {
         text(&out).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&found[0]["type"], &found[0]["data"]["_to"]), (&2301.into(), &"u/2".into()));
     assert_eq!(found[1]["collection"]["type"], 3);
+}
+
+#[test]
+fn values_in_whole_documents_stay_as_they_are() {
+    let deep = format!("{}7{}", "[".repeat(300), "]".repeat(300));
+    let data = format!(r#"{{"a":449.49106478873813,"b":12345678901234567890.125,"c":1e400,"d":{deep}}}"#);
+    let of = Collection { name: "users".to_owned(), documents: true, ..collection() };
+    let mut out = Vec::new();
+    dumped(&mut out, None, &of, "1", Tick(9), format!(r#"{{"%5Fkey":"1","data":{data}}}"#).as_bytes());
+    let head = r#"{"type":2300,"key":"1","rev":"9","data":{"_id":"users/1","_key":"1","_rev":"9","#;
+    assert_eq!(text(&out), format!("{head}{}}}\n", &data[1..]));
 }
 
 #[test]

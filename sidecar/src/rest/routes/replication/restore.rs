@@ -64,7 +64,7 @@ pub(super) async fn rows(
     let rows = restore::rows(&body::rows(stream).await.map_err(bad_body)?)?;
     if !rows.is_empty() {
         let change = of_table("restore_rows", &schema, &table).text("force", "bool", truth(force));
-        let change = change.text("rows", "jsonb", &Value::Array(rows).to_string());
+        let change = change.text("rows", "jsonb", &format!("[{}]", rows.join(",")));
         call.api.feed().source().call(&call.database, change).await.map_err(|error| match error.kind {
             Kind::UnknownTable => Failure::no_table(name),
             _ => error.into(),
