@@ -3,7 +3,8 @@
 use super::events::{Change, Op};
 use super::fault::{Fault, Result};
 use super::keys;
-use crate::replication::names;
+use crate::replication::names::{self, Members};
+use serde::Deserialize;
 use serde_json::Value;
 
 /// What every document has beside its own attributes.
@@ -260,11 +261,8 @@ impl Table {
     pub fn check_keys(&self, changes: &[Change]) -> Result<()> {
         let Some(first) = changes.first() else { return Ok(()) };
         let Op::Upsert(attributes) = &first.op else { return Ok(()) };
-        if self.ours {
-            // The order of the columns is the same in all of them.
-            return if self.keys().count() < 2 { Ok(()) } else { self.check_key(first) };
-        }
-        let sent = |column: &Column| column.name != "_key" && attributes.contains(&column.attribute);
+        let own = |column: &Column| !self.ours && column.name == "_key";
+        let sent = |column: &Column| !own(column) && attributes.contains(&column.attribute);
         if self.keys().any(sent) {
             changes.iter().try_for_each(|change| self.check_key(change))
         } else {
@@ -273,30 +271,19 @@ impl Table {
     }
 
     fn check_key(&self, change: &Change) -> Result<()> {
-        let document: Value = serde_json::from_str(&change.line).unwrap_or_default();
-        let mut key = String::new();
-        for column in self.keys() {
-            let value = match &document["data"][column.attribute.as_str()] {
-                Value::String(text) => text.clone(),
-                Value::Number(number) => number.to_string(),
-                Value::Bool(true) => "t".to_owned(),
-                Value::Bool(false) => "f".to_owned(),
-                // What else a key may be made of has no single form.
-                _ => return Ok(()),
-            };
-            match self.ours {
-                true => names::key_value(&mut key, value.as_bytes()),
-                false => key.push_str(&value),
-            }
-        }
-        if key == change.key {
+        let Ok(Document { data }) = serde_json::from_str(&change.line) else { return Ok(()) };
+        let values = keys::values_of(&change.key, self.keys().count(), self.ours).unwrap_or_default();
+        let same = |(column, value): (&Column, &String)| {
+            data.get(&column.attribute).is_none_or(|written| is_value(written.get(), value))
+        };
+        if self.keys().zip(&values).all(same) {
             return Ok(());
         }
         let names = listed(self.keys().map(|column| column.name.clone()));
         let message = if self.ours {
             format!(
                 "the columns of the primary key of table {} ({names}) are not in the order of the remote's, or are others. Make \
-                 the table with its columns in the same order",
+                 the table with the same primary key as there, and its columns in the same order",
                 self.label()
             )
         } else {
@@ -339,6 +326,30 @@ impl Table {
 
     pub fn drop_seen() -> String {
         format!("DROP TABLE pg_temp.{SEEN}")
+    }
+}
+
+/// What a line says of a document, as it is written.
+#[derive(Deserialize)]
+struct Document<'a> {
+    #[serde(borrow)]
+    data: Members<'a>,
+}
+
+/// Whether what is written in a document is a value of a key.
+fn is_value(written: &str, value: &str) -> bool {
+    let is_integer = |text: &str| text.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit());
+    let number = |text: &str| text.parse::<f64>().ok();
+    match written.as_bytes().first() {
+        _ if written == value => true,
+        Some(b'"') => serde_json::from_str::<String>(written).is_ok_and(|text| text == value),
+        Some(b't') => value == "t",
+        Some(b'f') => value == "f",
+        Some(b'-' | b'0'..=b'9') if is_integer(written) => false,
+        // One number can be written in several ways.
+        Some(b'-' | b'0'..=b'9') => number(written) == number(value),
+        // What else a key may be made of has no single form.
+        _ => true,
     }
 }
 

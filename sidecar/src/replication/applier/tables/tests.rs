@@ -80,10 +80,35 @@ fn keys_must_be_those_of_the_remote() {
     assert!(table.check_keys(&[change("x%20y,2")]).is_ok());
     assert!(table.check_keys(&[change("2,x%20y")]).unwrap_err().message.contains("order"));
     assert!(table.key(&change("2")).unwrap_err().message.contains("2 column(s)"));
+    // The primary key there is another column, although some row may have the same value in both.
+    let by_number = self::table(&[column("a", "text", false), column("b", "integer", true)], true);
+    assert!(by_number.check_keys(&[change("2"), change("2")]).is_ok());
+    let other = by_number.check_keys(&[change("2"), change("x%20y")]).unwrap_err();
+    assert!(other.message.contains("the same primary key as there"), "{other}");
     let by_id = self::table(&[column("a", "text", true)], false);
     let document = |key: &str| Change { op: Op::Upsert(names(&["_key", "a"])), ..change(key) };
     assert!(by_id.check_keys(&[document("x y")]).is_ok());
     assert!(by_id.check_keys(&[document("x y"), document("z")]).unwrap_err().message.contains("_key"));
     let missing = Table::read("s", "t", &json!({"problem": "it has no primary key"}), true).unwrap_err();
     assert!(missing.message.contains("s.t") && missing.message.contains("no primary key"), "{missing}");
+}
+
+#[test]
+fn values_of_a_key_are_known_however_they_are_written() {
+    for (written, value, same) in [
+        ("7", "7", true),
+        ("7", "8", false),
+        ("12345678901234567890", "12345678901234567891", false),
+        ("1e+20", "1e+20", true),
+        ("1.50", "1.5", true),
+        ("1.5", "2", false),
+        (r#""a\u0062""#, "ab", true),
+        (r#""a""#, r#""a""#, true),
+        (r#""a""#, "b", false),
+        ("true", "t", true),
+        ("false", "t", false),
+        ("[1]", "x", true),
+    ] {
+        assert_eq!(is_value(written, value), same, "{written} {value}");
+    }
 }
