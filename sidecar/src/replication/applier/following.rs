@@ -1,16 +1,15 @@
 //! Follows the remote's log: asks for what comes next, writes whole transactions with the tick up to which they are applied.
 
 use super::config::is_system;
-use super::copy;
 use super::events::{self, Change, Collection, Event, Fate};
 use super::fault::{Fault, Kind, NOT_PRESENT, Result};
 use super::here::{Done, Here, Position, Writer};
+use super::numbers::Numbers;
 use super::remote::{Identity, Remote, Reply};
 use super::runner::Runner;
 use super::transactions::{Step, Transactions, Unit};
 use super::writing::{Tables, place};
 use serde_json::json;
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,8 +35,7 @@ pub struct Following<'a> {
     origin: String,
     me: u64,
     tables: Tables,
-    /// Names of collections by their numbers, for lines without names.
-    names: HashMap<String, String>,
+    numbers: Numbers,
     transactions: Transactions,
     at: Position,
     /// Whole transactions that are not written yet.
@@ -72,7 +70,7 @@ impl<'a> Following<'a> {
             origin,
             me,
             tables,
-            names: HashMap::new(),
+            numbers: Numbers::default(),
             transactions,
             at,
             units: Vec::new(),
@@ -205,12 +203,8 @@ impl<'a> Following<'a> {
 
     /// The event with the name of its collection. `None`: it is of one that is not wanted.
     async fn wanted(&mut self, event: Event) -> Result<Option<Event>> {
-        let collection = match &event {
-            Event::Change(_, change) => &change.collection,
-            Event::Fate(_, collection) => collection,
-            _ => return Ok(Some(event)),
-        };
-        let name = self.name_of(collection.clone()).await?;
+        let named = self.numbers.name(self.remote, &event).await?;
+        let Some(name) = named else { return Ok(Some(event)) };
         let mut wanted = self.runner.config.wants(&name, self.identity.ours);
         if wanted && !self.identity.ours && is_system(&name) {
             // What belongs to ArangoDB itself is taken where somebody has made a place for it.
@@ -226,21 +220,6 @@ impl<'a> Following<'a> {
             Event::Fate(fate, _) => Event::Fate(fate, collection),
             other => other,
         }))
-    }
-
-    async fn name_of(&mut self, collection: Collection) -> Result<String> {
-        let id = match collection {
-            Collection::Name(name) => return Ok(name),
-            Collection::Id(id) => id,
-        };
-        if !self.names.contains_key(&id) {
-            let batch = self.remote.begin_batch().await?;
-            let inventory = self.remote.inventory(&batch.id).await;
-            let _ = self.remote.end_batch(&batch.id).await;
-            self.names.extend(copy::names(&inventory?));
-        }
-        // One that was dropped since has no name any more; its number is none that anybody wants.
-        Ok(self.names.get(&id).cloned().unwrap_or_else(|| format!("_dropped.{id}")))
     }
 
     /// Where the applier is when everything that is whole is written; `applied`: the end of the last whole transaction.
