@@ -1,7 +1,8 @@
 //! Lines of a log and of dumps, as every provider of the format writes them.
 
 use super::fault::{Fault, Result};
-use super::remote::{Reply, number_of};
+use super::remote::number_of;
+use super::reply::Reply;
 use crate::replication::lines::{
     BEGIN, CHANGED, COMMIT, CREATED, DROPPED, REMOVAL, RENAMED, TRUNCATED, UPSERT,
 };

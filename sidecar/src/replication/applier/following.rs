@@ -5,7 +5,8 @@ use super::events::{self, Change, Collection, Event, Fate};
 use super::fault::{Fault, Kind, NOT_PRESENT, Result};
 use super::here::{Done, Here, Position, Writer};
 use super::numbers::Numbers;
-use super::remote::{Identity, Remote, Reply};
+use super::remote::{Identity, Remote};
+use super::reply::Reply;
 use super::runner::Runner;
 use super::transactions::{Step, Transactions, Unit};
 use super::writing::{Tables, place};
@@ -94,7 +95,7 @@ impl<'a> Following<'a> {
             self.runner.tally.fetches += 1;
             self.runner.tally.fetch_seconds += begun.elapsed().as_secs_f64();
             let last = reply.tick("lasttick");
-            self.check_present(&reply, from, last)?;
+            self.check_present(&reply, from)?;
             let lines = events::events(&reply, from)?;
             self.runner.heard().await?;
             let any = !lines.is_empty();
@@ -117,22 +118,12 @@ impl<'a> Following<'a> {
     }
 
     /// Looks whether the log has everything behind the tick that it was asked for.
-    fn check_present(&mut self, reply: &Reply, from: u64, last: Option<u64>) -> Result<()> {
+    fn check_present(&mut self, reply: &Reply, from: u64) -> Result<()> {
         if reply.flag("frompresent") != Some(false) || !self.runner.config.require_from_present {
             return Ok(());
         }
-        if last.is_some_and(|last| last < from) && self.runner.behind_for() < CATCH_UP {
-            return Err(Fault::new(
-                Kind::Here,
-                0,
-                format!("the remote's log does not reach tick {from} yet"),
-            ));
-        }
-        let message = format!(
-            "the remote's log does not have what comes after tick {from} any more (or never had it, in the history that it has \
-             now). Have all tables copied: PUT /_api/replication/make-follower, or set autoResync"
-        );
-        Err(Fault::new(Kind::Lost, NOT_PRESENT, message))
+        let waited = reply.is_behind(from).then(|| self.runner.behind_for());
+        Err(not_present(from, waited, reply.unasked.as_ref()))
     }
 
     async fn report(&mut self, any: bool, available: Option<u64>) -> Result<()> {
@@ -362,6 +353,44 @@ impl<'a> Following<'a> {
                      applier again",
                 )),
             },
+        }
+    }
+}
+
+/// What comes after a tick is not in the log of the remote. `waited`: its log ends before the tick, since so long; `unasked`: and
+/// there is a node that could not be asked.
+fn not_present(from: u64, waited: Option<Duration>, unasked: Option<&Fault>) -> Fault {
+    let not_yet = format!("the remote's log does not reach tick {from} yet");
+    match (waited, unasked) {
+        (Some(waited), _) if waited < CATCH_UP => Fault::new(Kind::Here, 0, not_yet),
+        (Some(_), Some(fault)) => Fault { kind: Kind::Remote, ..fault.clone() }.at(not_yet),
+        _ => {
+            let message = format!(
+                "the remote's log does not have what comes after tick {from} any more (or never had it, in the history that it \
+                 has now). Have all tables copied: PUT /_api/replication/make-follower, or set autoResync"
+            );
+            Fault::new(Kind::Lost, NOT_PRESENT, message)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_lost_only_where_no_node_may_have_it() {
+        let down = Fault::new(Kind::Remote, 1400, "a node is down");
+        let (soon, late) = (Some(Duration::from_secs(1)), Some(CATCH_UP));
+        for (waited, unasked, expected) in [
+            (soon, None, (Kind::Here, 0)),
+            (soon, Some(&down), (Kind::Here, 0)),
+            (late, Some(&down), (Kind::Remote, 1400)),
+            (late, None, (Kind::Lost, NOT_PRESENT)),
+            (None, None, (Kind::Lost, NOT_PRESENT)),
+        ] {
+            let fault = not_present(7, waited, unasked);
+            assert_eq!((fault.kind, fault.number), expected, "{fault}");
         }
     }
 }

@@ -2,8 +2,8 @@
 //! any that keeps to ArangoDB's protocol.
 //!
 //! - [`config`] are its settings and [`state`] what is shown of it; both are kept by the extension (`sql/applier.sql`).
-//! - [`remote`] asks the other server; [`events`] reads the lines that it sends, [`keys`] the names and keys in them;
-//!   `numbers` knows the names of collections where lines have none.
+//! - [`remote`] asks the other server, `reply` is what it answers; [`events`] reads the lines that it sends, [`keys`] the
+//!   names and keys in them; `numbers` knows the names of collections where lines have none.
 //! - `transactions` puts lines together again to transactions; `tables` says how documents become rows, `writing` writes them.
 //! - [`here`] is the database beside this node. `copy` copies all tables, `runner` has it followed by `following`, `works` has one run for each
 //!   database where there is one to run, on the leader.
@@ -26,6 +26,7 @@ mod numbers;
 #[cfg(test)]
 mod played;
 mod remote;
+mod reply;
 mod runner;
 pub mod state;
 mod tables;

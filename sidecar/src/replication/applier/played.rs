@@ -51,13 +51,12 @@ impl Played {
 
     /// A remote of this node alone.
     pub fn remote(&self) -> Remote {
-        remote(&[self])
+        remote(&[self.endpoint()])
     }
 }
 
 /// A remote of these nodes, which are asked in this order.
-pub fn remote(nodes: &[&Played]) -> Remote {
-    let endpoints: Vec<String> = nodes.iter().map(|node| node.endpoint()).collect();
+pub fn remote(endpoints: &[String]) -> Remote {
     let config = Config { endpoint: Some(endpoints.join(",")), ..Config::default() };
     Remote::new(&config, None, "shop").unwrap()
 }

@@ -2,12 +2,12 @@
 
 use super::config::Config;
 use super::fault::{Fault, Kind, LEADER_ERROR, NO_RESPONSE, Result};
+use super::reply::Reply;
 use crate::follow::{Base, Wire};
 use crate::replication::{BATCH_NOT_FOUND, SYSTEM};
 use crate::uri::encoded;
-use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::{HeaderMap, Method};
+use hyper::Method;
 use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -34,44 +34,6 @@ pub struct Batch {
     pub id: String,
     /// Where the log ended then; not all versions say that.
     pub tick: Option<u64>,
-}
-
-/// An answer that is not a refusal.
-#[derive(Debug)]
-pub struct Reply {
-    headers: HeaderMap,
-    pub body: Bytes,
-}
-
-impl Reply {
-    /// A field that says where the lines are.
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.headers.get(format!("x-arango-replication-{name}"))?.to_str().ok()
-    }
-
-    pub fn tick(&self, name: &str) -> Option<u64> {
-        self.field(name)?.trim().parse().ok()
-    }
-
-    pub fn flag(&self, name: &str) -> Option<bool> {
-        match self.field(name)? {
-            "true" => Some(true),
-            "false" => Some(false),
-            _ => None,
-        }
-    }
-
-    /// The lines, each whole.
-    ///
-    /// # Errors
-    /// The last one has no end: the answer was cut off.
-    pub fn lines(&self) -> Result<impl Iterator<Item = &str>> {
-        let text = std::str::from_utf8(&self.body).map_err(|_| Fault::invalid("lines that are no UTF-8"))?;
-        if !text.is_empty() && !text.ends_with('\n') {
-            return Err(Fault::invalid("the last line has no end, so the answer was cut off"));
-        }
-        Ok(text.lines().filter(|line| !line.is_empty()))
-    }
 }
 
 pub struct Remote {
@@ -167,7 +129,7 @@ impl Remote {
         let body = body.to_bytes();
         let status = head.status.as_u16();
         if (200..300).contains(&status) {
-            return Ok(Reply { headers: head.headers, body });
+            return Ok(Reply { headers: head.headers, body, unasked: None });
         }
         Err(refused(base, status, &body))
     }
@@ -243,7 +205,8 @@ impl Remote {
         self.ask(Method::GET, &self.path(&path), None, self.dump).await
     }
 
-    /// Lines of the log behind this tick. `me`: the number of this server, by which the remote lists it.
+    /// Lines of the log behind this tick, from a node whose log reaches so far, if there is one. `me`: the number of this
+    /// server, by which the remote lists it.
     ///
     /// # Errors
     /// As [`Remote::identify`].
@@ -252,15 +215,35 @@ impl Remote {
             "from={from}&chunkSize={}&includeSystem={}&serverId={me}&clientInfo=pgquorum",
             self.chunk, self.include_system
         );
-        let follow = self.path(&format!("replication/logger-follow?{query}"));
-        match self.ask(Method::GET, &follow, None, self.request).await {
+        let mut path = self.path(&format!("replication/logger-follow?{query}"));
+        let mut reply = match self.ask(Method::GET, &path, None, self.request).await {
             // Newer servers have only the successor of it.
             Err(fault) if matches!(fault.answered.0, 404 | 405 | 410 | 501) && fault.answered.1 != 1228 => {
-                let tail = self.path(&format!("wal/tail?{query}&syncerId=0"));
-                self.ask(Method::GET, &tail, None, self.request).await
+                path = self.path(&format!("wal/tail?{query}&syncerId=0"));
+                self.ask(Method::GET, &path, None, self.request).await?
             }
-            answer => answer,
+            answer => answer?,
+        };
+        if reply.is_behind(from) {
+            let limit = ANSWER_DEADLINE.min(self.request);
+            // The one that answered is the first.
+            for base in self.bases().into_iter().skip(1) {
+                let asked = tokio::time::timeout(limit, self.ask_one(&base, Method::GET, &path, None)).await;
+                match asked {
+                    Ok(Ok(other)) if other.is_behind(from) => {}
+                    Ok(Ok(other)) => {
+                        self.prefer(&base);
+                        return Ok(other);
+                    }
+                    Ok(Err(fault)) => reply.unasked = Some(fault),
+                    Err(_) => {
+                        let message = format!("{base} did not answer within {limit:?}");
+                        reply.unasked = Some(Fault::new(Kind::Remote, NO_RESPONSE, message));
+                    }
+                }
+            }
         }
+        Ok(reply)
     }
 
     /// Versions of the tables in the log of a remote that is ours, with their columns.
@@ -305,6 +288,7 @@ fn refused(base: &Base, status: u16, body: &[u8]) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use super::super::played::{self, Played, answer};
     use super::*;
 
     fn base() -> Base {
@@ -332,19 +316,6 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_where_its_lines_are() {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-arango-replication-lastincluded", "18446744073709551615".parse().unwrap());
-        headers.insert("x-arango-replication-checkmore", "true".parse().unwrap());
-        let reply = Reply { headers, body: Bytes::from_static(b"{}\n{}\n") };
-        assert_eq!((reply.tick("lastincluded"), reply.flag("checkmore")), (Some(u64::MAX), Some(true)));
-        assert_eq!((reply.tick("lasttick"), reply.flag("frompresent")), (None, None));
-        assert_eq!(reply.lines().unwrap().count(), 2);
-        let cut = Reply { headers: HeaderMap::new(), body: Bytes::from_static(b"{}\n{") };
-        assert_eq!(cut.lines().err().unwrap().number, 1401);
-    }
-
-    #[test]
     fn the_node_that_answered_is_asked_first() {
         let config =
             Config { endpoint: Some("tcp://a:1,tcp://b:1,tcp://c:1".to_owned()), ..Config::default() };
@@ -353,5 +324,30 @@ mod tests {
         let bases: Vec<String> = remote.bases().iter().map(ToString::to_string).collect();
         assert_eq!(bases, ["http://c:1", "http://a:1", "http://b:1"]);
         assert_eq!(remote.path("version"), "/_db/shop/_api/version");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_behind_is_passed_over() {
+        let node = async |present: &'static str, last: &'static str| {
+            Played::start(move |_| answer(&[("frompresent", present), ("lasttick", last)], "")).await
+        };
+        let (behind, lagging) = (node("false", "5").await, node("false", "6").await);
+        let (ahead, purged) = (node("true", "9").await, node("false", "9").await);
+        let nobody = "tcp://127.0.0.1:1".to_owned();
+        let of = |nodes: &[&Played]| nodes.iter().map(|node| node.endpoint()).collect::<Vec<_>>();
+        let remote = played::remote(&of(&[&behind, &lagging, &ahead]));
+        for _ in 0..2 {
+            assert_eq!(remote.follow(7, 1).await.unwrap().flag("frompresent"), Some(true));
+            // It is the first that is asked from now on.
+            assert_eq!(remote.bases()[0].to_string(), ahead.endpoint().replace("tcp", "http"));
+        }
+        // One that has lost it knows more than one that does not know of it yet.
+        let lost = played::remote(&of(&[&behind, &purged])).follow(7, 1).await.unwrap();
+        assert!(!lost.is_behind(7) && lost.tick("lasttick") == Some(9), "{lost:?}");
+        let all = played::remote(&of(&[&behind, &lagging])).follow(7, 1).await.unwrap();
+        assert!(all.is_behind(7) && all.unasked.is_none(), "{all:?}");
+        let some = played::remote(&[nobody, behind.endpoint()]).follow(7, 1).await.unwrap();
+        assert!(some.is_behind(7) && some.unasked.is_some_and(|fault| fault.number == NO_RESPONSE));
+        assert_eq!(played::remote(&of(&[&behind])).follow(5, 1).await.unwrap().unasked, None);
     }
 }
