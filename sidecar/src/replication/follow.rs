@@ -15,8 +15,13 @@ const FIRST: u32 = 1;
 /// How far the log of a transaction is looked through for what it does, before it is written that it begins.
 const COUNTED_BYTES: usize = 256 * 1024;
 
+/// What is left out is written as transactions without changes: one ends after so many, so that readers get on in a long one.
+const LEFT_OUT: u64 = 256;
+/// How many bytes of log are left out in one answer, beside what is written.
+const LEFT_OUT_BYTES: usize = 16 << 20;
+
 /// What a reader asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wanted {
     /// It has everything up to here.
     pub from: Tick,
@@ -25,6 +30,8 @@ pub struct Wanted {
     /// Looked at when at least one line was written; none is split.
     pub chunk_bytes: usize,
     pub dialect: Dialect,
+    /// Changes of transactions with these origins are left out: the reader made them itself.
+    pub except: Vec<String>,
 }
 
 /// What it gets.
@@ -64,11 +71,22 @@ pub async fn follow(feed: &Feed, id: &ChannelId, log: &Log, wanted: Wanted) -> R
     let Some(begun) = begin(feed, id, log, wanted.from).await? else { return Ok(answer) };
     let Begun { mut pieces, first, present } = begun;
     let lines = Lines::new(wanted.dialect, log.server, &id.database, log.database);
+    let (from, to) = (wanted.from, wanted.to);
     let out = Out { wanted, bytes: Vec::new(), last: None, past: false };
     let (source, id) = (feed.shared_source(), id.clone());
     let collections = Collections::new(Arc::clone(&source), id.clone());
-    let mut writer =
-        Writer { source, id, lines, collections, out, open: None, row: Row::default(), scanned: wanted.from };
+    let mut writer = Writer {
+        source,
+        id,
+        lines,
+        collections,
+        out,
+        open: None,
+        except: false,
+        left_out: 0,
+        row: Row::default(),
+        scanned: from,
+    };
     // Where the log is read from its start, nothing before that may be shown.
     let floor = log.first_change().saturating_sub(1);
     let mut next = first;
@@ -85,7 +103,7 @@ pub async fn follow(feed: &Feed, id: &ChannelId, log: &Log, wanted: Wanted) -> R
     let read: Result<bool> = read.await;
     let Writer { out, scanned, .. } = writer;
     match read {
-        Ok(true) => answer.last_scanned = scanned.max(answer.last).min(wanted.to),
+        Ok(true) => answer.last_scanned = scanned.max(answer.last).min(to),
         Ok(false) => {
             answer.last_scanned = scanned;
             answer.more = !out.past && scanned < answer.last;
@@ -170,6 +188,10 @@ struct Writer {
     out: Out,
     /// The transaction whose beginning was written, and whose end was not.
     open: Option<u64>,
+    /// The transaction is one that is left out.
+    except: bool,
+    /// Bytes of log that were left out.
+    left_out: usize,
     row: Row,
     scanned: Tick,
 }
@@ -197,6 +219,13 @@ impl Writer {
                 (first_row, first_tick) = (index, Some(row.first_tick));
             }
             let mut changes = decoder.feed(chunk).map_err(|error| broken(row, &error))?;
+            if let Some(header) = &changes.header {
+                let except = &self.out.wanted.except;
+                self.except = header.origin.is_some_and(|origin| except.iter().any(|one| one == origin));
+            }
+            if self.except {
+                self.left_out += chunk.len();
+            }
             let mut tick = row.first_tick + u64::from(changes.first_is_lost);
             while let Some(change) = changes.next().map_err(|error| broken(row, &error))? {
                 if tick > seen {
@@ -214,7 +243,8 @@ impl Writer {
                     }
                     self.scanned =
                         Tick::new(place.at, if last { Step::End } else { Step::Change })?.max(self.scanned);
-                    if self.out.bytes.len() >= self.out.wanted.chunk_bytes && self.out.last.is_some() {
+                    let enough = self.out.bytes.len() >= self.out.wanted.chunk_bytes;
+                    if (enough || self.left_out > LEFT_OUT_BYTES) && self.out.last.is_some() {
                         return Ok(false);
                     }
                 }
@@ -226,7 +256,7 @@ impl Writer {
 
     async fn change(&mut self, change: &Change<'_>, place: &Place<'_>) -> Result<()> {
         let has_key = self.collections.learn(change.schema_version).await?.has_key();
-        if matches!(change.op, Op::Ddl | Op::Truncate) {
+        if change.op == Op::Ddl || (change.op == Op::Truncate && !self.except) {
             // It stands alone: what comes before and after it are transactions of their own to the reader.
             if let Some(xid) = self.open.take() {
                 let before = Position { tick: place.at.tick.saturating_sub(1), ..place.at };
@@ -237,9 +267,11 @@ impl Writer {
         }
         if has_key {
             self.begin(place).await?;
-            self.row(change, place)?;
+            if !self.except {
+                self.row(change, place)?;
+            }
         }
-        if place.last
+        if (place.last || (self.except && place.at.tick.is_multiple_of(LEFT_OUT)))
             && let Some(xid) = self.open.take()
         {
             let tick = Tick::end(place.at)?;
@@ -250,7 +282,7 @@ impl Writer {
 
     /// The first line of a transaction, unless it is one change.
     async fn begin(&mut self, place: &Place<'_>) -> Result<()> {
-        if place.alone || self.open.is_some() {
+        if (place.alone && !self.except) || self.open.is_some() {
             return Ok(());
         }
         self.open = Some(place.xid);
@@ -258,13 +290,16 @@ impl Writer {
         if !self.out.wants(tick) {
             return Ok(());
         }
-        let mut operations = operations(&mut self.collections, place.rows, place).await?;
+        let mut operations = match self.except {
+            true => Some(Vec::new()),
+            false => transaction::operations(&mut self.collections, place.rows, place).await?,
+        };
         if operations.is_none() {
             // The piece ends before the transaction. Wherever a reader begins, it is told the same.
             let before = Position { tick: place.at.tick.saturating_sub(1), ..place.at }.to_string();
             let rows = self.source.read(&self.id, &before, COUNTED_BYTES).await?;
             let rows: Vec<(LogRow, &[u8])> = rows.iter().collect();
-            operations = self::operations(&mut self.collections, &rows, place).await?;
+            operations = transaction::operations(&mut self.collections, &rows, place).await?;
         }
         self.out.put(tick, |bytes| self.lines.begin(bytes, tick, place.xid, operations.as_deref()));
         Ok(())
@@ -324,38 +359,6 @@ impl Writer {
     }
 }
 
-/// What the rest of a transaction does to which collection; none: its end is not among these rows.
-async fn operations(
-    collections: &mut Collections,
-    rows: &[(LogRow, &[u8])],
-    place: &Place<'_>,
-) -> Result<Option<Vec<(u64, String, u64)>>> {
-    let mut counts: Vec<(u64, String, u64)> = Vec::new();
-    let mut decoder = Decoder::new();
-    for (row, chunk) in rows {
-        let mut changes = decoder.feed(chunk).map_err(|error| broken(row, &error))?;
-        let mut tick = row.first_tick + u64::from(changes.first_is_lost);
-        while let Some(change) = changes.next().map_err(|error| broken(row, &error))? {
-            if tick >= place.at.tick {
-                if matches!(change.op, Op::Ddl | Op::Truncate) {
-                    return Ok(Some(counts));
-                }
-                let collection = collections.learn(change.schema_version).await?;
-                match counts.iter_mut().find(|(cid, ..)| *cid == collection.cid) {
-                    Some((.., count)) => *count += 1,
-                    None if collection.has_key() => counts.push((collection.cid, collection.name.clone(), 1)),
-                    None => {}
-                }
-            }
-            tick += 1;
-        }
-        if row.xid == place.xid && row.flags & LAST != 0 {
-            return Ok(Some(counts));
-        }
-    }
-    Ok(None)
-}
-
 fn incomplete(collection: &str, tick: Tick) -> Failure {
     Failure::internal(format!(
         "the change at tick {tick} of collection {collection} left large values alone, and they are not in the log, because \
@@ -372,6 +375,8 @@ fn broken(row: &LogRow, why: &dyn std::fmt::Display) -> Failure {
         row.first_tick, row.last_tick, row.xid, row.epoch
     ))
 }
+
+mod transaction;
 
 #[cfg(test)]
 mod tests;

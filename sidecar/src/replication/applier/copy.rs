@@ -7,7 +7,7 @@ use super::events::{self, Change};
 use super::fault::{Fault, Kind, LOOP, Result};
 use super::here::{Here, Parameter, Writer};
 use super::keys;
-use super::remote::{BATCH_RENEWAL, Batch, Identity, Remote, number_of};
+use super::remote::{BATCH_RENEWAL, Batch, Identity, Remote, number_of, origin};
 use super::tables::Table;
 use super::writing::Tables;
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ impl Copy<'_> {
         let mut tables = Tables::new(Arc::clone(&self.here), self.identity.ours);
         let wanted = self.wanted(&inventory, &mut tables).await?;
         let writer = self.here.writer(false).await?;
-        let origin = format!("arango.{}.{}", self.identity.server_id, self.remote.database);
+        let origin = origin(&self.identity.server_id, &self.remote.database);
         writer.begin(&origin).await?;
         if self.generation.is_none() {
             writer.run("SELECT quorum.applier_idle()").await.map_err(busy)?;

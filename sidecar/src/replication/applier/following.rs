@@ -5,7 +5,7 @@ use super::events::{self, Change, Collection, Event, Fate};
 use super::fault::{Fault, Kind, NOT_PRESENT, Result};
 use super::here::{Done, Here, Position, Writer};
 use super::numbers::Numbers;
-use super::remote::{Identity, Remote};
+use super::remote::{Identity, Remote, origin};
 use super::reply::Reply;
 use super::runner::Runner;
 use super::transactions::{Step, Transactions, Unit};
@@ -59,7 +59,7 @@ impl<'a> Following<'a> {
         let here = Arc::clone(&runner.here);
         let at = here.position().await?;
         let (me, writer) = (here.me().await?, here.writer(true).await?);
-        let origin = format!("arango.{}.{}", identity.server_id, remote.database);
+        let origin = origin(&identity.server_id, &remote.database);
         let transactions = Transactions::new(at.applied, runner.known.clone());
         let tables = Tables::new(Arc::clone(&here), identity.ours);
         Ok(Following {

@@ -47,6 +47,8 @@ pub struct Remote {
     chunk: u64,
     bytes_max: usize,
     include_system: bool,
+    /// What the database here may be called at the remote, if that follows it.
+    known_as: Vec<String>,
 }
 
 impl Remote {
@@ -66,7 +68,13 @@ impl Remote {
             chunk: if config.chunk_size == 0 { CHUNK_BYTES } else { config.chunk_size },
             bytes_max: usize::try_from(config.max_packet_size).unwrap_or(usize::MAX),
             include_system: config.include_system,
+            known_as: Vec::new(),
         })
+    }
+
+    /// The same that leaves out, where it can, what the remote got from the database here, which has these names.
+    pub fn known_as(self, names: Vec<String>) -> Remote {
+        Remote { known_as: names, ..self }
     }
 
     fn path(&self, rest: &str) -> String {
@@ -205,16 +213,20 @@ impl Remote {
         self.ask(Method::GET, &self.path(&path), None, self.dump).await
     }
 
-    /// Lines of the log behind this tick, from a node whose log reaches so far, if there is one. `me`: the number of this
-    /// server, by which the remote lists it.
+    /// Lines of the log behind this tick, from a node whose log reaches so far, if there is one; of ours without what it got
+    /// from here. `me`: the number of this server, by which the remote lists it.
     ///
     /// # Errors
     /// As [`Remote::identify`].
     pub async fn follow(&self, from: u64, me: u64) -> Result<Reply> {
-        let query = format!(
+        let mut query = format!(
             "from={from}&chunkSize={}&includeSystem={}&serverId={me}&clientInfo=pgquorum",
             self.chunk, self.include_system
         );
+        if !self.known_as.is_empty() {
+            let origins: Value = self.known_as.iter().map(|name| origin(&me.to_string(), name)).collect();
+            query.push_str(&format!("&exceptOrigins={}", encoded(&origins.to_string())));
+        }
         let mut path = self.path(&format!("replication/logger-follow?{query}"));
         let mut reply = match self.ask(Method::GET, &path, None, self.request).await {
             // Newer servers have only the successor of it.
@@ -260,6 +272,11 @@ impl Remote {
     }
 }
 
+/// The origin of what is copied or followed from a database of a server.
+pub fn origin(server_id: &str, database: &str) -> String {
+    format!("arango.{server_id}.{database}")
+}
+
 /// A number of 64 bits, written as a text or as a number.
 pub fn number_of(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
@@ -287,8 +304,10 @@ fn refused(base: &Base, status: u16, body: &[u8]) -> Fault {
 }
 
 #[cfg(test)]
+mod asking;
+
+#[cfg(test)]
 mod tests {
-    use super::super::played::{self, Played, answer};
     use super::*;
 
     fn base() -> Base {
@@ -324,30 +343,5 @@ mod tests {
         let bases: Vec<String> = remote.bases().iter().map(ToString::to_string).collect();
         assert_eq!(bases, ["http://c:1", "http://a:1", "http://b:1"]);
         assert_eq!(remote.path("version"), "/_db/shop/_api/version");
-    }
-
-    #[tokio::test]
-    async fn a_node_that_is_behind_is_passed_over() {
-        let node = async |present: &'static str, last: &'static str| {
-            Played::start(move |_| answer(&[("frompresent", present), ("lasttick", last)], "")).await
-        };
-        let (behind, lagging) = (node("false", "5").await, node("false", "6").await);
-        let (ahead, purged) = (node("true", "9").await, node("false", "9").await);
-        let nobody = "tcp://127.0.0.1:1".to_owned();
-        let of = |nodes: &[&Played]| nodes.iter().map(|node| node.endpoint()).collect::<Vec<_>>();
-        let remote = played::remote(&of(&[&behind, &lagging, &ahead]));
-        for _ in 0..2 {
-            assert_eq!(remote.follow(7, 1).await.unwrap().flag("frompresent"), Some(true));
-            // It is the first that is asked from now on.
-            assert_eq!(remote.bases()[0].to_string(), ahead.endpoint().replace("tcp", "http"));
-        }
-        // One that has lost it knows more than one that does not know of it yet.
-        let lost = played::remote(&of(&[&behind, &purged])).follow(7, 1).await.unwrap();
-        assert!(!lost.is_behind(7) && lost.tick("lasttick") == Some(9), "{lost:?}");
-        let all = played::remote(&of(&[&behind, &lagging])).follow(7, 1).await.unwrap();
-        assert!(all.is_behind(7) && all.unasked.is_none(), "{all:?}");
-        let some = played::remote(&[nobody, behind.endpoint()]).follow(7, 1).await.unwrap();
-        assert!(some.is_behind(7) && some.unasked.is_some_and(|fault| fault.number == NO_RESPONSE));
-        assert_eq!(played::remote(&of(&[&behind])).follow(5, 1).await.unwrap().unasked, None);
     }
 }

@@ -191,6 +191,9 @@ impl Runner {
     async fn attempt(&mut self) -> Result<Infallible> {
         let name = if self.here.is_system() { SYSTEM } else { self.here.database.as_str() };
         let remote = Remote::new(&self.config, self.password.as_deref(), name)?;
+        let mut names = vec![self.here.database.clone()];
+        names.extend(self.here.is_system().then(|| SYSTEM.to_owned()));
+        let remote = remote.known_as(names);
         self.say("connecting", "asking what the remote is", json!({})).await?;
         self.tally.requests += 2;
         let identity = remote.identify().await?;

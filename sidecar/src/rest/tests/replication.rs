@@ -217,6 +217,7 @@ async fn every_failure_has_its_number() {
         ("GET /_api/replication/logger-follow?from=-1", "", (400, 400)),
         ("GET /_api/replication/logger-follow?from=18446744073709551616", "", (400, 400)),
         ("GET /_api/replication/logger-follow?serverId=x", "", (400, 400)),
+        ("GET /_api/replication/logger-follow?exceptOrigins=x", "", (400, 400)),
         ("GET /_db/other/_api/wal/tail?global=1", "", (403, 11)),
         ("PUT /_api/replication/logger-config", "{\"maxEvents\": 18446744073709551615}", (400, 400)),
         ("PUT /_api/replication/logger-config", "", (400, 600)),

@@ -142,7 +142,7 @@ pub(super) async fn follow(call: &Call, dialect: Dialect) -> Result<Response> {
     // What was looked at already and brought no line need not be looked at again.
     let scanned = if dialect == Dialect::Wal { tick(call, "lastScanned")? } else { None };
     let from = from.max(scanned.unwrap_or_default().min(to));
-    let wanted = Wanted { from, to, chunk_bytes: chunk_bytes(call)?, dialect };
+    let wanted = Wanted { from, to, chunk_bytes: chunk_bytes(call)?, dialect, except: except(call)? };
     let client = client(call)?;
     let (id, log) = followed_log(call).await?;
     let _place = call.api.reader_place().map_err(super::unavailable)?;
@@ -193,6 +193,14 @@ fn tick(call: &Call, name: &str) -> Result<Option<Tick>> {
     let tick = Tick::parse(text);
     tick.map(Some)
         .ok_or_else(|| Failure::bad(format!("{name} is {text:?}; expected a tick, a number of 64 bits")))
+}
+
+/// The origins of changes that the reader does not want.
+fn except(call: &Call) -> Result<Vec<String>> {
+    let Some(text) = call.query.get("exceptOrigins").filter(|text| !text.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    serde_json::from_str(text).map_err(|_| Failure::bad("exceptOrigins must be a JSON array of names of origins"))
 }
 
 /// Who asks, if it says so.
