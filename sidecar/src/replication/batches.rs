@@ -71,6 +71,8 @@ pub struct Asked {
     pub chunk_bytes: usize,
     /// With ticks in the lines.
     pub ticks: bool,
+    /// Whole documents are shown as the columns of their table.
+    pub in_columns: bool,
 }
 
 /// What it gets.
@@ -237,7 +239,8 @@ impl Batches {
     }
 
     async fn read(&self, batch: &Batch, table: usize, collection: &str, asked: Asked) -> Result<Dumped> {
-        let mut collections = Collections::new(Arc::clone(&self.source), batch.id.clone());
+        let collections = Collections::new(Arc::clone(&self.source), batch.id.clone());
+        let mut collections = collections.in_columns(asked.in_columns);
         let known = collections.learn(batch.shared.tables()[table].table.schema.id).await?;
         if !known.has_key() {
             return Err(Failure::no_collection(collection));

@@ -108,13 +108,20 @@ pub struct Collections {
     source: Arc<dyn Source>,
     id: ChannelId,
     known: HashMap<u64, Collection>,
+    /// Whole documents are shown as the columns of their table.
+    in_columns: bool,
     /// Tables that are tracked now; asked for when something is dropped.
     tracked: Option<Vec<u64>>,
 }
 
 impl Collections {
     pub fn new(source: Arc<dyn Source>, id: ChannelId) -> Collections {
-        Collections { source, id, known: HashMap::new(), tracked: None }
+        Collections { source, id, known: HashMap::new(), in_columns: false, tracked: None }
+    }
+
+    /// The same where whole documents are, if so, shown as the columns of their table, like all other rows.
+    pub fn in_columns(self, in_columns: bool) -> Collections {
+        Collections { in_columns, ..self }
     }
 
     /// A version that was learned.
@@ -163,7 +170,8 @@ impl Collections {
 
     async fn load(&mut self, version: Option<u64>) -> Result<()> {
         for row in self.source.schemas(&self.id, version).await? {
-            let collection = Collection::parse(&row)?;
+            let mut collection = Collection::parse(&row)?;
+            collection.documents &= !self.in_columns;
             self.known.insert(collection.schema.id, collection);
         }
         Ok(())

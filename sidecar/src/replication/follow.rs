@@ -32,6 +32,8 @@ pub struct Wanted {
     pub dialect: Dialect,
     /// Changes of transactions with these origins are left out: the reader made them itself.
     pub except: Vec<String>,
+    /// Whole documents are shown as the columns of their table.
+    pub in_columns: bool,
 }
 
 /// What it gets.
@@ -71,10 +73,10 @@ pub async fn follow(feed: &Feed, id: &ChannelId, log: &Log, wanted: Wanted) -> R
     let Some(begun) = begin(feed, id, log, wanted.from).await? else { return Ok(answer) };
     let Begun { mut pieces, first, present } = begun;
     let lines = Lines::new(wanted.dialect, log.server, &id.database, log.database);
-    let (from, to) = (wanted.from, wanted.to);
+    let (from, to, in_columns) = (wanted.from, wanted.to, wanted.in_columns);
     let out = Out { wanted, bytes: Vec::new(), last: None, past: false };
     let (source, id) = (feed.shared_source(), id.clone());
-    let collections = Collections::new(Arc::clone(&source), id.clone());
+    let collections = Collections::new(Arc::clone(&source), id.clone()).in_columns(in_columns);
     let mut writer = Writer {
         source,
         id,

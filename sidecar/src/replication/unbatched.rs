@@ -201,7 +201,7 @@ mod tests {
     use crate::feed::fake::Fake;
     use std::sync::atomic::Ordering;
 
-    const ALL: Asked = Asked { from: None, to: u64::MAX, chunk_bytes: 1, ticks: true };
+    const ALL: Asked = Asked { from: None, to: u64::MAX, chunk_bytes: 1, ticks: true, in_columns: false };
 
     fn id() -> ChannelId {
         ChannelId { database: "postgres".to_owned(), channel: "_logger".to_owned() }

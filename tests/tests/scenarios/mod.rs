@@ -101,6 +101,7 @@ mod rejoin_interrupted;
 mod replication_client;
 mod replication_databases;
 mod replication_log;
+mod replication_pair;
 mod replication_restore;
 mod rest_guards;
 mod rest_statuses;

@@ -4,7 +4,7 @@ use super::super::error::{FeedError, Kind};
 use super::super::position::Position;
 use super::super::schemas;
 use super::super::source::{Answer, Call, ChannelId, DumpTable, Rows, Shared, SharedTable, Snapshot, Source};
-use super::{Fake, is_known, neighbours, schema, snapshots};
+use super::{DOCUMENTS, Fake, is_known, neighbours, schema, snapshots};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -43,6 +43,7 @@ impl Source for Fake {
         Box::pin(async move {
             self.admit(&id.database)?;
             let known = [1, 2].into_iter().filter(|one| version.is_none_or(|v| v == *one));
+            let known = known.chain(version.filter(|v| *v == DOCUMENTS));
             Ok(if is_known(&id.channel) { known.map(schema).collect() } else { vec![] })
         })
     }

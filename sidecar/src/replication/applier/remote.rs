@@ -201,7 +201,7 @@ impl Remote {
     /// As [`Remote::identify`].
     pub async fn dump(&self, collection: &str, batch: &str, from: Option<u64>) -> Result<Reply> {
         let mut path = format!(
-            "replication/dump?collection={}&batchId={}&chunkSize={}&ticks=true&includeSystem={}",
+            "replication/dump?collection={}&batchId={}&chunkSize={}&ticks=true&includeSystem={}&inColumns=true",
             encoded(collection),
             encoded(batch),
             self.chunk,
@@ -220,7 +220,7 @@ impl Remote {
     /// As [`Remote::identify`].
     pub async fn follow(&self, from: u64, me: u64) -> Result<Reply> {
         let mut query = format!(
-            "from={from}&chunkSize={}&includeSystem={}&serverId={me}&clientInfo=pgquorum",
+            "from={from}&chunkSize={}&includeSystem={}&inColumns=true&serverId={me}&clientInfo=pgquorum",
             self.chunk, self.include_system
         );
         if !self.known_as.is_empty() {

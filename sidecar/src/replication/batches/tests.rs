@@ -3,7 +3,7 @@
 use super::*;
 use crate::feed::fake::Fake;
 
-const ALL: Asked = Asked { from: None, to: u64::MAX, chunk_bytes: 1, ticks: true };
+const ALL: Asked = Asked { from: None, to: u64::MAX, chunk_bytes: 1, ticks: true, in_columns: false };
 
 fn id(database: &str) -> ChannelId {
     ChannelId { database: database.to_owned(), channel: "_logger".to_owned() }

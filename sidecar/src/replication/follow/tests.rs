@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::feed::Leadership;
-use crate::feed::fake::{Fake, insert};
+use crate::feed::fake::{DOCUMENTS, Fake, insert};
 use pgquorum_change::{Encoder, Old};
 use serde_json::Value;
 use std::pin::Pin;
@@ -80,7 +80,7 @@ async fn ask_except(feed: &Feed, from: Tick, to: Tick, chunk_bytes: usize, excep
     let except = except.iter().map(|&origin| origin.to_owned()).collect();
     let id = ChannelId { database: "postgres".to_owned(), channel: "_logger".to_owned() };
     let log = Log::read(feed.source(), &id).await.unwrap();
-    let wanted = Wanted { from, to, chunk_bytes, dialect: Dialect::Logger, except };
+    let wanted = Wanted { from, to, chunk_bytes, dialect: Dialect::Logger, except, in_columns: false };
     follow(feed, &id, &log, wanted).await.unwrap()
 }
 
@@ -226,6 +226,28 @@ async fn a_reader_does_not_get_back_what_came_from_it() {
 }
 
 #[tokio::test]
+async fn whole_documents_are_their_members_or_columns_like_all_rows() {
+    let (feed, fake) = feed();
+    fake.commit(1, &[insert(DOCUMENTS, 7, r#"{"a": 1e400}"#)]);
+    let id = ChannelId { database: "postgres".to_owned(), channel: "_logger".to_owned() };
+    let log = Log::read(feed.source(), &id).await.unwrap();
+    let forms = [(false, r#","a":1e400}}"#), (true, r#","%5Fkey":"7","data":{"a": 1e400}}}"#)];
+    for (in_columns, expected) in forms {
+        let wanted = Wanted {
+            from: Tick(0),
+            to: Tick::MAX,
+            chunk_bytes: MANY,
+            dialect: Dialect::Logger,
+            except: Vec::new(),
+            in_columns,
+        };
+        let followed = follow(&feed, &id, &log, wanted).await.unwrap();
+        let line = std::str::from_utf8(&followed.lines).unwrap().trim_end();
+        assert!(line.contains(r#""cname":"people""#) && line.ends_with(expected), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_large_transaction_comes_in_pieces_and_without_counts() {
     let (feed, fake) = feed();
     let note = "x".repeat(2000);
@@ -284,8 +306,14 @@ async fn values_that_are_nowhere_are_no_silent_loss() {
     let id = ChannelId { database: "postgres".to_owned(), channel: "_logger".to_owned() };
     let log = Log::read(feed.source(), &id).await.unwrap();
     let from = before.last_included.unwrap();
-    let wanted =
-        Wanted { from, to: Tick::MAX, chunk_bytes: MANY, dialect: Dialect::Wal, except: Vec::new() };
+    let wanted = Wanted {
+        from,
+        to: Tick::MAX,
+        chunk_bytes: MANY,
+        dialect: Dialect::Wal,
+        except: Vec::new(),
+        in_columns: false,
+    };
     let failure = follow(&feed, &id, &log, wanted).await.unwrap_err();
     assert!(failure.code == 500 && failure.message.contains("old_image"), "{failure:?}");
     // Whoever knows it goes on behind it.

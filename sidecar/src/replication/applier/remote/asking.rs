@@ -18,6 +18,11 @@ async fn what_went_there_from_here_is_not_asked_for() {
     let except = encoded(r#"["arango.7.shop","arango.7._system"]"#);
     let line = asked.lock().unwrap().clone();
     assert!(line.contains("from=5&") && line.contains(&format!("&exceptOrigins={except} ")), "{line}");
+    // And whole documents are wanted as rows.
+    assert!(line.contains("&inColumns=true&"), "{line}");
+    there.remote().dump("t", "9", None).await.unwrap();
+    let line = asked.lock().unwrap().clone();
+    assert!(line.contains("/dump?collection=t&") && line.contains("&inColumns=true "), "{line}");
 }
 
 #[tokio::test]

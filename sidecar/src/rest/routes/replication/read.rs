@@ -89,7 +89,8 @@ pub(super) async fn dump(call: &Call) -> Result<Response> {
         return Err(Failure::bad(format!("from is above to ({to})")));
     }
     call.flag("includeSystem", true)?;
-    let asked = Asked { from, to, chunk_bytes: chunk_bytes(call)?, ticks: call.flag("ticks", true)? };
+    let (ticks, in_columns) = (call.flag("ticks", true)?, call.flag("inColumns", false)?);
+    let asked = Asked { from, to, chunk_bytes: chunk_bytes(call)?, ticks, in_columns };
     let id = call.id();
     let dumped = match call.query.get("batchId").filter(|batch| !batch.is_empty()) {
         Some(batch) => {
@@ -142,7 +143,8 @@ pub(super) async fn follow(call: &Call, dialect: Dialect) -> Result<Response> {
     // What was looked at already and brought no line need not be looked at again.
     let scanned = if dialect == Dialect::Wal { tick(call, "lastScanned")? } else { None };
     let from = from.max(scanned.unwrap_or_default().min(to));
-    let wanted = Wanted { from, to, chunk_bytes: chunk_bytes(call)?, dialect, except: except(call)? };
+    let (except, in_columns) = (except(call)?, call.flag("inColumns", false)?);
+    let wanted = Wanted { from, to, chunk_bytes: chunk_bytes(call)?, dialect, except, in_columns };
     let client = client(call)?;
     let (id, log) = followed_log(call).await?;
     let _place = call.api.reader_place().map_err(super::unavailable)?;
