@@ -44,14 +44,18 @@ fn written(cluster: &Cluster, from: &str) -> Vec<String> {
 
 fn await_same(pair: &Pair) {
     for table in ["people", "knows"] {
-        let all = format!("SELECT coalesce(string_agg(t::text, ' ' ORDER BY t::text), '-') FROM {table} AS t");
+        let all =
+            format!("SELECT coalesce(string_agg(t::text, ' ' ORDER BY t::text), '-') FROM {table} AS t");
         await_until(PATIENCE, &format!("{table} is the same on both sides"), || {
             let there = pair.source.try_ask(pair.source.leader(), &all)?;
             let here = pair.target.try_ask(pair.target.leader(), &all)?;
             if here == there {
                 return Ok(());
             }
-            Err(format!("{here}, not {there}; {}", ok(&pair.target, "GET /_api/replication/applier-state", None)))
+            Err(format!(
+                "{here}, not {there}; {}",
+                ok(&pair.target, "GET /_api/replication/applier-state", None)
+            ))
         });
     }
 }
@@ -68,9 +72,7 @@ fn two_clusters_follow_each_other_with_whole_documents() {
              ('x,y', NULL); \
          INSERT INTO knows VALUES ('1', 'people/ann', 'people/bob', '{\"since\": 449.49106478873813}')",
     );
-    let settings = |of: &Cluster| {
-        json!({"endpoint": format!("tcp://127.0.0.1:{}", port(of)), "idleMinWaitTime": 0.05, "idleMaxWaitTime": 0.2})
-    };
+    let settings = |of: &Cluster| json!({"endpoint": format!("tcp://127.0.0.1:{}", port(of)), "idleMinWaitTime": 0.05, "idleMaxWaitTime": 0.2});
     ok(&pair.target, "PUT /_api/replication/make-follower", Some(&settings(&pair.source)));
     await_same(&pair);
     pair.source.sql(
@@ -83,7 +85,8 @@ fn two_clusters_follow_each_other_with_whole_documents() {
     let (here, there) = (end(&pair.target), end(&pair.source));
     ok(&pair.source, "PUT /_api/replication/applier-config", Some(&settings(&pair.target)));
     ok(&pair.source, &format!("PUT /_api/replication/applier-start?from={here}"), None);
-    pair.source.sql("INSERT INTO people VALUES ('s1', '{}'), ('s2', '{}'); INSERT INTO people VALUES ('s3', '{}')");
+    pair.source
+        .sql("INSERT INTO people VALUES ('s1', '{}'), ('s2', '{}'); INSERT INTO people VALUES ('s3', '{}')");
     pair.target.sql("INSERT INTO people VALUES ('t1', '{}'); INSERT INTO people VALUES ('t2', '{}')");
     let count = "SELECT count(*)::text FROM people WHERE _key ~ '^[st][0-9]'";
     for cluster in [&pair.source, &pair.target] {

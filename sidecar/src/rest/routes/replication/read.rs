@@ -202,7 +202,8 @@ fn except(call: &Call) -> Result<Vec<String>> {
     let Some(text) = call.query.get("exceptOrigins").filter(|text| !text.is_empty()) else {
         return Ok(Vec::new());
     };
-    serde_json::from_str(text).map_err(|_| Failure::bad("exceptOrigins must be a JSON array of names of origins"))
+    serde_json::from_str(text)
+        .map_err(|_| Failure::bad("exceptOrigins must be a JSON array of names of origins"))
 }
 
 /// Who asks, if it says so.
