@@ -1,19 +1,16 @@
 //! `pgquorum subscribe` and `pgquorum unsubscribe`
 
-use super::client::{Client, Target};
+mod wait;
+
+use super::client::Target;
 use super::failure::{Context, Failure};
-use super::output::{Out, bytes, plain};
+use super::output::{Out, plain};
 use super::subscriptions::{path, query, sequences};
 use clap::{Args, ValueEnum};
 use hyper::Method;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
-use std::io::{BufRead, IsTerminal};
+use std::io::BufRead;
 use std::path::PathBuf;
-use std::time::Duration;
-
-/// How often it is asked how far the copy is.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// The tables must be here already, with the same names and at least the columns that the source has.
 #[derive(Debug, Args)]
@@ -69,7 +66,7 @@ pub struct SubscribeArgs {
     /// PEM file of the authority that signed the source's certificates; needed for https.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Return when the tables are copied, and show how far that is.
+    /// Return when the tables are copied, and show how far that is. If one has stopped, that is a failure, though the others go on.
     #[arg(long)]
     wait: bool,
 }
@@ -215,7 +212,7 @@ pub async fn run(args: SubscribeArgs, out: Out) -> Result<(), Failure> {
     let mut answer =
         client.call(Method::POST, &format!("/subscriptions{database}"), Some(&body.into())).await?;
     if args.wait {
-        answer = wait(&client, &args.name, &database).await?;
+        answer = wait::until_copied(&client, &args.name, &database).await?;
     }
     out.show(&answer, || {
         format!(
@@ -226,62 +223,6 @@ pub async fn run(args: SubscribeArgs, out: Out) -> Result<(), Failure> {
         )
     });
     Ok(())
-}
-
-/// Waits until nothing is to be copied any more.
-async fn wait(client: &Client, name: &str, database: &str) -> Result<Value, Failure> {
-    let bar = progress_bar();
-    loop {
-        let state = client.get(&path(name, "", database)).await?;
-        let tables = client.get(&path(name, "/tables", database)).await?;
-        let copied = Copied::of(&tables);
-        bar.set_length(copied.tables);
-        bar.set_position(copied.done);
-        bar.set_message(format!("{} rows, {}", copied.rows, bytes(copied.bytes)));
-        let code = state["code"].as_str().unwrap_or_default();
-        match state["state"].as_str().unwrap_or_default() {
-            "following" => {
-                bar.finish_and_clear();
-                return Ok(state);
-            }
-            "stopped" | "disabled" => {
-                bar.finish_and_clear();
-                let detail = plain(&state["detail"]);
-                return Err(Failure::failed(code, format!("subscription {name} does not go on: {detail}")));
-            }
-            _ => tokio::time::sleep(LOOK).await,
-        }
-    }
-}
-
-/// How far the copy of all tables is.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Copied {
-    tables: u64,
-    done: u64,
-    rows: u64,
-    bytes: u64,
-}
-
-impl Copied {
-    fn of(tables: &Value) -> Copied {
-        let mut copied = Copied::default();
-        for table in tables.as_array().into_iter().flatten() {
-            copied.tables += 1;
-            copied.done += u64::from(table["state"] != "copy");
-            copied.rows += table["rows"].as_u64().unwrap_or_default();
-            copied.bytes += table["bytes"].as_u64().unwrap_or_default();
-        }
-        copied
-    }
-}
-
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} tables copied, {msg}");
-    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// The tables here stay as they are.
@@ -333,13 +274,6 @@ pub async fn end(args: UnsubscribeArgs, out: Out) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn progress_counts_all_tables() {
-        let tables =
-            json!([{"state": "copy", "rows": 3, "bytes": 10}, {"state": "following", "rows": 4, "bytes": 5}]);
-        assert_eq!(Copied::of(&tables), Copied { tables: 2, done: 1, rows: 7, bytes: 15 });
-    }
 
     #[test]
     fn conditions_come_behind_their_tables() {
