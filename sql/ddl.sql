@@ -23,12 +23,30 @@ $$;
 COMMENT ON FUNCTION quorum.check_triggers(oid) IS
     'Internal. Refuses a statement that took triggers of a tracked table away, changed or doubled them; switches them on and gives them to new partitions.';
 
+-- Looked at before the new partitions are given triggers and noted. Nothing comes or goes with one that never held a row: it
+-- has no page. The size says it whatever the transaction sees.
+CREATE FUNCTION quorum.partitions_moved(root oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT v.tag FROM (
+        SELECT 'ATTACH PARTITION' AS tag, m.relid FROM quorum.table_tree(partitions_moved.root) AS m(relid)
+        WHERE m.relid <> partitions_moved.root
+          AND m.relid NOT IN (SELECT p.relid FROM quorum.tracked_partition AS p WHERE p.root = partitions_moved.root)
+        UNION ALL
+        SELECT 'DETACH PARTITION', p.relid FROM quorum.tracked_partition AS p
+        WHERE p.root = partitions_moved.root AND p.relid NOT IN (SELECT quorum.table_tree(partitions_moved.root))
+    ) AS v
+    WHERE pg_relation_size(v.relid::regclass) > 0 LIMIT 1
+$$;
+COMMENT ON FUNCTION quorum.partitions_moved(oid) IS
+    'Internal. The tag of a statement by which rows have come to a tracked table, or gone, with a partition; NULL: it is no such one.';
+
 CREATE FUNCTION quorum.table_changed(root oid, tag text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t quorum.tracked_table;
     version bigint;
     shown text;
+    entry text := tag;
 BEGIN
     SELECT x.* INTO STRICT t FROM quorum.tracked_table AS x WHERE x.relid = root;
     SELECT m.relid::regclass INTO shown FROM quorum.table_tree(root) AS m(relid) JOIN pg_class AS c ON c.oid = m.relid
@@ -48,13 +66,21 @@ BEGIN
     IF t.filter_sql IS NOT NULL AND tag = 'ALTER TABLE' AND NOT quorum.filter_holds(root, t.filter) THEN
         PERFORM quorum.refuse_change(root, 'its filter needs a column whose type would change');
     END IF;
+    IF tag = 'ALTER TABLE' THEN
+        entry := coalesce(quorum.partitions_moved(root), tag);
+    END IF;
     PERFORM quorum.check_triggers(root);
     IF version IS NULL THEN
         version := quorum.record_schema(root);
     END IF;
     PERFORM quorum.versions_after_change(root, t.schema_version, version);
+    -- Who follows the table by the name that it had hears of the new one from nothing else.
+    IF EXISTS (SELECT FROM quorum.schema_version AS o, quorum.schema_version AS n
+               WHERE o.id = t.schema_version AND n.id = version AND (o.schema_name, o.table_name) <> (n.schema_name, n.table_name)) THEN
+        PERFORM quorum.record_entry(t.channel, t.schema_version, 'RENAME');
+    END IF;
     UPDATE quorum.tracked_table AS x SET schema_version = version WHERE x.relid = root AND x.schema_version <> version;
-    PERFORM quorum.record_entry(t.channel, version, tag);
+    PERFORM quorum.record_entry(t.channel, version, entry);
     -- A statement about a schema or a type tells nobody that the table is another one now.
     PERFORM quorum.forget_cached(m.relid::regclass) FROM quorum.table_tree(root) AS m(relid);
 END
@@ -110,13 +136,14 @@ BEGIN
                    RETURNING t.relid, t.channel, t.schema_version LOOP
         DELETE FROM quorum.tracked_partition AS p WHERE p.root = dropped.relid;
         DELETE FROM quorum.versioned_table AS v WHERE v.relid = dropped.relid;
-        PERFORM quorum.record_entry(dropped.channel, dropped.schema_version, tg_tag);
+        -- Whatever dropped it: by this word those who follow the table know that it is gone.
+        PERFORM quorum.record_entry(dropped.channel, dropped.schema_version, CASE WHEN tg_tag LIKE 'DROP %' THEN tg_tag ELSE 'DROP TABLE' END);
     END LOOP;
     -- The rows of a partition go with it, though nobody deleted them: followers of the table read it here.
     FOR dropped IN DELETE FROM quorum.tracked_partition AS p USING pg_event_trigger_dropped_objects() AS d, quorum.tracked_table AS t
                    WHERE d.classid = 'pg_class'::regclass AND d.objid = p.relid AND d.objsubid = 0 AND t.relid = p.root
                    RETURNING t.channel, t.schema_version LOOP
-        PERFORM quorum.record_entry(dropped.channel, dropped.schema_version, tg_tag);
+        PERFORM quorum.record_entry(dropped.channel, dropped.schema_version, 'DROP PARTITION');
     END LOOP;
     FOR dropped IN SELECT DISTINCT t.relid FROM pg_event_trigger_dropped_objects() AS d
                    JOIN quorum.tracked_table AS t
@@ -124,7 +151,8 @@ BEGIN
                         OR t.relid = (SELECT p.root FROM quorum.tracked_partition AS p
                                       WHERE p.relid = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2])))
                    WHERE d.classid = 'pg_trigger'::regclass AND NOT quorum.statement_is_own() LOOP
-        PERFORM quorum.check_triggers(dropped.relid);
+        -- Nothing else: a partition that was detached is still to be known as one when that is written down (after_ddl).
+        PERFORM quorum.refuse_change(dropped.relid, f.fault) FROM quorum.trigger_fault(dropped.relid) AS f(fault) WHERE f.fault IS NOT NULL;
     END LOOP;
     -- DROP INDEX can take the key away that REPLICA IDENTITY named.
     IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d WHERE d.object_type = 'index') THEN

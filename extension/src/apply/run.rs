@@ -20,6 +20,19 @@ const UNTRACKED: &str = "The source does not track this table in its channel any
      is changed since does not come. It goes on when the source tracks it again, copied anew unless the subscription copies nothing.";
 const TRACKED_ANEW: &str = "The source tracks this table anew: it was dropped and made again, or another one has its name. What it held \
      before that is not in the log; it is copied.";
+/// Of one that is no more, or has another name.
+const DROPPED: &str = "The table was dropped at the source. What was changed up to then was applied, and the table here stays as it is. It \
+     goes on when the source tracks one of this name again, copied anew unless the subscription copies nothing.";
+const DROPPED_HERE: &str =
+    "The table was dropped at the source, and the statement was run here, too, as the subscription's ddl says.";
+const RENAMED: &str = "The table has another name or schema at the source now. What was changed up to then was applied, and the table here \
+     stays as it is. Under the new name it is another table of the subscription, if that one is wanted: rename the table here, too, and \
+     have it copied under that name: quorum.resume_table(…, copy => true).";
+/// Of one whose rows are others, without a change of any.
+const ROWS_CAME: &str = "At the source a partition was attached that may hold rows: they are not in its log one by one. Copy the table anew: \
+     quorum.resume_table(…, copy => true); or bring them here yourself and call quorum.resume_table.";
+const ROWS_WENT: &str = "At the source a partition was detached or dropped, and its rows with it: that is not in its log one by one. Copy the \
+     table anew: quorum.resume_table(…, copy => true); or delete them here yourself, or keep them, and call quorum.resume_table.";
 
 /// Goes through the frames of a batch.
 pub fn frames(session: &mut Session, batch: &[u8], way: Way) -> Result<(), Halt> {
@@ -273,6 +286,20 @@ fn empty_tables(session: &mut Session, way: Way) -> Result<(), Halt> {
     }
 }
 
+/// Why a table stops behind an entry, whatever the subscription says of such statements; `None`: for no reason. `run`: the
+/// statement was run here.
+fn end_of(tag: &str, run: bool) -> Option<(&'static str, &'static str)> {
+    match tag {
+        "ATTACH PARTITION" => Some(("PQ018", ROWS_CAME)),
+        // The rows that were there in it have gone here as well.
+        "DETACH PARTITION" | "DROP PARTITION" if run => None,
+        "DETACH PARTITION" | "DROP PARTITION" => Some(("PQ018", ROWS_WENT)),
+        // DROP TABLE, DROP SCHEMA and others.
+        _ if tag.starts_with("DROP ") => Some(("PQ016", if run { DROPPED_HERE } else { DROPPED })),
+        _ => None,
+    }
+}
+
 /// An entry about the table itself.
 fn ddl(
     session: &mut Session,
@@ -296,7 +323,16 @@ fn ddl(
             session.stop(table, position, "PQ016", UNTRACKED);
             return Ok(());
         }
+        // Not run: what follows is of the other name, and that one is copied.
+        "RENAME" => {
+            session.stop(table, position, "PQ016", RENAMED);
+            return Ok(());
+        }
         _ => {}
+    }
+    if let Some((code, message)) = end_of(&tag, false).filter(|_| session.subscription.ddl != OnDdl::Apply) {
+        session.stop(table, position, code, message);
+        return Ok(());
     }
     match session.subscription.ddl {
         OnDdl::Ignore => Ok(()),
@@ -318,6 +354,11 @@ fn ddl(
             session.settle();
             session.wrote = true;
             let Some(owner) = owner else {
+                // Gone already, by the same statement maybe: it names all tables that it drops.
+                if let Some((code @ "PQ016", message)) = end_of(&tag, true) {
+                    session.stop(table, position, code, message);
+                    return Ok(());
+                }
                 let after = session.seen;
                 session.stop(table, after, "42P01", "The table was changed at the source, and is not here.");
                 return Ok(());
@@ -330,6 +371,9 @@ fn ddl(
             match attempt(run) {
                 Ok(result) => {
                     session.counts.changes += 1;
+                    if let Some((code, message)) = end_of(&tag, true) {
+                        session.stop(table, position, code, message);
+                    }
                     result
                 }
                 Err(failure) if super::attempts::is_of_the_server(&failure) => {

@@ -138,6 +138,37 @@ mod tests {
         );
     }
 
+    /// What goes into the log for it is seen from outside (`capture_tables`).
+    #[pg_test]
+    fn rows_that_come_or_go_with_a_partition_are_noticed() {
+        run_here(
+            "SELECT quorum.create_channel('shop');
+             CREATE TABLE moved (id int PRIMARY KEY) PARTITION BY LIST (id);
+             CREATE TABLE moved_1 PARTITION OF moved FOR VALUES IN (1); CREATE TABLE moved_2 PARTITION OF moved FOR VALUES IN (2);
+             CREATE TABLE moved_apart (id int PRIMARY KEY); INSERT INTO moved VALUES (1); SELECT quorum.track('moved', 'shop')",
+        );
+        let moved = || text("SELECT quorum.partitions_moved('moved'::regclass)");
+        assert_eq!(moved(), None);
+        let forget = |partition: &str| {
+            run(&format!("DELETE FROM quorum.tracked_partition WHERE relid = '{partition}'::regclass"));
+        };
+        let note = |partition: &str| {
+            run(&format!(
+                "INSERT INTO quorum.tracked_partition (relid, root) VALUES ('{partition}'::regclass, 'moved'::regclass)"
+            ));
+        };
+        forget("moved_2");
+        assert_eq!(moved(), None, "it holds nothing");
+        forget("moved_1");
+        assert_eq!(moved().as_deref(), Some("ATTACH PARTITION"));
+        note("moved_1");
+        note("moved_2");
+        note("moved_apart");
+        assert_eq!(moved(), None, "it holds nothing");
+        run("INSERT INTO moved_apart VALUES (1)");
+        assert_eq!(moved().as_deref(), Some("DETACH PARTITION"));
+    }
+
     #[pg_test]
     fn the_replica_identity_is_a_key() {
         set_up();

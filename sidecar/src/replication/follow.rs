@@ -338,6 +338,10 @@ impl Writer {
             self.out.past |= tick > self.out.wanted.to;
             return Ok(());
         }
+        // What is said of the old name; the entry of the new one follows.
+        if tag == b"RENAME" {
+            return Ok(());
+        }
         let collection = self.collections.learn(version).await?;
         let (cid, name) = (collection.cid, collection.name.clone());
         let kind = match tag {

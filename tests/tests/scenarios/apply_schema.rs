@@ -164,6 +164,107 @@ fn a_table_that_is_untracked_stops_behind_what_was_captured() {
     assert_tidy(&target);
 }
 
+fn message(a: &mut Applier, table: &str) -> String {
+    text(
+        &mut a.target,
+        &format!("SELECT message FROM quorum.subscription_tables WHERE \"table\" = '{table}'"),
+    )
+}
+
+#[test]
+fn a_table_that_is_dropped_or_renamed_stops_behind_what_it_was() {
+    let (_source, target, mut a) = pair(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE named (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)",
+        &["t", "named", "other"],
+    );
+    run(
+        &mut a.source,
+        "INSERT INTO t VALUES (1); INSERT INTO named VALUES (1);
+         BEGIN; INSERT INTO t VALUES (2); DROP TABLE t; INSERT INTO other VALUES (1); COMMIT;
+         ALTER TABLE named RENAME TO renamed; INSERT INTO renamed VALUES (2); INSERT INTO other VALUES (2)",
+    );
+    a.pull();
+    assert_eq!(
+        (state(&mut a, "t").as_str(), rows(&mut a.target, "t").as_str()),
+        ("stopped PQ016", "(1)\n(2)")
+    );
+    assert_eq!(
+        (state(&mut a, "named").as_str(), rows(&mut a.target, "named").as_str()),
+        ("stopped PQ016", "(1)")
+    );
+    let (dropped, renamed) = (message(&mut a, "t"), message(&mut a, "named"));
+    assert!(dropped.contains("was dropped at the source"), "{dropped}");
+    assert!(renamed.contains("another name"), "{renamed}");
+    a.assert_same("other", "other tables have stopped");
+    // By its new name it is another one. Here it is the same, once it has that name.
+    assert_eq!(state(&mut a, "renamed"), "stopped 42P01");
+    run(&mut a.target, "ALTER TABLE named RENAME TO renamed; SELECT quorum.resume_table('s', 'renamed')");
+    a.try_pull(Some("public.renamed")).expect("it catches up");
+    a.assert_same("renamed", "it has the new name here, too");
+    a.follow("DELETE FROM renamed WHERE id = 1; DELETE FROM other WHERE id = 1", &["renamed", "other"]);
+    assert_tidy(&target);
+}
+
+#[test]
+fn what_is_dropped_at_the_source_is_dropped_here_only_if_statements_are_run() {
+    let (_source, target, mut a) = pair(
+        "CREATE TABLE kept (id int PRIMARY KEY); CREATE TABLE one (id int PRIMARY KEY); CREATE TABLE two (id int PRIMARY KEY);
+         CREATE TABLE other (id int PRIMARY KEY)",
+        &["kept", "one", "two", "other"],
+    );
+    run(&mut a.target, "SELECT quorum.alter_subscription('s', ddl => 'stop')");
+    a.follow("INSERT INTO kept VALUES (1); DROP TABLE kept; INSERT INTO other VALUES (1)", &["other"]);
+    assert_eq!(
+        (state(&mut a, "kept").as_str(), rows(&mut a.target, "kept").as_str()),
+        ("stopped PQ016", "(1)")
+    );
+    run(&mut a.target, "SELECT quorum.alter_subscription('s', ddl => 'apply')");
+    a.follow("INSERT INTO one VALUES (1); DROP TABLE one, two; INSERT INTO other VALUES (2)", &["other"]);
+    for table in ["one", "two"] {
+        assert_eq!(state(&mut a, table), "stopped PQ016");
+        assert_eq!(text(&mut a.target, &format!("SELECT (to_regclass('{table}') IS NULL)::text")), "true");
+        assert!(message(&mut a, table).contains("was run here"), "{}", message(&mut a, table));
+    }
+    assert_tidy(&target);
+}
+
+#[test]
+fn rows_that_come_or_go_with_a_partition_stop_the_table() {
+    let (_source, target, mut a) = pair(
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+         CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2); CREATE TABLE p3 (id int PRIMARY KEY);
+         CREATE TABLE p4 (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)",
+        &["p", "other"],
+    );
+    a.follow("INSERT INTO p VALUES (1), (2); ALTER TABLE p ATTACH PARTITION p4 FOR VALUES IN (4)", &["p"]);
+    assert_eq!(state(&mut a, "p"), "following", "none came with an empty one");
+    a.follow("ALTER TABLE p DETACH PARTITION p2; INSERT INTO other VALUES (1)", &["other"]);
+    assert_eq!(
+        (state(&mut a, "p").as_str(), rows(&mut a.target, "p").as_str()),
+        ("stopped PQ018", "(1)\n(2)")
+    );
+    run(&mut a.target, "DELETE FROM p WHERE id = 2; SELECT quorum.resume_table('s', 'p')");
+    a.try_pull(Some("public.p")).expect("it catches up");
+    a.follow("DELETE FROM p; INSERT INTO p VALUES (1)", &["p"]);
+    let attach = "INSERT INTO p3 VALUES (3); ALTER TABLE p ATTACH PARTITION p3 FOR VALUES IN (3)";
+    a.follow(&format!("{attach}; INSERT INTO other VALUES (2)"), &["other"]);
+    assert_eq!(state(&mut a, "p"), "stopped PQ018");
+    run(&mut a.target, &format!("{attach}; SELECT quorum.resume_table('s', 'p')"));
+    a.try_pull(Some("public.p")).expect("it catches up");
+    a.assert_same("p", "the partition is here, too");
+    // Where the statement is run here as well, the rows go with it.
+    run(&mut a.target, "SELECT quorum.alter_subscription('s', ddl => 'apply')");
+    a.follow("DROP TABLE p3; INSERT INTO other VALUES (3)", &["p", "other"]);
+    assert_eq!(state(&mut a, "p"), "following");
+    assert_eq!(text(&mut a.target, "SELECT (to_regclass('p3') IS NULL)::text"), "true");
+    // What cannot be run stops the table before it.
+    run(&mut a.target, "ALTER TABLE p DETACH PARTITION p1");
+    a.follow("ALTER TABLE p DETACH PARTITION p1; INSERT INTO other VALUES (4)", &["other"]);
+    let message = message(&mut a, "p");
+    assert!(message.contains("DETACH PARTITION of the source cannot be run here"), "{message}");
+    assert_tidy(&target);
+}
+
 #[test]
 fn triggers_and_constraints_rest_but_for_those_that_are_for_this() {
     let (_source, target, mut a) = pair(

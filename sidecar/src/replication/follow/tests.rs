@@ -321,6 +321,16 @@ async fn values_that_are_nowhere_are_no_silent_loss() {
     assert_eq!(summary(&behind), ["2300 0 3"]);
 }
 
+/// The entry of the old name is for those who follow by names.
+#[tokio::test]
+async fn another_name_is_said_once() {
+    let (feed, fake) = feed();
+    fake.commit(1, &[insert(1, 1, "a"), insert(1, 2, "b"), ddl("RENAME"), ddl("ALTER TABLE")]);
+    let all = ask(&feed, Tick(0), Tick::MAX, MANY).await;
+    assert_eq!(summary(&all), ["2200 1 -", "2300 1 1", "2300 1 2", "2201 1 -", "2003 0 -"]);
+    assert!(all.from_present && !all.more);
+}
+
 #[tokio::test]
 async fn without_a_log_there_is_nothing() {
     let (feed, fake) = feed();
