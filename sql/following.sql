@@ -68,12 +68,15 @@ BEGIN
     FROM (SELECT DISTINCT e ->> 'schema', e ->> 'table' FROM jsonb_array_elements(subscription_tables_found.tables) AS e)
          AS f (schema_name, table_name)
     WHERE s.tables IS NULL OR f.schema_name || '.' || f.table_name = ANY (s.tables)
-    -- Where nothing is copied it goes on behind what it had when it was no longer tracked.
+    -- Where nothing is copied, what was changed meanwhile is missing here; that it goes on all the same somebody must say.
     ON CONFLICT ON CONSTRAINT subscription_table_pkey DO UPDATE
-        SET state = CASE WHEN s.copy = 'none' AND x.after_tick < at.tick THEN 'catch-up' ELSE excluded.state END,
+        SET state = CASE WHEN s.copy = 'none' AND x.after_tick IS NOT NULL THEN 'stopped' ELSE excluded.state END,
             after_epoch = CASE WHEN s.copy = 'none' THEN coalesce(x.after_epoch, excluded.after_epoch) END,
             after_tick = CASE WHEN s.copy = 'none' THEN coalesce(x.after_tick, excluded.after_tick) END,
-            code = NULL, message = NULL, since = clock_timestamp()
+            code = CASE WHEN s.copy = 'none' AND x.after_tick IS NOT NULL THEN 'PQ018' END,
+            message = CASE WHEN s.copy = 'none' AND x.after_tick IS NOT NULL THEN
+                'The source tracks this table again. What was changed there while it did not is not in its log, and this subscription copies nothing. Bring those rows here yourself, or do without them, and call quorum.resume_table: it goes on with what was changed since. Or empty the table and have it copied: quorum.resume_table(…, copy => true).' END,
+            since = clock_timestamp()
         WHERE x.code = 'PQ016';
     GET DIAGNOSTICS added = ROW_COUNT;
     INSERT INTO quorum.subscription_table (subscription, schema_name, table_name, state, code, message)
@@ -287,13 +290,14 @@ BEGIN
     WHERE s.id = reload_subscription.subscription AND s.copy IN ('none', 'error');
     UPDATE quorum.subscription_table AS t
     SET state = 'copy', after_epoch = NULL, after_tick = NULL, code = NULL, message = NULL, since = clock_timestamp()
-    WHERE t.subscription = reload_subscription.subscription AND t.state <> 'stopped';
+    -- Rows that are not in the log come with the copy.
+    WHERE t.subscription = reload_subscription.subscription AND (t.state <> 'stopped' OR t.code = 'PQ018');
     INSERT INTO quorum.subscription_version AS v (subscription, loading) VALUES (reload_subscription.subscription, true)
     ON CONFLICT ON CONSTRAINT subscription_version_pkey DO UPDATE SET loading = true, load_version = NULL, load_tick = NULL;
 END
 $$;
 COMMENT ON FUNCTION quorum.reload_subscription(integer) IS
-    'All tables of a subscription that have not stopped are to be copied anew, and what is in them goes: where the source no longer has what comes next. Error 42704: no such subscription.';
+    'All tables of a subscription that have not stopped, or only because rows are not in the log (PQ018), are to be copied anew, and what is in them goes: where the source no longer has what comes next. Error 42704: no such subscription.';
 
 CREATE FUNCTION quorum.report_subscription(
     subscription integer, state text, code text DEFAULT NULL, detail text DEFAULT NULL, end_epoch bigint DEFAULT NULL, end_tick bigint DEFAULT NULL

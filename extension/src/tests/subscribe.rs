@@ -187,19 +187,25 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_table_that_is_tracked_again_is_copied_or_goes_on_behind_what_it_had() {
+    fn a_table_that_is_tracked_again_is_copied_or_waits_until_somebody_takes_the_gap() {
         let id = followed("");
         let found = format!(
             r#"SELECT quorum.subscription_tables_found({id}, 'far', '[{{"schema": "public", "table": "orders"}}]')"#
         );
-        let stop = "UPDATE quorum.subscription_table SET state = 'stopped', code = 'PQ016', after_tick = 60";
+        let stop = "UPDATE quorum.subscription_table SET state = 'stopped', code = 'PQ016', after_epoch = 5, after_tick = 60";
         let table = "SELECT concat_ws(' ', state, after, code) FROM quorum.subscription_tables";
         run(stop);
-        run(&found);
+        // However often the source says that it tracks it.
+        run(&format!("{found}; {found}"));
+        assert_eq!(text(table), "stopped 5:60 PQ018");
+        let message = text("SELECT message FROM quorum.subscription_tables");
+        assert!(message.contains("tracks this table again") && message.contains("resume_table"), "{message}");
+        assert_eq!(text("SELECT quorum.resume_table('s', 'orders')"), "catch-up");
         assert_eq!(text(table), "catch-up 5:60");
-        run(stop);
-        run("UPDATE quorum.subscription SET copy = 'truncate', start = NULL");
-        run(&found);
+        // A copy of everything brings what is missing.
+        run(&format!("{stop}; {found}; SELECT quorum.reload_subscription({id})"));
+        assert_eq!(text(table), "copy");
+        run(&format!("{stop}; {found}"));
         assert_eq!(text(table), "copy");
     }
 

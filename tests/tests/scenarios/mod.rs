@@ -41,6 +41,7 @@ mod feed_writers;
 mod follow_choices;
 mod follow_copy;
 mod follow_drift;
+mod follow_dropped;
 mod follow_filter;
 mod follow_kills;
 mod follow_login;
