@@ -235,7 +235,7 @@ BEGIN
                   WHERE g.relid IN (SELECT quorum.table_tree(root)) AND NOT g.always LOOP
         PERFORM quorum.run_own(format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', member.relation, member.name));
     END LOOP;
-    -- Here, and nowhere else: whoever comes first after a DETACH (several event triggers fire) must do all of it.
+    -- Here, and nowhere else: whoever comes first after a DETACH must do all of it.
     PERFORM quorum.release_detached(equip.root);
     INSERT INTO quorum.tracked_partition (relid, root)
     SELECT m.relid, equip.root FROM quorum.table_tree(equip.root) AS m(relid) WHERE m.relid <> equip.root

@@ -17,22 +17,24 @@ use crate::versions::Reader;
 
 /// What is said of a table that is no longer captured at the source, and of one that is captured from now on only.
 const UNTRACKED: &str = "The source does not track this table in its channel any more: what was changed up to then was applied, what \
-     is changed since does not come. It goes on when the source tracks it again, copied anew unless the subscription copies nothing.";
+     is changed since does not come. When the source tracks it again it is copied anew, or, if the subscription copies nothing, waits for \
+     quorum.resume_table.";
 const TRACKED_ANEW: &str = "The source tracks this table anew: it was dropped and made again, or another one has its name. What it held \
      before that is not in the log; it is copied.";
 /// Of one that is no more, or has another name.
-const DROPPED: &str = "The table was dropped at the source. What was changed up to then was applied, and the table here stays as it is. It \
-     goes on when the source tracks one of this name again, copied anew unless the subscription copies nothing.";
+const DROPPED: &str = "The table was dropped at the source. What was changed up to then was applied, and the table here stays as it is. \
+     When the source tracks one of this name again it is copied anew, or, if the subscription copies nothing, waits for \
+     quorum.resume_table.";
 const DROPPED_HERE: &str =
     "The table was dropped at the source, and the statement was run here, too, as the subscription's ddl says.";
 const RENAMED: &str = "The table has another name or schema at the source now. What was changed up to then was applied, and the table here \
      stays as it is. Under the new name it is another table of the subscription, if that one is wanted: rename the table here, too, and \
-     have it copied under that name: quorum.resume_table(…, copy => true).";
+     have it copied under that name (quorum.resume_table with copy => true).";
 /// Of one whose rows are others, without a change of any.
-const ROWS_CAME: &str = "At the source a partition was attached that may hold rows: they are not in its log one by one. Copy the table anew: \
-     quorum.resume_table(…, copy => true); or bring them here yourself and call quorum.resume_table.";
-const ROWS_WENT: &str = "At the source a partition was detached or dropped, and its rows with it: that is not in its log one by one. Copy the \
-     table anew: quorum.resume_table(…, copy => true); or delete them here yourself, or keep them, and call quorum.resume_table.";
+const ROWS_CAME: &str = "At the source a partition was attached that may hold rows: they are not in its log one by one. Bring them here \
+     yourself and call quorum.resume_table, or have the table copied anew (copy => true).";
+const ROWS_WENT: &str = "At the source a partition was detached or dropped, and its rows with it: that is not in its log one by one. Delete \
+     them here, or keep them, and call quorum.resume_table, or have the table copied anew (copy => true).";
 
 /// Goes through the frames of a batch.
 pub fn frames(session: &mut Session, batch: &[u8], way: Way) -> Result<(), Halt> {
