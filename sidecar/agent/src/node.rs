@@ -155,6 +155,8 @@ pub struct Node {
     pub(crate) outcast: Option<Outcast>,
     /// When a node of a cluster that was forced was last heard of, while this one has a primary.
     pub(crate) rival_seen: Option<Millis>,
+    /// Up to here the log was known to be committed when this node started: nothing of it is news.
+    replayed_to: u64,
     pub(crate) out: Output,
 }
 
@@ -199,6 +201,7 @@ impl Node {
             identity: restored.identity,
             outcast: restored.superseded.then_some(Outcast::Superseded),
             rival_seen: None,
+            replayed_to: restored.hard_state.commit,
             out: Output::default(),
         }
     }

@@ -47,8 +47,10 @@ impl Node {
     pub(super) fn apply(&mut self, committed: Vec<crate::consensus::Committed>) {
         let (mut changes, mut batches) = (Vec::new(), Vec::new());
         let before = self.cluster.settings.clone();
+        let (replayed_to, mut replayed) = (self.replayed_to, 0_usize);
         let cluster = Arc::make_mut(&mut self.cluster);
         for item in committed {
+            let old = item.index <= replayed_to;
             if item.data.is_empty() {
                 cluster.passed(item.index, item.term);
                 continue;
@@ -61,17 +63,20 @@ impl Node {
                 Ok(entry) => {
                     let changed_at = cluster.users.changed_at();
                     cluster.apply(item.index, item.term, &entry);
+                    replayed += usize::from(old);
                     if let Entry::User(change) = entry {
                         let made = cluster.users.changed_at() != changed_at;
-                        if made {
+                        if made && !old {
                             self.out.traces.push(("committed", change.describe().1));
                         }
                         changes.push((change, made));
                         continue;
                     }
                     if let Some((kind, node, message)) = describe(&entry) {
-                        let name = if kind == "appointed" { "appointed" } else { "committed" };
-                        self.out.traces.push((name, message));
+                        if !old {
+                            let name = if kind == "appointed" { "appointed" } else { "committed" };
+                            self.out.traces.push((name, message));
+                        }
                         if kind == "node-removed" && node == Some(self.id) {
                             self.outcast.get_or_insert(Outcast::Removed);
                         }
@@ -91,6 +96,10 @@ impl Node {
             }
         }
         self.note_settings(before);
+        if replayed > 0 {
+            let message = format!("{replayed} entries of the cluster's log are from before this start");
+            self.trace("replayed", message);
+        }
         for (change, made) in changes {
             self.user_changed(&change, made);
         }

@@ -129,6 +129,34 @@ fn what_was_not_synced_may_be_lost() {
     }
 }
 
+/// What a node knew before it was started again is no news; what it hears then is.
+#[test]
+fn a_sidecar_that_starts_again_tells_no_old_entries() {
+    let (mut w, leader) = at_work(Setup::new(3, 3));
+    let node = others(&w, leader)[0];
+    let set = |w: &mut World, name: &str| {
+        let value = Some("1000".to_owned());
+        w.request(leader, Request::SetDbConfig { set: [(name.to_owned(), value)].into() });
+        w.run(1000);
+    };
+    let lines = |w: &World, from: u64, words: &str| {
+        w.traces.iter().filter(|t| t.0 >= from && t.1 == node && t.3.contains(words)).count()
+    };
+    set(&mut w, "work_mem");
+    assert_eq!(lines(&w, 0, "were changed: work_mem"), 1, "{}", w.describe());
+    // With this one it is on disk for good that the one before is committed.
+    set(&mut w, "temp_buffers");
+    w.kill_sidecar(node);
+    let from = w.now;
+    w.start(node);
+    w.run(1000);
+    set(&mut w, "bgwriter_lru_maxpages");
+    w.assert_sound();
+    assert_eq!(lines(&w, from, "were changed: work_mem"), 0, "{}", w.describe());
+    assert_eq!(lines(&w, from, "entries of the cluster's log are from before this start"), 1);
+    assert_eq!(lines(&w, from, "were changed: bgwriter_lru_maxpages"), 1, "{}", w.describe());
+}
+
 /// Two of three are lost for good. The survivor is forced, opens with what it has, and takes new members. The lost ones
 /// turn up again, the two of them a majority of what once was: they are told that they are of the past.
 #[test]
