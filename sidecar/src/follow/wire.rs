@@ -168,8 +168,8 @@ fn not_trusted(base: &Base, error: &std::io::Error) -> Trouble {
             Kind::Stopped,
             "certificate",
             format!(
-                "{base} shows a certificate that is not trusted ({why:?}): it is not signed by the subscription's ca, is not \
-                 for this address, or has expired. Nothing was sent to it"
+                "{base} shows a certificate that is not trusted ({why:?}): it is not signed by the authority that is given \
+                 as ca, is not for this address, or has expired. Nothing was sent to it"
             ),
         ),
         _ => unreachable(base, &format!("TLS: {error}")),

@@ -95,7 +95,7 @@ impl Remote {
 
     /// Asks one node after the other until one does what it is asked.
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>, limit: Duration) -> Result<Reply> {
-        let mut worst: Option<Fault> = None;
+        let mut said = Vec::new();
         for base in self.bases() {
             let asked = tokio::time::timeout(limit, self.ask_one(&base, method.clone(), path, body)).await;
             let answer = asked.unwrap_or_else(|_| {
@@ -107,17 +107,16 @@ impl Remote {
                     return Ok(reply);
                 }
                 // Another node may lead, or may be reached.
-                Err(fault) if fault.kind == Kind::Remote => {
-                    worst = Some(match worst.take() {
-                        // That one of them said something is worth more than that another one is down.
-                        Some(before) if before.answered.0 > fault.answered.0 => before,
-                        _ => fault,
-                    });
+                Err(fault) if fault.kind == Kind::Remote => said.push(fault),
+                // This one was told nothing, as it is not whom it should be; another one may be.
+                Err(fault) if fault.answered.0 == 0 => {
+                    tracing::warn!("a node of the applier's remote is passed over: {fault}");
+                    said.push(fault);
                 }
                 Err(fault) => return Err(fault),
             }
         }
-        Err(worst.unwrap_or_else(|| Fault::stopped(LEADER_ERROR, "the endpoint names no server")))
+        Err(worst(said))
     }
 
     async fn ask_one(&self, base: &Base, method: Method, path: &str, body: Option<&Value>) -> Result<Reply> {
@@ -280,6 +279,22 @@ pub fn origin(server_id: &str, database: &str) -> String {
 /// A number of 64 bits, written as a text or as a number.
 pub fn number_of(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// What the nodes said, in one. As long as one of them may yet do what it is asked, all are asked again; that one of those
+/// said something is worth more than that another one is down.
+fn worst(said: Vec<Fault>) -> Fault {
+    let (passing, mut lasting): (Vec<Fault>, Vec<Fault>) =
+        said.into_iter().partition(|fault| fault.kind == Kind::Remote);
+    let passing = passing.into_iter().max_by_key(|fault| fault.answered.0);
+    match (passing, lasting.pop()) {
+        (Some(passing), Some(lasting)) => {
+            let message = format!("{}; {}", passing.message, lasting.message);
+            Fault { message, ..passing }
+        }
+        (Some(fault), None) | (None, Some(fault)) => fault,
+        (None, None) => Fault::stopped(LEADER_ERROR, "the endpoint names no server"),
+    }
 }
 
 /// How the remote refuses.

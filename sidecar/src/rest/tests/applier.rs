@@ -1,9 +1,14 @@
-//! The applier's settings and state over HTTP. What it does is tested from outside, with real servers.
+//! The applier's settings and state over HTTP, and what it asks of its remote's nodes. What it does with the answers is
+//! tested from outside, with real servers.
 
+use super::super::TlsFiles;
 use super::replication::failure;
-use super::users::{bearer, view_with_users};
+use super::transport::make_certificates;
+use super::users::{PASSWORD, bearer, view_with_users};
 use super::*;
 use crate::feed::Given;
+use crate::feed::fake::insert;
+use crate::replication::applier::{Config, Remote};
 use pgquorum_agent::users::UserRole;
 use serde_json::json;
 
@@ -131,4 +136,74 @@ async fn who_may_not_copy_is_told_what_a_copy_destroys() {
     let start =
         served.send("PUT /_api/replication/applier-start", &[&bearer(UserRole::ReplicationSync)], "").await;
     assert_eq!(failure(&start), (401, 11));
+}
+
+/// The remote of an applier with these settings.
+fn remote(endpoints: &[String], more: &Value) -> Remote {
+    let mut settings = more.as_object().cloned().unwrap();
+    settings.insert("endpoint".to_owned(), endpoints.join(",").into());
+    let (config, password) = Config::default().merged(&settings).unwrap();
+    Remote::new(&config, password.as_deref(), "_system").unwrap()
+}
+
+#[tokio::test]
+async fn any_node_of_the_remote_is_asked_and_the_leader_for_a_copy() {
+    let leader = serve(view(1), accept).await;
+    let (standby, witness) = (serve(view(2), accept).await, serve(view(4), accept).await);
+    for served in [&leader, &standby] {
+        served.database.commit(7, &[insert(1, 1, "a")]);
+    }
+    let nobody = "tcp://127.0.0.1:1".to_owned();
+    let tcp = |served: &Served| format!("tcp://{}", served.address);
+    let all = [nobody.clone(), tcp(&witness), tcp(&standby), tcp(&leader)];
+    let asked = remote(&all, &json!({}));
+    let identity = asked.identify().await.unwrap();
+    assert!(identity.ours && identity.server_id == "7", "{identity:?}");
+    let batch = asked.begin_batch().await.unwrap();
+    asked.renew_batch(&batch.id).await.unwrap();
+    let rows = asked.dump("orders", &batch.id, None).await.unwrap();
+    assert_eq!((rows.lines().unwrap().count(), rows.flag("checkmore")), (2, Some(false)));
+    asked.end_batch(&batch.id).await.unwrap();
+    assert_eq!(asked.follow(0, 9).await.unwrap().lines().unwrap().count(), 1);
+    // Without the leader the log is followed all the same, and a copy waits for the next one.
+    let left = remote(&all[..3], &json!({}));
+    assert_eq!(left.follow(0, 9).await.unwrap().lines().unwrap().count(), 1);
+    let refused = left.begin_batch().await.unwrap_err();
+    assert_eq!((refused.number, refused.answered.0), (1402, 503), "{refused}");
+    let down = remote(&[nobody.clone(), nobody], &json!({})).identify().await.unwrap_err();
+    assert_eq!((down.number, down.answered.0), (1400, 0), "{down}");
+}
+
+#[tokio::test]
+async fn over_tls_only_nodes_of_the_authority_are_asked() {
+    let (folder, strange) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (files, other) = (make_certificates(folder.path()), make_certificates(strange.path()));
+    let secured = |files: &TlsFiles| RestConfig { tls: Some(files.clone()), ..open_config() };
+    let good = serve_with(&secured(&files), view_with_users(1), accept).await;
+    let imposter = serve_with(&secured(&other), view_with_users(1), accept).await;
+    let plain = serve(view(1), accept).await;
+    let ca = std::fs::read_to_string(files.ca.as_ref().unwrap()).unwrap();
+    let login = |password: &str| json!({"ca": ca, "username": "root", "password": password});
+    let ssl = |served: &Served| format!("ssl://{}", served.address);
+    let nobody = "ssl://127.0.0.1:1".to_owned();
+
+    // One that is down, one that is another's, and one that speaks no TLS are passed over.
+    let several = [nobody.clone(), ssl(&imposter), ssl(&plain), ssl(&good)];
+    let asked = remote(&several, &login(PASSWORD));
+    assert!(asked.identify().await.unwrap().ours);
+    let batch = asked.begin_batch().await.unwrap();
+    asked.end_batch(&batch.id).await.unwrap();
+    let wrong = remote(&several, &login("a wrong password")).identify().await.unwrap_err();
+    assert_eq!((wrong.number, wrong.answered.0), (1402, 401), "{wrong}");
+
+    // Where there is no other, a person has to look; where one is down, it may come back.
+    let untrusted = remote(&[ssl(&imposter)], &login(PASSWORD)).identify().await.unwrap_err();
+    assert_eq!(untrusted.number, 1402, "{untrusted}");
+    assert!(untrusted.message.contains("certificate that is not trusted"), "{untrusted}");
+    for other in [nobody, ssl(&plain)] {
+        let waits = remote(&[ssl(&imposter), other.clone()], &login(PASSWORD)).identify().await.unwrap_err();
+        assert_eq!(waits.number, 1400, "{waits}");
+        let named = waits.message.contains(&other.replace("ssl", "https"));
+        assert!(named && waits.message.contains("certificate that is not trusted"), "{waits}");
+    }
 }
