@@ -2,6 +2,7 @@
 
 mod applier;
 mod applier_lies;
+mod applier_nodes;
 mod apply_conflicts;
 mod apply_filters;
 mod apply_order;
