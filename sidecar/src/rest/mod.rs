@@ -47,6 +47,8 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
     let all = [
         routes::is_leader::routes(api),
         routes::health::routes(api),
+        // Each registered server asks once a minute, and thousands may be registered.
+        routes::it_resources::routes(api),
         routes::map::routes(api),
         routes::info::routes(api),
         routes::config::routes(api),
@@ -75,7 +77,6 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::metrics::routes(api),
         routes::users::routes(api),
         routes::user_tokens::routes(api),
-        routes::it_resources::routes(api),
         routes::cluster::routes(api),
         routes::documents::routes(),
         routes::replication::routes(api),

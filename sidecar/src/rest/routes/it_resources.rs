@@ -91,7 +91,7 @@ pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
             let api = remover.clone();
             async move { asked.answered(remove(&api, &id, &server, &query, &asked).await) }
         });
-    list.or(show).unify().or(post).unify().or(remove).unify().boxed()
+    post.or(list).unify().or(show).unify().or(remove).unify().boxed()
 }
 
 fn list(api: &Api, query: &str) -> Result<Response, Refusal> {
