@@ -25,8 +25,7 @@ const TRACKED_ANEW: &str = "The source tracks this table anew: it was dropped an
 const DROPPED: &str = "The table was dropped at the source. What was changed up to then was applied, and the table here stays as it is. \
      When the source tracks one of this name again it is copied anew, or, if the subscription copies nothing, waits for \
      quorum.resume_table.";
-const DROPPED_HERE: &str =
-    "The table was dropped at the source, and the statement was run here, too, as the subscription's ddl says.";
+const DROPPED_HERE: &str = "The table was dropped at the source, and the statement was run here, too, as the subscription's ddl says.";
 const RENAMED: &str = "The table has another name or schema at the source now. What was changed up to then was applied, and the table here \
      stays as it is. Under the new name it is another table of the subscription, if that one is wanted: rename the table here, too, and \
      have it copied under that name (quorum.resume_table with copy => true).";

@@ -21,7 +21,9 @@ fn await_rows(pair: &Pair, expected: &str) {
 }
 
 fn insert(pair: &Pair, note: &str, from: u32) {
-    pair.source.sql(&format!("INSERT INTO orders SELECT g, '{note}' FROM generate_series({from}, {from} + 99) AS g"));
+    pair.source.sql(&format!(
+        "INSERT INTO orders SELECT g, '{note}' FROM generate_series({from}, {from} + 99) AS g"
+    ));
 }
 
 #[test]
@@ -53,7 +55,11 @@ fn the_applier_goes_on_with_another_node_of_its_remote() {
     ok(&pair, "PUT", "applier-start", None);
     await_rows(&pair, "a copied, b followed, c by the next, d meanwhile: 400");
     let state = ok(&pair, "GET", "applier-state", None);
-    assert_eq!((&state["state"]["running"], &state["state"]["totalResyncs"]), (&json!(true), &json!(1)), "{state}");
+    assert_eq!(
+        (&state["state"]["running"], &state["state"]["totalResyncs"]),
+        (&json!(true), &json!(1)),
+        "{state}"
+    );
     // A copy, which only the new leader can give.
     pair.target.sql("DELETE FROM orders");
     ok(&pair, "PUT", "make-follower", Some(&settings));

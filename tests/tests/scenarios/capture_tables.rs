@@ -112,9 +112,7 @@ fn partitions() {
         &[&insert(5, 2), &delete(5, 2)],
     );
     // Whether rows come or go with a partition, the tag says.
-    let about = |tag: &str, sql: &str| {
-        format!(r#"{{"op":"ddl","table":"p","tag":"{tag}","sql":"{sql}"}}"#)
-    };
+    let about = |tag: &str, sql: &str| format!(r#"{{"op":"ddl","table":"p","tag":"{tag}","sql":"{sql}"}}"#);
     let attach = "ALTER TABLE p ATTACH PARTITION p4 FOR VALUES IN (4)";
     run(c, "CREATE TABLE p4 (LIKE p INCLUDING ALL)");
     expect_log(c, attach, &[&about("ALTER TABLE", attach)]);

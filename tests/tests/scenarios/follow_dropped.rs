@@ -69,7 +69,8 @@ fn what_changes_do_not_tell_stops_the_table_and_is_said() {
     assert_eq!(pair.target.send(1, "DELETE", "/subscriptions/mirror", None).0, 200);
     pair.subscribe(&json!({"copy": "none", "tables": ["public.fine", "public.renamed"]}));
     pair.await_state("following", None);
-    pair.source.sql("INSERT INTO fine VALUES (3); SELECT quorum.untrack('fine'); INSERT INTO fine VALUES (4)");
+    pair.source
+        .sql("INSERT INTO fine VALUES (3); SELECT quorum.untrack('fine'); INSERT INTO fine VALUES (4)");
     pair.await_table("fine", "stopped", Some("PQ016"));
     pair.track(&["fine"]);
     pair.source.sql("INSERT INTO fine VALUES (5); INSERT INTO renamed VALUES (4)");

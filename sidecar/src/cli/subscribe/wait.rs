@@ -58,7 +58,8 @@ fn outcome(name: &str, state: &Value, tables: &Value) -> Option<Result<(), Failu
 fn stopped_tables(tables: &Value) -> String {
     let stopped = tables.as_array().into_iter().flatten().filter(|table| table["state"] == "stopped");
     let line = |table: &Value| {
-        let [schema, name, code, message] = ["schema", "table", "code", "message"].map(|of| plain(&table[of]));
+        let [schema, name, code, message] =
+            ["schema", "table", "code", "message"].map(|of| plain(&table[of]));
         format!("\n  {schema}.{name} ({code}): {message}")
     };
     stopped.map(line).collect()
@@ -123,7 +124,8 @@ mod tests {
         assert_eq!((failure.exit, failure.code.as_str()), (Exit::Failed, "tables_stopped"));
         let wanted = "shop.items (42P01): there is no table shop.items here";
         assert!(failure.message.contains(wanted) && !failure.message.contains("orders"), "{failure}");
-        let none = json!({"state": "stopped", "code": "no_table_copied", "detail": "no table could be copied"});
+        let none =
+            json!({"state": "stopped", "code": "no_table_copied", "detail": "no table could be copied"});
         let Some(Err(failure)) = found(none, &tables("stopped")) else { panic!("a success") };
         assert_eq!(failure.code, "no_table_copied");
         assert!(failure.message.contains("could be copied") && failure.message.contains(wanted), "{failure}");
