@@ -21,7 +21,9 @@ const NOT_STREAMING_MS: Millis = 20_000;
 /// So many attempts to rewind are made before everything is copied.
 const REWINDS: u32 = 3;
 const BACKOFF_MIN_MS: Millis = 250;
-const BACKOFF_MAX_MS: Millis = 30_000;
+const BACKOFF_MAX_MS: Millis = 8000;
+/// A repair copies much before it fails.
+const REPAIR_BACKOFF_MAX_MS: Millis = 30_000;
 
 /// How a server whose history left the cluster's is brought back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,12 +138,14 @@ impl Node {
             }
             Err(failure) => {
                 self.trace("postgres", format!("operation {id}: {} failed: {failure}", op.name()));
-                self.local.failures += 1;
+                // Asked for again and again while a leader waits for it; what comes after it is another thing.
+                self.local.failures += u32::from(op != PgOp::CutReception);
                 let wait = BACKOFF_MIN_MS << self.local.failures.min(8);
-                let at = self.now + wait.min(BACKOFF_MAX_MS);
                 match op {
-                    PgOp::Rewind(_) | PgOp::Clone(_) => self.local.repair_at = at,
-                    _ => self.local.retry_at = at,
+                    PgOp::Rewind(_) | PgOp::Clone(_) => {
+                        self.local.repair_at = self.now + wait.min(REPAIR_BACKOFF_MAX_MS);
+                    }
+                    _ => self.local.retry_at = self.now + wait.min(BACKOFF_MAX_MS),
                 }
             }
         }

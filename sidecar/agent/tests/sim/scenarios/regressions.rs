@@ -1,6 +1,7 @@
 //! Faults that the simulator found once.
 
 use super::{at_work, heals, next_primary, others};
+use crate::machine::DiskFault;
 use crate::world::{Setup, World};
 use pgquorum_agent::member::Role;
 use pgquorum_agent::request::Request;
@@ -174,6 +175,30 @@ fn a_node_is_marked_down_though_a_change_waits_for_it() {
         if remove {
             w.machines.get_mut(&node).unwrap().retired = true;
         }
+        heals(w);
+    }
+}
+
+/// Each pledge that could not be given on its full disk made a standby wait longer before it followed the new leader.
+#[test]
+fn a_standby_that_could_not_pledge_follows_soon() {
+    for seed in 0..5 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        let full = others(&w, leader)[0];
+        w.break_disk(full, DiskFault::Full);
+        w.kill_node(leader);
+        // Asked for its pledge, again and again.
+        w.run(4000);
+        w.start(leader);
+        next_primary(&mut w, epoch, 12_000);
+        w.mend_disk(full);
+        let end = w.now + 3000;
+        assert!(
+            w.run_until(end, |w| w.machines[&full].server.receiver.is_some()),
+            "seed {seed}: {}",
+            w.describe()
+        );
         heals(w);
     }
 }
