@@ -191,11 +191,11 @@ fn a_standby_that_could_not_pledge_follows_soon() {
         // Asked for its pledge, again and again.
         w.run(4000);
         w.start(leader);
-        next_primary(&mut w, epoch, 12_000);
+        let primary = next_primary(&mut w, epoch, 12_000);
         w.mend_disk(full);
         let end = w.now + 3000;
         assert!(
-            w.run_until(end, |w| w.machines[&full].server.receiver.is_some()),
+            w.run_until(end, |w| w.machines[&full].server.receiver.is_some_and(|r| r.upstream == primary)),
             "seed {seed}: {}",
             w.describe()
         );
