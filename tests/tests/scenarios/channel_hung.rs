@@ -34,11 +34,19 @@ fn a_session_that_hangs_is_given_up() {
     let waits =
         "SELECT pid::text FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT quorum.wait(%'";
     let mut pid = 0;
-    await_until(PATIENCE, "the session that waits", || {
+    await_until(PATIENCE, "a session that waits, stopped", || {
         pid = cluster.try_ask(1, waits)?.parse().map_err(|e| format!("{e}"))?;
-        Ok(())
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).map_err(|e| e.to_string())?;
+        // Each wait lasts a second: one that was just over is nobody's any more, and its session may rest unnoticed.
+        let still = format!("SELECT count(*)::text FROM ({waits}) AS w WHERE pid = '{pid}'");
+        match cluster.try_ask(1, &still)?.as_str() {
+            "1" => Ok(()),
+            other => {
+                kill(Pid::from_raw(pid), Signal::SIGCONT).map_err(|e| e.to_string())?;
+                Err(format!("{other} sessions wait"))
+            }
+        }
     });
-    kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("the session");
     await_end(&mut stream, false);
     // Another session does its work meanwhile.
     await_end(&mut stream, true);
