@@ -21,9 +21,12 @@ pub fn user() -> Check {
     Check::ok("user", format!("uid {user}"))
 }
 
+/// A part of what is looked at.
+type Part = fn(&NodeConfig) -> Vec<Check>;
+
 /// All that files, programs and disks tell. What did not tell it in time is a check that failed.
 pub fn checks(config: &NodeConfig, limit: Duration) -> Vec<Check> {
-    let parts: [(&'static str, fn(&NodeConfig) -> Vec<Check>); 9] = [
+    let parts: [(&'static str, Part); 9] = [
         ("secrets", |c| vec![private_file("secrets", &c.secrets_file())]),
         ("token", |c| c.token_file.iter().map(|file| private_file("token", file)).collect()),
         ("tls key", |c| c.tls_key.iter().map(|file| private_file("tls key", file)).collect()),
