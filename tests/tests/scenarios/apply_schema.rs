@@ -324,3 +324,54 @@ fn triggers_and_constraints_rest_but_for_those_that_are_for_this() {
     assert_eq!(state(&mut a, "t"), "stopped 42501");
     assert_tidy(&target);
 }
+
+/// Whatever it is that calls a function of the owner's: what that sets is not in force where the session goes on.
+#[test]
+fn what_functions_of_the_owner_set_ends_with_the_change() {
+    const KINDS: [(&str, &str); 9] = [
+        ("checked", "(id int PRIMARY KEY, v int CHECK (evil(v) IS NOT NULL))"),
+        ("typed", "(id int PRIMARY KEY, v evil_int)"),
+        ("keyed", "(id evil_int PRIMARY KEY, v int)"),
+        ("defaulted", "(id int PRIMARY KEY, v int, more int DEFAULT evil(1))"),
+        ("generated", "(id int PRIMARY KEY, v int, more int GENERATED ALWAYS AS (evil(v)) STORED)"),
+        ("computed", "(id int PRIMARY KEY, v int); CREATE INDEX ON public.computed (evil(v))"),
+        ("partial", "(id int PRIMARY KEY, v int); CREATE INDEX ON public.partial (v) WHERE evil(v) > 0"),
+        ("bound", "PARTITION OF public.whole (PRIMARY KEY (id)) FOR VALUES FROM (0) TO (1000)"),
+        ("plain", "(id int PRIMARY KEY, v int NOT NULL)"),
+    ];
+    let make: String =
+        KINDS.iter().map(|(name, _)| format!("CREATE TABLE {name} (id int PRIMARY KEY, v int); ")).collect();
+    let names = KINDS.map(|(name, _)| name);
+    let (_source, target, mut a) = pair(&make, &names);
+    run(
+        &mut a.target,
+        "CREATE FUNCTION evil(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS \
+             $$ BEGIN PERFORM set_config('search_path', 'evil', false); RETURN n; END $$; \
+         CREATE DOMAIN evil_int AS int CHECK (public.evil(VALUE) IS NOT NULL); CREATE ROLE somebody; \
+         CREATE TABLE whole (id int, v int) PARTITION BY RANGE ((evil(id)))",
+    );
+    for (name, columns) in KINDS {
+        // The functions are found whatever they set.
+        let columns = columns.replace("evil(", "public.evil(").replace("evil_int", "public.evil_int");
+        run(
+            &mut a.target,
+            &format!(
+                "DROP TABLE public.{name}; CREATE TABLE public.{name} {columns}; ALTER TABLE public.{name} OWNER TO somebody"
+            ),
+        );
+        a.target = target.connect();
+    }
+    let path = text(&mut a.target, "SHOW search_path");
+    for name in names {
+        run(
+            &mut a.source,
+            &format!(
+                "INSERT INTO {name} VALUES (1, 1), (2, 2); UPDATE {name} SET v = 3 WHERE id = 1; DELETE FROM {name} WHERE id = 2"
+            ),
+        );
+        assert_eq!(a.pull().conflicts, 0, "{name}");
+        assert_eq!(text(&mut a.target, "SHOW search_path"), path, "{name}");
+        let found = format!("SELECT string_agg(id || ' ' || v, ',') FROM public.{name}");
+        assert_eq!(text(&mut a.target, &found), "1 3", "{name}");
+    }
+}
