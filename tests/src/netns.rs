@@ -41,7 +41,9 @@ impl Network {
         if !is_root() {
             return Some("network namespaces need root".to_owned());
         }
-        let name = format!("{PREFIX}-{}-try", std::process::id());
+        // Tests that look at the same time do not take each other's place for a refusal.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{PREFIX}-{}-try{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let made = ip(&["netns", "add", &name]);
         let _ = ip(&["netns", "del", &name]);
         made.err()
