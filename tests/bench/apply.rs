@@ -4,6 +4,7 @@
 
 use crate::Options;
 use crate::line::{Line, Must, Samples};
+use crate::native;
 use pgquorum_tests::{Applier, LogServer, Plain, await_until, text};
 use postgres::Client;
 use serde_json::json;
@@ -119,12 +120,7 @@ fn ours(load: &Load, there: &mut Client, applier: &mut Applier) -> f64 {
 
 fn native(load: &Load, there: &mut Client, applier: &mut Applier) -> f64 {
     let here = &mut applier.target;
-    pgquorum_tests::run(here, "ALTER SUBSCRIPTION n DISABLE");
-    let idle = "SELECT count(*)::text FROM pg_stat_replication WHERE application_name = 'n'";
-    await_until(PATIENCE, "the subscription rests", || match text(there, idle).as_str() {
-        "0" => Ok(()),
-        other => Err(other.to_owned()),
-    });
+    native::rest(here, there, PATIENCE);
     pgquorum_tests::run(there, &(load.fill)("native", load.rows));
     let start = Instant::now();
     pgquorum_tests::run(here, "ALTER SUBSCRIPTION n ENABLE");

@@ -5,7 +5,8 @@
 use super::{PATIENCE, Peers, until};
 use crate::Options;
 use crate::line::{Line, Must, Samples};
-use pgquorum_tests::{Cluster, Pair, await_until, run, text};
+use crate::native;
+use pgquorum_tests::{Cluster, Pair, run};
 use postgres::Client;
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -137,12 +138,7 @@ fn ours(load: &Load, pair: &Pair, sides: &mut Sides) -> f64 {
 }
 
 fn native(load: &Load, sides: &mut Sides) -> f64 {
-    run(&mut sides.here, "ALTER SUBSCRIPTION n DISABLE");
-    let idle = "SELECT count(*)::text FROM pg_stat_replication WHERE application_name = 'n'";
-    await_until(PATIENCE, "the subscription rests", || match text(&mut sides.there, idle).as_str() {
-        "0" => Ok(()),
-        other => Err(other.to_owned()),
-    });
+    native::rest(&mut sides.here, &mut sides.there, PATIENCE);
     run(&mut sides.there, &(load.fill)(load.rows));
     run(&mut sides.there, "CHECKPOINT");
     let start = Instant::now();
