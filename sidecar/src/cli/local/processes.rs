@@ -41,9 +41,11 @@ impl Running {
             postgres.push(*orphan.0);
             postgres.extend(descendants(*orphan.0, &all));
         }
+        // One that has just been started stands where its sidecar stood, and has not written its process id yet.
+        postgres.extend(working_on(&all, &["postgres"], |path| is_or_was(path, &data_dir)));
         keep_first(&mut postgres);
         let mut helpers = sidecar.map(|s| descendants(s, &all)).unwrap_or_default();
-        helpers.extend(working_on(&all, |path| is_or_was(path, &data_dir)));
+        helpers.extend(working_on(&all, &HELPERS, |path| is_or_was(path, &data_dir)));
         keep_first(&mut helpers);
         helpers.retain(|pid| !postgres.contains(pid));
         Running { sidecar, postmaster, postgres, helpers }
@@ -70,8 +72,11 @@ pub fn below(dir: &Path) -> Vec<i32> {
     let (all, dir) = (processes(), resolved(dir));
     let servers =
         all.iter().filter(|(pid, p)| p.name == "postgres" && stands(**pid, |c| c.starts_with(&dir)));
-    let servers: Vec<i32> = servers.map(|(pid, _)| *pid).collect();
-    servers.into_iter().chain(working_on(&all, |path| path.starts_with(&dir))).collect()
+    let mut found: Vec<i32> = servers.map(|(pid, _)| *pid).collect();
+    let programs: Vec<&str> = HELPERS.iter().copied().chain(["postgres"]).collect();
+    found.extend(working_on(&all, &programs, |path| path.starts_with(&dir)));
+    keep_first(&mut found);
+    found
 }
 
 fn keep_first(pids: &mut Vec<i32>) {
@@ -97,9 +102,9 @@ fn is_or_was(path: &Path, data_dir: &Path) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b".clone-") || rest.starts_with(b".old-"))
 }
 
-/// Helpers with such a directory among their arguments.
-fn working_on(all: &BTreeMap<i32, Process>, ours: impl Fn(&Path) -> bool) -> Vec<i32> {
-    let helpers = all.iter().filter(|(_, p)| HELPERS.contains(&p.name.as_str())).map(|(pid, _)| *pid);
+/// Those of these programs that have such a directory among their arguments.
+fn working_on(all: &BTreeMap<i32, Process>, programs: &[&str], ours: impl Fn(&Path) -> bool) -> Vec<i32> {
+    let found = all.iter().filter(|(_, p)| programs.contains(&p.name.as_str())).map(|(pid, _)| *pid);
     let names = |pid: &i32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         // Both `-D DIR` and `--pgdata=DIR`.
@@ -108,7 +113,7 @@ fn working_on(all: &BTreeMap<i32, Process>, ours: impl Fn(&Path) -> bool) -> Vec
             std::str::from_utf8(value).is_ok_and(|path| ours(Path::new(path)))
         })
     };
-    helpers.filter(names).collect()
+    found.filter(names).collect()
 }
 
 /// All living processes. One that has ended and was not yet collected by its parent is dead.
@@ -260,6 +265,31 @@ mod tests {
         sleeper.wait().unwrap();
         assert!(stands);
         assert_eq!(resolved(&data), data);
+    }
+
+    #[test]
+    fn a_server_that_has_just_been_started_is_known_by_its_arguments() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        // A shell under that name, which stands elsewhere and has written no file yet.
+        let program = dir.join("postgres");
+        std::fs::copy("/bin/sh", &program).unwrap();
+        let data = dir.join("node1/data");
+        let mut server = std::process::Command::new(&program)
+            .args(["-c", "read line", "-D"])
+            .arg(&data)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(server.id()).unwrap();
+        let works = |data: &Path| {
+            working_on(&processes(), &["postgres"], |path| is_or_was(path, data)).contains(&pid)
+        };
+        let (ours, others) = (works(&data), works(&dir.join("node2/data")));
+        let found_below = below(&dir).contains(&pid);
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert_eq!((ours, others, found_below), (true, false, true));
     }
 
     #[test]

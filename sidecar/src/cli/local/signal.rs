@@ -116,15 +116,18 @@ pub async fn kill_below(dir: &Path) -> Result<(), Failure> {
     kill_while(|| below(dir), Segments::default()).await
 }
 
-/// Kills those that `left` finds until there are none.
+/// Kills those that `left` finds until there are none, at two looks in a row: a program that was being started during the
+/// first has neither its name nor its arguments for a moment.
 async fn kill_while(left: impl Fn() -> Vec<i32>, mut segments: Segments) -> Result<(), Failure> {
     let deadline = Instant::now() + KILL_DEADLINE;
+    let mut found_none = false;
     loop {
         let left = left();
-        if left.is_empty() {
+        if left.is_empty() && found_none {
             segments.remove();
             return Ok(());
         }
+        found_none = left.is_empty();
         if Instant::now() > deadline {
             return Err(Failure::failed(
                 "still_there",
