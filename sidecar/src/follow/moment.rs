@@ -44,11 +44,17 @@ impl Remote {
     /// The position before the first transaction that was committed at this time (Unix time in microseconds) or later; where
     /// there is none yet, the end.
     pub(super) async fn moment(&self, time_us: i64) -> Result<Position> {
-        let state = self.json(Method::GET, &self.path("", ""), None).await?;
+        let (first, end) = self.cut().await?;
+        Ok(find(self, first, end.tick, time_us).await?.unwrap_or(end))
+    }
+
+    /// Makes all readable that was committed before, and returns the tick before the first change and the end. While nobody
+    /// reads a channel, what was committed long ago may have no tick yet: it would come after any end that is known.
+    pub(super) async fn cut(&self) -> Result<(u64, Position)> {
+        let state = self.json(Method::POST, &self.path("/cut", ""), None).await?;
         let number = |name: &str| state[name].as_u64().ok_or_else(|| unreadable("the channel"));
-        let (first, last) = (number("first_tick")?.saturating_sub(1), number("last_tick")?);
-        let end = Position { epoch: number("epoch")?, tick: last };
-        Ok(find(self, first, last, time_us).await?.unwrap_or(end))
+        let end = Position { epoch: number("epoch")?, tick: number("last_tick")? };
+        Ok((number("first_tick")?.saturating_sub(1), end))
     }
 }
 

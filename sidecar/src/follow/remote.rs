@@ -279,6 +279,10 @@ impl Source for Remote {
         })
     }
 
+    fn end(&self) -> Answer<'_, Position> {
+        Box::pin(async { Ok(self.cut().await?.1) })
+    }
+
     fn position_at(&self, time_us: i64) -> Answer<'_, Position> {
         Box::pin(self.moment(time_us))
     }

@@ -118,7 +118,7 @@ impl Runner {
         let channel = self.source.channel().await?;
         self.end = Some(channel.end);
         let standing = self.target.standing().await?;
-        let start = self.start(&standing, channel.end).await?;
+        let start = self.start(&standing).await?;
         let wanted: Vec<TableName> =
             channel.tables.iter().filter(|table| self.subscription.wants(table)).cloned().collect();
         self.target.tables_found(&channel.origin, &wanted, start).await?;
@@ -183,12 +183,12 @@ impl Runner {
     }
 
     /// Where to begin, if nothing is copied and it was not begun yet.
-    async fn start(&self, standing: &Standing, end: Position) -> Result<Option<Position>> {
+    async fn start(&self, standing: &Standing) -> Result<Option<Position>> {
         if standing.position.is_some() || self.subscription.copy != "none" {
             return Ok(None);
         }
         match self.subscription.start.as_deref() {
-            None | Some("now") => Ok(Some(end)),
+            None | Some("now") => self.source.end().await.map(Some),
             Some(text) => match text.parse::<Position>() {
                 Ok(position) => Ok(Some(position)),
                 Err(_) => self.source.position_at(self.target.time(text).await?).await.map(Some),

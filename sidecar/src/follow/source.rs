@@ -38,6 +38,8 @@ pub trait Source: Send + Sync + 'static {
     fn channel(&self) -> Answer<'_, Channel>;
     /// Versions of the channel's tables, as `quorum.add_schemas` takes them.
     fn schemas(&self) -> Answer<'_, Value>;
+    /// The position behind all that was committed before the call, whether readers have seen it yet or not.
+    fn end(&self) -> Answer<'_, Position>;
     /// The position before the first transaction that was committed at this time (Unix time in microseconds) or later.
     fn position_at(&self, time_us: i64) -> Answer<'_, Position>;
     fn begin_copy<'a>(&'a self, tables: &'a [TableName]) -> Answer<'a, CopyBegun>;

@@ -1,6 +1,6 @@
 //! Only some tables, from a time on, and a source that is pruned while it is followed.
 
-use pgquorum_tests::{PATIENCE, Pair, await_until};
+use pgquorum_tests::{LineStream, PATIENCE, Pair, await_until};
 use serde_json::{Value, json};
 
 const TABLES: &str = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY)";
@@ -94,6 +94,37 @@ fn tables_and_the_beginning_are_chosen_and_chosen_anew() {
     pair.source.sql("DELETE FROM a WHERE id < 4; INSERT INTO c VALUES (8)");
     pair.await_applied();
     ["a", "b", "c"].iter().for_each(|table| pair.assert_same(table));
+}
+
+/// A position behind changes is only good when these have their ticks already: batches are made when somebody reads.
+#[test]
+fn what_was_committed_before_the_beginning_does_not_come_although_it_is_in_no_batch_yet() {
+    let pair = Pair::start((1, 1), TABLES);
+    pair.track(&["a", "b", "c"]);
+    // Ten seconds between two batches, as long as somebody reads; so this one keeps the rows out of a batch.
+    let slow = json!({"pgquorum.batch_interval": "10s"});
+    assert_eq!(pair.source.send(1, "PATCH", "/db-config", Some(&slow)).0, 200);
+    await_until(PATIENCE, "the interval", || {
+        match pair.source.ask(1, "SHOW pgquorum.batch_interval").as_str() {
+            "10s" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    let port = pair.source.node(1).api_port();
+    let reader = LineStream::open(port, "/channels/shop/stream?after=now", "application/x-ndjson");
+    let _reader = reader.expect("a stream");
+    for (start, id) in [(json!("now"), 1), (Value::Null, 2)] {
+        pair.source.sql(&format!("INSERT INTO a VALUES ({id})"));
+        let time = || json!(pair.source.ask(1, "SELECT clock_timestamp()::text"));
+        let start = if start.is_null() { time() } else { start };
+        pair.subscribe(&json!({"copy": "none", "start": start}));
+        pair.await_state("following", None);
+        pair.source.sql(&format!("INSERT INTO b VALUES ({id})"));
+        await_ids(&pair, "b", &id.to_string());
+        assert_eq!(ids(&pair, "a"), Ok("-".to_owned()), "a beginning at {start}");
+        assert_eq!(pair.target.send(1, "DELETE", "/subscriptions/mirror", None).0, 200);
+        pair.target.sql("TRUNCATE b");
+    }
 }
 
 #[test]

@@ -119,6 +119,13 @@ impl Source for Shared {
         })
     }
 
+    fn end(&self) -> Answer<'_, Position> {
+        Box::pin(async {
+            self.0.fails()?;
+            Ok(self.0.lock().end())
+        })
+    }
+
     fn position_at(&self, time_us: i64) -> Answer<'_, Position> {
         Box::pin(async move { Ok(at(time_us.cast_unsigned())) })
     }
