@@ -11,7 +11,8 @@ fn another_node_takes_over_and_the_killed_one_comes_back() {
     cluster.kill(old, None);
     let new = cluster.await_leader(Some(old));
     assert!(cluster.node(new).epoch > epoch, "a new leader, a new epoch");
-    assert_eq!(cluster.node(old).state, "down");
+    let killed = cluster.node(old);
+    assert_eq!(killed.state, "down", "{killed:?}");
     cluster.start_node(old);
     cluster.await_replicas(2);
     cluster.assert_one_writable();
