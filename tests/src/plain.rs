@@ -131,8 +131,7 @@ impl Plain {
     /// SIGKILL to the server and all its processes, as a power cut.
     pub fn kill(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        let processes = children(child.id() as i32);
-        kill_tree(child.id() as i32);
+        let processes = kill_tree(child.id() as i32);
         let _ = child.wait();
         // Until the last one has gone, the next server takes the memory that they share for its own.
         let lives = |pid: &&i32| Path::new(&format!("/proc/{pid}")).exists();
@@ -190,24 +189,34 @@ impl Drop for Plain {
     }
 }
 
-/// SIGKILL to a process and its children.
-pub fn kill_tree(process: i32) {
-    // Listed before the first signal: afterwards they are nobody's children.
-    let all: Vec<i32> = [process].into_iter().chain(children(process)).collect();
-    for pid in all {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+/// SIGKILL to a process and its children, whose numbers are returned.
+pub fn kill_tree(process: i32) -> Vec<i32> {
+    // Listed before the first of them is killed: afterwards they are nobody's children. Stopped before that, or it may
+    // make one that is not in the list. Who sleeps when it is told to stop does nothing more; who works may.
+    let _ = kill(Pid::from_raw(process), Signal::SIGSTOP);
+    let _ = poll_until(PATIENCE, || match stat(process) {
+        Some((state, _)) if ["R", "D"].contains(&state.as_str()) => Err(state),
+        _ => Ok(()),
+    });
+    let children = children(process);
+    for pid in [process].iter().chain(&children) {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
     }
+    children
+}
+
+/// State and parent of a process.
+fn stat(pid: i32) -> Option<(String, i32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold spaces and brackets; the state and the parent follow its last bracket.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
 fn children(of: i32) -> Vec<i32> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
-    let parent = |pid: i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name may hold spaces and brackets; the state and the parent follow its last bracket.
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok()
-    };
-    numbers.filter(|pid| parent(*pid) == Some(of)).collect()
+    numbers.filter(|pid| stat(*pid).is_some_and(|(_, parent)| parent == of)).collect()
 }
 
 fn append(file: &Path, text: &str) {
