@@ -1,16 +1,19 @@
 //! A cluster on this machine, made and destroyed by `pgquorum local`.
 
-use crate::{Probe, ProbeOptions, await_until, pgquorum, request};
+use crate::ports::free_base_port;
+use crate::{Probe, ProbeOptions, await_until, pgquorum, poll_until, request};
+use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 /// Long enough for a loaded machine; a healthy one needs a second.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Refusals for something that passes by itself.
+const PASSING: [&str; 4] = ["change_in_flight", "no_leader", "not_streaming", "behind"];
 
 /// `local status --json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -65,6 +68,13 @@ impl Cluster {
     /// The same with settings such as `("node-timeout", "2s")`.
     pub fn start_with(n: usize, settings: &[(&str, &str)]) -> Cluster {
         Cluster::start_as(Path::new("/var/tmp"), n, &[], settings)
+    }
+
+    /// The same for scenarios that are not about nodes which stand still. On a loaded machine each process may do so for
+    /// seconds: with the usual `node-timeout` its primary then refuses writes and ends its sessions, or another node
+    /// leads, as it should be. One that is killed is noticed as soon as ever.
+    pub fn start_steady(n: usize) -> Cluster {
+        Cluster::start_with(n, &[("node-timeout", if n == 1 { "10s" } else { "5s" })])
     }
 
     /// The same with its data and state below this directory.
@@ -203,7 +213,9 @@ impl Cluster {
         if id == leader {
             return;
         }
-        let lsn = self.ask(leader, "SELECT pg_current_wal_flush_lsn()::text");
+        let lsn = await_until(PATIENCE, "the end of the leader's WAL", || {
+            self.try_ask(self.leader(), "SELECT pg_current_wal_flush_lsn()::text")
+        });
         let sql = format!("SELECT (pg_last_wal_replay_lsn() >= '{lsn}')::text");
         await_until(PATIENCE, &format!("node {id} replays up to {lsn}"), || {
             match self.try_ask(id, &sql)?.as_str() {
@@ -250,9 +262,18 @@ impl Cluster {
 
     /// Runs statements on the leader.
     pub fn sql(&self, statements: &str) {
-        let leader = self.leader();
-        let mut client = self.connect(leader).expect("a session on the leader");
-        client.batch_execute(statements).unwrap_or_else(|e| panic!("{statements}: {e:?}"));
+        await_until(PATIENCE, statements, || {
+            let mut client = self.connect(self.leader()).map_err(|e| format!("{e:?}"))?;
+            match client.batch_execute(statements) {
+                Ok(()) => Ok(()),
+                // The server gets its lease a moment after its sidecar says that it leads, and is without one while that
+                // stands still. Nothing was done.
+                Err(error) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
+                    Err(format!("{error:?}"))
+                }
+                Err(error) => panic!("{statements}: {error:?}"),
+            }
+        });
     }
 
     /// One value as text from one node.
@@ -287,29 +308,54 @@ impl Cluster {
                        INSERT INTO pgquorum_writable VALUES (0)";
             client.batch_execute(&format!("SET statement_timeout = '3s'; {sql}")).ok().map(|()| id)
         };
-        let open: Vec<u64> = self.status().nodes.iter().filter_map(|n| writes(n.id)).collect();
-        // Leadership may move between two questions; then both may have answered rightly, one after the other.
-        let epochs: Vec<u64> =
-            self.status().nodes.iter().filter(|n| n.state == "leader").map(|n| n.epoch).collect();
-        assert!(open.len() <= 1 && epochs.len() <= 1, "nodes {open:?} take writes, epochs {epochs:?} lead");
+        let leading = || -> Vec<(u64, u64)> {
+            let nodes = self.status().nodes.into_iter();
+            nodes.filter(|n| n.state == "leader").map(|n| (n.id, n.epoch)).collect()
+        };
+        await_until(PATIENCE, "at most one node leads", || {
+            let before = leading();
+            let open: Vec<u64> = self.status().nodes.iter().filter_map(|n| writes(n.id)).collect();
+            let after = leading();
+            let seen =
+                format!("nodes {open:?} take writes; of nodes and epochs {before:?}, then {after:?} lead");
+            // Leadership may move between two questions; then both may have answered rightly, one after the other.
+            assert!(open.len() <= 1 || before != after, "{seen}");
+            // A sidecar that stands still goes on saying that it leads; its server takes no writes then.
+            if open.len() <= 1 && after.len() <= 1 { Ok(()) } else { Err(seen) }
+        });
     }
 
     /// A change of settings on the leader that must succeed.
     pub fn configure(&self, settings: Value) {
-        let (code, answer) = self.post(self.leader(), "/config", Some(&settings));
+        let (code, answer) = self.settled("POST", "/config", Some(&settings));
         assert_eq!(code, 200, "POST /config {settings}: {answer}");
     }
 
     /// Asks for another leader and waits until it leads.
     pub fn hand_over(&self, to: u64) -> (u16, Value) {
-        self.post(self.leader(), &format!("/leader?node={to}"), None)
+        self.settled("POST", &format!("/leader?node={to}"), None)
+    }
+
+    /// Sends a request to the leader, again while it is refused for something that passes: another change is on its way, or
+    /// the leader has not seen yet that a node streams from it.
+    pub fn settled(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let mut last = (0, Value::Null);
+        let _ = poll_until(PATIENCE, || {
+            last = self.send(self.leader(), method, path, body);
+            let passes = last.1["code"].as_str().is_some_and(|code| PASSING.contains(&code));
+            if passes { Err(last.1.to_string()) } else { Ok(()) }
+        });
+        last
     }
 
     /// A follower that is up.
     pub fn follower(&self) -> u64 {
-        let leader = self.leader();
-        let status = self.status();
-        status.nodes.iter().find(|n| n.id != leader && n.state == "replica").expect("a replica").id
+        await_until(PATIENCE, "a replica", || {
+            let status = self.status();
+            let leader = status.leader.ok_or("no leader")?;
+            let found = status.nodes.iter().find(|n| n.id != leader && n.state == "replica");
+            found.map(|n| n.id).ok_or_else(|| states(&status).to_string())
+        })
     }
 }
 
@@ -344,24 +390,4 @@ fn open_to_all(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
         .expect("permissions of the directory");
-}
-
-/// A base port such that no port of the cluster, grown by three nodes, is in use. Never the same one twice in a process.
-fn free_base_port(nodes: usize) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let spread = (std::process::id() % 40) as u16 * 200;
-    let count = nodes as u16 + 3;
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let mut bases = (0..200).map(|_| 20_000 + (spread + NEXT.fetch_add(200, Ordering::Relaxed)) % 12_000);
-    let found = bases.find(|base| (1..=count).all(|i| free(base + i) && free(base + 100 + i)));
-    found.expect("free ports")
-}
-
-/// Ports that nobody uses and that this process has not been given before.
-///
-/// # Panics
-/// There are none.
-pub fn free_ports<const N: usize>() -> [u16; N] {
-    let base = free_base_port(N);
-    std::array::from_fn(|i| base + 1 + i as u16)
 }

@@ -14,6 +14,7 @@ mod netns;
 mod npm;
 mod pair;
 mod plain;
+mod ports;
 mod probe;
 mod psql;
 mod replayed;
@@ -26,7 +27,7 @@ mod tls;
 mod user;
 
 pub use applier::{Applied, Applier, Frame, piece_frame, rows};
-pub use cluster::{Cluster, Node, PATIENCE, Status, free_ports};
+pub use cluster::{Cluster, Node, PATIENCE, Status};
 pub use command::{
     Outcome, pgquorum, pgquorum_as_server, pgquorum_program, pgquorum_reading, pgquorum_shown, run_program,
 };
@@ -44,6 +45,7 @@ pub use netns::{CLIENT, Network};
 pub use npm::NpmServer;
 pub use pair::Pair;
 pub use plain::{Plain, kill_tree, postgres_program};
+pub use ports::free_ports;
 pub use probe::{Probe, ProbeOptions, Report, await_rows};
 pub use psql::{psql, psql_with};
 pub use replayed::{Replayed, Rows};

@@ -12,11 +12,9 @@ pub struct Pair {
 impl Pair {
     /// Two clusters of so many nodes each, with these statements run on both leaders.
     pub fn start(nodes: (usize, usize), tables: &str) -> Pair {
-        // Two clusters are much for one machine: it is not to be taken for a dead node.
-        let start = |count| Cluster::start_with(count, &[("node-timeout", "3s")]);
         let (source, target) = std::thread::scope(|scope| {
-            let source = scope.spawn(move || start(nodes.0));
-            let target = start(nodes.1);
+            let source = scope.spawn(move || Cluster::start_steady(nodes.0));
+            let target = Cluster::start_steady(nodes.1);
             (source.join().expect("a cluster"), target)
         });
         let pair = Pair { source, target };

@@ -70,7 +70,7 @@ impl Probe {
     /// Starts writing; returns when the first row was acknowledged.
     ///
     /// # Panics
-    /// The probe cannot be started, or no write is acknowledged within a minute.
+    /// The probe cannot be started, or no write is acknowledged in time.
     pub fn start(dsn: &str, options: &ProbeOptions) -> Probe {
         Probe::launch(Command::new(pgquorum_program()), dsn, options)
     }
@@ -100,7 +100,7 @@ impl Probe {
             command.stdin(Stdio::null()).stdout(out).stderr(Stdio::inherit()).spawn().expect("the probe");
         let mut probe = Probe { child, dir };
         let ready = probe.file("ready");
-        await_until(Duration::from_secs(60), "the probe's first acknowledged insert", || {
+        await_until(PATIENCE, "the probe's first acknowledged insert", || {
             if let Ok(Some(status)) = probe.child.try_wait() {
                 panic!("the probe ended at once: {status}");
             }

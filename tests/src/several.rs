@@ -35,10 +35,8 @@ impl Several {
     /// # Panics
     /// They cannot be started.
     pub fn start(count: usize) -> Several {
-        // They are made at the same time, which is much for one machine: it is not to be taken for a dead node.
-        let start = || Cluster::start_with(1, &[("node-timeout", "3s")]);
         let clusters: Vec<Cluster> = std::thread::scope(|scope| {
-            let started: Vec<_> = (0..count).map(|_| scope.spawn(start)).collect();
+            let started: Vec<_> = (0..count).map(|_| scope.spawn(|| Cluster::start_steady(1))).collect();
             started.into_iter().map(|cluster| cluster.join().expect("a cluster")).collect()
         });
         let (mut servers, mut apis) = (Vec::new(), Vec::new());
