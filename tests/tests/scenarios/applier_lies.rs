@@ -148,7 +148,7 @@ fn documents_of_others_become_rows_and_lies_do_not() {
     let log = Shared::default();
     let shared = Arc::clone(&log);
     let remote = FakeRemote::start(move |line| answer(&shared, line));
-    let scene = Scene { cluster: Cluster::start(1), remote, log };
+    let scene = Scene { cluster: Cluster::start_steady(1), remote, log };
     scene.cluster.sql("CREATE TABLE wide (id text PRIMARY KEY, n int, note text DEFAULT 'none', c int GENERATED ALWAYS AS (n * 2) STORED)");
     let settings = json!({"endpoint": scene.remote.endpoint(), "idleMinWaitTime": 0.02, "idleMaxWaitTime": 0.05,
         "connectionRetryWaitTime": 0.2});
