@@ -14,14 +14,16 @@ const FAULTS: &str =
     "SELECT string_agg(\"table\" || ': ' || split_part(fault, ': changes', 1), ', ' ORDER BY \"table\")
                       FROM quorum.tracked_tables WHERE fault IS NOT NULL";
 
-/// As only a superuser can.
+/// As only a superuser can. In one transaction, so that the worker never sees event triggers that are off.
 fn past_event_triggers(client: &mut Client, sql: &str) {
+    run(client, "BEGIN");
     for (how, then) in [("DISABLE", sql), ("ENABLE ALWAYS", "")] {
         for name in ["pgquorum_ddl", "pgquorum_drop"] {
             run(client, &format!("ALTER EVENT TRIGGER {name} {how}"));
         }
         run(client, then);
     }
+    run(client, "COMMIT");
 }
 
 /// The worker looks when it begins, and then about once a minute.
