@@ -14,7 +14,7 @@ fn change(cluster: &Cluster, path: &str, body: Value) -> Value {
 
 #[test]
 fn a_follower_serves_what_the_leader_writes() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let follower = cluster.follower();
     cluster.sql("CREATE TABLE orders (id int PRIMARY KEY, note text)");
     let (status, refused) = cluster.post(follower, "/channels", Some(&json!({"name": "shop"})));
@@ -81,14 +81,18 @@ fn a_follower_serves_what_the_leader_writes() {
 
 #[test]
 fn the_command_line_does_all_of_it() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     cluster.sql("CREATE TABLE orders (id int PRIMARY KEY, note text)");
-    let url = cluster.node(cluster.follower()).api;
+    let follower = cluster.follower();
+    let url = cluster.node(follower).api;
     let run = |args: &[&str]| pgquorum(args.iter().copied().chain(["--url", &url]));
+    // What the leader did is seen on a follower a moment later.
+    let seen = || cluster.await_replayed(follower);
     run(&["channel", "create", "shop", "--old-image", "key", "--cap-bytes", "1000000000"]).expect("create");
     let tracked = run(&["channel", "track", "shop", "orders", "--columns", "id,note", "--where", "id > 0"])
         .expect("track");
     assert_eq!(tracked["tables"][0]["where"], "id > 0", "{tracked}");
+    seen();
     let list = run(&["channel", "list"]).expect("list");
     assert_eq!(list[0]["channel"], "shop");
     cluster.sql("INSERT INTO orders VALUES (-1, 'not this one'), (1, 'a')");
@@ -100,6 +104,7 @@ fn the_command_line_does_all_of_it() {
     assert_eq!(pruned["database_version"].as_i64(), before.as_i64().map(|version| version + 1), "{pruned}");
     run(&["channel", "untrack", "shop", "orders"]).expect("untrack");
     run(&["channel", "drop", "shop"]).expect("drop");
+    seen();
     assert_eq!(run(&["channel", "list"]).expect("list"), json!([]));
     assert_eq!(run(&["channel", "drop", "shop"]).code, 4);
     assert_eq!(run(&["follow", "shop"]).code, 4);
@@ -107,7 +112,7 @@ fn the_command_line_does_all_of_it() {
 
 #[test]
 fn followers_register_move_and_go() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     cluster.sql("CREATE TABLE orders (id int PRIMARY KEY)");
     change(&cluster, "/channels", json!({"name": "shop"}));
     change(&cluster, "/channels/shop/tables", json!({"table": "orders"}));
