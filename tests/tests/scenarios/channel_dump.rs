@@ -31,7 +31,7 @@ fn rest(copy: &mut LineStream) -> (Vec<(String, i64)>, Value) {
 
 #[test]
 fn a_copy_holds_its_tables_until_it_is_whole() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     cluster.sql(&format!(
         "CREATE TABLE large (id int PRIMARY KEY, note text); CREATE TABLE small (id int PRIMARY KEY); \
          INSERT INTO large SELECT g, repeat('x', 1000) FROM generate_series(1, {ROWS}) AS g; \
@@ -53,12 +53,12 @@ fn a_copy_holds_its_tables_until_it_is_whole() {
     let mut copy = LineStream::open(port, "/channels/shop/dump", "application/x-ndjson").expect("a copy");
     copy.next_change();
     drop(copy);
-    other.batch_execute("SET lock_timeout = '10s'; TRUNCATE small").expect("the tables are still held");
+    other.batch_execute("SET lock_timeout = '60s'; TRUNCATE small").expect("the tables are still held");
 }
 
 #[test]
 fn a_copy_filters_by_what_was_meant_though_columns_were_renamed() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     cluster.sql(
         "CREATE TABLE orders (id int PRIMARY KEY, region int, zone int); \
          INSERT INTO orders VALUES (1, 1, 2), (2, 2, 1), (3, 1, 1)",
