@@ -5,13 +5,14 @@ use serde_json::{Value, json};
 
 #[test]
 fn each_mistake_has_its_word() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     cluster.sql(
         "CREATE TABLE orders (id int PRIMARY KEY, note text); CREATE TABLE other (id int PRIMARY KEY); \
          CREATE TABLE keyless (id int); CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY); \
          CREATE VIEW looks AS SELECT 1 AS id",
     );
-    cluster.sql("CREATE DATABASE bare");
+    // The feed looks into all databases that can be entered, at the same time perhaps.
+    cluster.sql("CREATE DATABASE bare TEMPLATE template0");
     // Objects of the extension's names that somebody else made: none of it is to run with the sidecar's rights.
     let mut bare = cluster.connect_to(1, "bare").expect("a session in the other database");
     bare.batch_execute(
@@ -37,6 +38,8 @@ fn each_mistake_has_its_word() {
         assert_eq!(cluster.post(1, path, Some(&body)).0, 200, "{path} {body}");
     }
     cluster.sql("INSERT INTO orders SELECT g, 'x' FROM generate_series(1, 100) AS g");
+    // All of it, so that nothing comes while the mistakes are made.
+    cluster.ask(1, "SELECT quorum.cut('shop')");
     let (status, found) = cluster.get(1, "/channels/shop/changes?after=start&wait=10s&limit=10");
     assert_eq!(status, 200, "{found}");
     let (_, before) = cluster.get(1, "/channels");
