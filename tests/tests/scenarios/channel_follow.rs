@@ -64,7 +64,7 @@ fn make_channel(cluster: &Cluster) {
 
 /// Follows the probe's table from `reads_from` on, while `disturb` does its work.
 fn follow_through(reads_from: impl Fn(&Cluster) -> u64, disturb: impl Fn(&Cluster)) {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let probe = cluster.probe_with(&ProbeOptions { clients: 4, interval_ms: 2, ..ProbeOptions::default() });
     make_channel(&cluster);
     let follow = Follow::start(&cluster.node(reads_from(&cluster)).api, &["--from", "start"]);
@@ -133,7 +133,7 @@ fn the_leader_dies_and_a_reader_at_a_follower_goes_on() {
 
 #[test]
 fn a_position_that_was_purged_ends_it_clearly() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let probe = cluster.probe();
     make_channel(&cluster);
     await_until(PATIENCE, "some changes", || {

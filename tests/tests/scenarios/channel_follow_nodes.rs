@@ -96,5 +96,5 @@ fn a_node_whose_database_says_nothing_is_left() {
     let begin = Instant::now();
     let found = follow([&hung, &other], "5:2");
     assert_eq!(found.code, 0, "{}", found.said);
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
 }

@@ -17,7 +17,7 @@ fn most_kb(pid: i32) -> u64 {
 
 #[test]
 fn memory_does_not_grow_with_what_a_reader_leaves() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     cluster.sql("CREATE TABLE orders (id int PRIMARY KEY, note text)");
     for (path, body) in
         [("/channels", json!({"name": "shop"})), ("/channels/shop/tables", json!({"table": "orders"}))]
