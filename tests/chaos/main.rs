@@ -1,8 +1,8 @@
 //! `make chaos`: a cluster whose machines, networks and disks fail all the time, clients that write all the time, and a
 //! checker that knows what each of them was told. docs/testing.md describes it.
 //!
-//! `chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--only KIND] [--weak]`; the
-//! exit code is 1 when a promise was broken, 2 when it cannot run.
+//! `chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--only KIND] [--weak]
+//! [--within S]`; the exit code is 1 when a promise was broken, 2 when it cannot run.
 
 mod checker;
 mod disks;
@@ -39,9 +39,11 @@ pub struct Options {
     weak: bool,
     /// Only faults whose kind contains this, one at a time.
     only: Option<String>,
+    /// How soon after everything is healed a write must be acknowledged.
+    within: Duration,
 }
 
-const USAGE: &str = "usage: chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--only KIND] [--weak]";
+const USAGE: &str = "usage: chaos [--minutes M] [--seed N] [--nodes 3|5] [--keep] [--no-cancels] [--no-clock] [--only KIND] [--weak] [--within S]";
 
 fn main() -> ExitCode {
     let options = match arguments(std::env::args().skip(1)) {
@@ -91,6 +93,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Options, String>
         clock: true,
         weak: false,
         only: None,
+        within: Duration::from_secs(15),
     };
     while let Some(argument) = given.next() {
         if argument == "--only" {
@@ -103,12 +106,19 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Options, String>
             "--minutes" => options.length = Duration::from_secs(number()?.max(1) * 60),
             "--seed" => options.seed = number()?,
             "--nodes" => options.nodes = number()?,
+            "--within" => options.within = Duration::from_secs(number()?.max(1)),
             "--keep" => options.keep = true,
             "--no-cancels" => options.cancels = false,
             "--weak" => options.weak = true,
             "--no-clock" => options.clock = false,
             other => return Err(format!("there is no option {other}")),
         }
+    }
+    if options.within >= run::WRITABLE {
+        return Err(format!(
+            "--within is less than {} s: nothing is awaited longer",
+            run::WRITABLE.as_secs()
+        ));
     }
     match options.nodes {
         3 | 5 => Ok(options),

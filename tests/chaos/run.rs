@@ -16,10 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a write is awaited after everything is healed. Longer than it may take, to see how long it does take.
-const WRITABLE: Duration = Duration::from_secs(60);
+pub const WRITABLE: Duration = Duration::from_secs(60);
 /// How long all nodes may take to stream again before the next round begins anyway.
 const MENDED: Duration = Duration::from_secs(30);
-const MENDED_AT_LAST: Duration = Duration::from_secs(90);
+const MENDED_AT_LAST: Duration = Duration::from_secs(180);
+/// How long sessions may take to end, and standbys to replay all that there is.
+const AT_REST: Duration = Duration::from_secs(60);
 /// How long a node that is well may stay marked as down before the administrator takes the mark away.
 const UNMARK: Duration = Duration::from_secs(5);
 /// How long clients are alone with a healthy cluster at the beginning.
@@ -108,6 +110,7 @@ impl Run {
             accounts: ACCOUNTS,
             start_balance: START_BALANCE,
             recoveries: &recoveries,
+            writable_within: options.within.as_secs_f64(),
         });
         result.violations.extend(found);
         result.stale = stale;
@@ -116,18 +119,24 @@ impl Run {
     }
 
     fn set_up(&self, weak: bool) -> Hosts {
-        let (leader, _) = self.cluster.leader();
         let password = self.cluster.password().to_owned();
-        let mut client = self.cluster.connect(leader).expect("a session on the leader");
-        client.batch_execute(&schema(&password)).expect("the tables of the workload");
+        // Where others keep the machine busy, the leader may lose its place for a moment.
+        let made = poll_until(WRITABLE, || {
+            let (leader, _) = self.cluster.leader();
+            let mut client = self.cluster.connect(leader).map_err(|e| format!("{e:?}"))?;
+            client.batch_execute(&schema(&password)).map(|()| leader).map_err(|e| format!("{e:?}"))
+        });
+        let leader = made.expect("the tables of the workload");
         // Small, so that the disks may be small and a full one is noticed soon.
         let node = self.cluster.node_dir(leader).join("node.toml").display().to_string();
         let set = ["db-config", "set", "--config", &node, "max_wal_size=128MB", "min_wal_size=32MB"];
-        self.cluster.try_program(leader, &set).expect("the parameters of the run");
+        let set = || self.cluster.try_program(leader, &set);
+        poll_until(WRITABLE, set).expect("the parameters of the run");
         if weak {
             let set =
                 ["config", "set", "--config", &node, "quorum-replication=false", "replication-factor=0"];
-            self.cluster.try_program(leader, &set).expect("the settings of the run");
+            let set = || self.cluster.try_program(leader, &set);
+            poll_until(WRITABLE, set).expect("the settings of the run");
         }
         let nodes = self.cluster.ids().into_iter().map(|id| (id, self.cluster.network.address(id)));
         Hosts { nodes: nodes.collect(), password }
@@ -245,7 +254,7 @@ impl Run {
         let mut states = Vec::new();
         // Servers may still work for clients that are gone; what they do belongs to the end.
         let busy = "SELECT count(*)::text FROM pg_stat_activity WHERE usename = 'chaos'";
-        let idle = poll_until(Duration::from_secs(30), || match self.cluster.ask(leader, busy)?.as_str() {
+        let idle = poll_until(AT_REST, || match self.cluster.ask(leader, busy)?.as_str() {
             "0" => Ok(()),
             n => Err(format!("{n} sessions of the workload are left on node {leader}")),
         });
@@ -256,7 +265,7 @@ impl Run {
         for node in [vec![leader], self.cluster.others(leader)].concat() {
             let sql =
                 format!("SELECT (NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() >= '{lsn}')::text");
-            let read = poll_until(Duration::from_secs(30), || match self.cluster.ask(node, &sql)?.as_str() {
+            let read = poll_until(AT_REST, || match self.cluster.ask(node, &sql)?.as_str() {
                 "true" => State::read(&self.cluster, node),
                 other => Err(format!("has not replayed up to {lsn}: {other}")),
             });

@@ -13,8 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use lists::Stale;
 
-/// How soon after everything is healed a write must be acknowledged.
-pub const WRITABLE_WITHIN_S: f64 = 15.0;
 /// Of one rule no more than this many are told.
 const TOLD: usize = 10;
 
@@ -39,6 +37,8 @@ pub struct Evidence<'a> {
     pub start_balance: i64,
     /// After each heal: the seconds until a write was acknowledged, `None` if none was while it was awaited.
     pub recoveries: &'a [(String, Option<f64>)],
+    /// How many seconds that may take.
+    pub writable_within: f64,
 }
 
 /// All violations, and the reads that were older than they might be without breaking a promise.
@@ -171,12 +171,13 @@ fn same_everywhere(evidence: &Evidence) -> Vec<Violation> {
 }
 
 fn writable_again(evidence: &Evidence) -> Vec<Violation> {
-    let late = |within: &Option<f64>| within.is_none_or(|s| s > WRITABLE_WITHIN_S);
+    let limit = evidence.writable_within;
+    let late = |within: &Option<f64>| within.is_none_or(|s| s > limit);
     told(evidence.recoveries.iter().filter(|(_, within)| late(within)).map(|(faults, within)| {
         let when = within.map_or("not at all".to_owned(), |s| format!("after {s:.1} s"));
         violation(
-            "writable within 15 s",
-            format!("after {faults} were healed, a write was acknowledged {when}"),
+            "writable soon",
+            format!("after {faults} were healed, a write was acknowledged {when}, not within {limit} s"),
         )
     }))
 }
