@@ -1,12 +1,11 @@
 //! PostgreSQL's parameters for all nodes.
 
-use pgquorum_tests::{Cluster, await_until};
+use pgquorum_tests::{Cluster, PATIENCE, await_until};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 #[test]
 fn parameters_reach_every_node_and_survive_a_failover() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let leader = cluster.leader();
     let change =
         json!({"work_mem": "7MB", "max_connections": "123", "pgquorum.serve_observed_statements": true});
@@ -14,7 +13,7 @@ fn parameters_reach_every_node_and_survive_a_failover() {
     assert_eq!(code, 200, "{answer}");
     assert_eq!(answer["parameters"]["work_mem"], json!("7MB"));
     for id in 1..=3 {
-        await_until(Duration::from_secs(20), "the parameter is in force", || {
+        await_until(PATIENCE, "the parameter is in force", || {
             let now = cluster.try_ask(
                 id,
                 "SELECT current_setting('work_mem') || current_setting('pgquorum.serve_observed_statements')",
@@ -22,7 +21,7 @@ fn parameters_reach_every_node_and_survive_a_failover() {
             if now == "7MBon" { Ok(()) } else { Err(now) }
         });
     }
-    await_until(Duration::from_secs(20), "the restart is asked for on every node", || {
+    await_until(PATIENCE, "the restart is asked for on every node", || {
         let (_, now) = cluster.get(leader, "/db-config");
         let asks = |names: &Value| names.as_array().into_iter().flatten().any(|n| n == "max_connections");
         let count =
@@ -32,9 +31,9 @@ fn parameters_reach_every_node_and_survive_a_failover() {
     cluster.kill(leader, None);
     let new = cluster.await_leader(Some(leader));
     assert_eq!(cluster.ask(new, "SHOW work_mem"), "7MB");
-    let (code, answer) = cluster.send(new, "PATCH", "/db-config", Some(&json!({"work_mem": null})));
+    let (code, answer) = cluster.settled("PATCH", "/db-config", Some(&json!({"work_mem": null})));
     assert_eq!(code, 200, "{answer}");
-    await_until(Duration::from_secs(20), "the parameter is out again", || {
+    await_until(PATIENCE, "the parameter is out again", || {
         let now = cluster.try_ask(new, "SHOW work_mem")?;
         if now == "4MB" { Ok(()) } else { Err(now) }
     });
@@ -42,7 +41,7 @@ fn parameters_reach_every_node_and_survive_a_failover() {
 
 #[test]
 fn what_the_cluster_needs_itself_cannot_be_changed() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let bad = [
         json!({"synchronous_standby_names": ""}),
         json!({"fsync": "off"}),
