@@ -68,6 +68,10 @@ impl World {
         let (status, answer) = target.send(target.leader(), "PATCH", "/subscriptions/mirror", Some(&body));
         assert_eq!(status, 200, "{answer}");
         self.pair.await_state(if rests { "disabled" } else { "following" }, None);
+        if rests {
+            // Who works for it hears of that a moment later.
+            self.pair.await_rest();
+        }
     }
 
     fn here(&self, query: &str) -> String {

@@ -14,6 +14,7 @@ fn a_worker_rests_again_whatever_becomes_of_who_woke_it() {
     let rest = json!({"enabled": false});
     assert_eq!(pair.target.send(1, "PATCH", "/subscriptions/mirror", Some(&rest)).0, 200);
     pair.await_state("disabled", None);
+    pair.await_rest();
     pair.source.sql("INSERT INTO t VALUES (1)");
     let port = pair.target.node(1).api_port();
     let woken = |expected: &str| {
@@ -49,6 +50,7 @@ fn a_worker_rests_again_whatever_becomes_of_who_woke_it() {
     );
     assert_eq!(pair.target.ask(1, "SELECT count(*)::text FROM t"), "1");
     pair.await_state("disabled", None);
+    pair.await_rest();
     // Who is enabled by a person meanwhile stays so.
     pair.source.sql("INSERT INTO t VALUES (2)");
     let mut locker = pair.target.connect(1).expect("a session");
