@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 const TABLES: [&str; 1] = ["public.t"];
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 /// Room for an empty database with its WAL, and for what is written before the disk is filled.
 const MIB: u64 = 320;
 const CONF: &str = "

@@ -1,12 +1,12 @@
 //! What readers are told: positions that are gone, of another history, in the future; followers; damage.
 
 use pgquorum_change::{LogRow, take_row};
-use pgquorum_tests::{Plain, Replayed, await_until, free_ports, server_directory, text};
+use pgquorum_tests::{Plain, Replayed, await_answer, await_until, free_ports, server_directory, text};
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, Row};
 use std::time::{Duration, Instant};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 
 /// The statement fails with this code, and says something in message, detail and hint.
 fn refused(client: &mut Client, sql: &str, code: &str) -> String {
@@ -216,7 +216,12 @@ fn retention_drops_whole_segments_and_asks_followers() {
         let left = text(&mut client, "SELECT count(*)::text FROM quorum.follower WHERE name = 'gone'");
         if left == "0" { Ok(()) } else { Err(left) }
     });
-    assert_eq!(text(&mut client, "SELECT kind FROM quorum.event ORDER BY index LIMIT 1"), "follower-expired");
+    await_answer(
+        &mut client,
+        SOON,
+        "SELECT kind FROM quorum.event ORDER BY index LIMIT 1",
+        "follower-expired",
+    );
     refused(&mut client, "SELECT quorum.move_follower('shop', 'gone', 'now')", "42704");
     server.remove();
     let _ = std::fs::remove_dir_all(dir);
@@ -261,8 +266,8 @@ fn log_goes_when_it_is_as_old_as_was_promised_and_followers_have_read_it() {
         let first = number(&mut client, "first_tick");
         if let Some((tick, begun)) = written.iter().rev().find(|(tick, _)| *tick < first) {
             let age = begun.elapsed();
-            // The server goes by another clock.
-            assert!(age + Duration::from_millis(100) >= AGE, "change {tick} is gone after {age:?}");
+            // The server goes by another clock, which may be set a little while this runs.
+            assert!(age + Duration::from_secs(1) >= AGE, "change {tick} is gone after {age:?}");
         }
         if first > end { Ok(()) } else { Err(format!("{first}, not above {end}")) }
     });

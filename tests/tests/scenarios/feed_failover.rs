@@ -4,17 +4,17 @@ use super::feed_writers::{Manner, SCHEMA, Stops, write as write_anything};
 use pgquorum_tests::{Cluster, PATIENCE, Replayed, await_until};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 const TABLES: [&str; 1] = ["public.t"];
 
 /// The writer has gone round the table more than once.
-const BUSY: &str = "SELECT CASE WHEN max(n) > 300 THEN 't' ELSE 'f' END FROM t";
+const BUSY: &str = "SELECT CASE WHEN max(n) > 220 THEN 't' ELSE 'f' END FROM t";
 
 #[test]
 fn the_feed_goes_on_over_failovers() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     cluster.sql(
         "CREATE TABLE t (id int PRIMARY KEY, n int);
          SELECT quorum.create_channel('shop'); SELECT quorum.track('t', 'shop')",
@@ -32,7 +32,7 @@ fn the_feed_goes_on_over_failovers() {
         });
         // In the middle of writing.
         let busy = std::thread::scope(|scope| {
-            let writer = scope.spawn(|| write(&cluster, leader, round + 10, Duration::from_secs(30)));
+            let writer = scope.spawn(|| write(&cluster, leader, round + 10, PATIENCE));
             await_until(PATIENCE, "it writes", || match cluster.try_ask(leader, BUSY)?.as_str() {
                 "t" => Ok(()),
                 other => Err(other.to_owned()),
@@ -63,7 +63,7 @@ fn the_feed_goes_on_over_failovers() {
 fn the_model_holds_over_failovers() {
     const ROUNDS: u64 = 3;
     const CHANGES: u64 = 3000;
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     cluster.sql(SCHEMA);
     let mut copy = Replayed::new("shop");
     for round in 0..=ROUNDS {
@@ -75,22 +75,20 @@ fn the_model_holds_over_failovers() {
             for number in 0..4 {
                 let (cluster, stop) = (&cluster, &stop);
                 scope.spawn(move || {
-                    let Ok(mut client) = cluster.connect(leader) else { return };
                     let mut random = SmallRng::seed_from_u64(round * 10 + number);
                     let manner = Manner { weak: false, prepared: false };
-                    // It ends with the server.
-                    let _ = write_anything(
-                        &mut client,
-                        &mut random,
-                        &format!("w{round}_{number}_"),
-                        stop,
-                        manner,
-                    );
+                    let name = format!("w{round}_{number}_");
+                    // A session may end, or be refused, while its server lives.
+                    while !stop.load(SeqCst) {
+                        if let Ok(mut client) = cluster.connect(leader) {
+                            let _ = write_anything(&mut client, &mut random, &name, stop, manner);
+                        }
+                    }
                 });
             }
             let follower = cluster.follower();
             let mut on_leader = false;
-            await_until(PATIENCE, "changes", || {
+            await_until(PATIENCE * 2, "changes", || {
                 // Now from a standby, now from the leader: positions are the same everywhere.
                 on_leader = !on_leader;
                 let node = if on_leader { leader } else { follower };
