@@ -17,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long a node may take to stop in good order.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
-/// How long killed processes may take to be gone.
-const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long killed processes may take to be gone: one that waits for a slow disk goes when the disk has answered.
+const KILL_DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
 pub struct NodeArgs {

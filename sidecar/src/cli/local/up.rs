@@ -231,7 +231,7 @@ pub async fn start_sidecar(
         .or_fail(format!("cannot write {}", node.pid_file().display()))?;
     identity.own(&node.pid_file())?;
     // Until setsid has become the sidecar, others would not recognise it.
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while Running::of(node).sidecar != Some(pid) {
         if let Some(status) = child.try_wait().or_fail("cannot watch the sidecar")? {
             return Err(died(node, &status.to_string()));
