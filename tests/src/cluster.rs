@@ -15,6 +15,9 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Refusals for something that passes by itself.
 const PASSING: [&str; 4] = ["change_in_flight", "no_leader", "not_streaming", "behind"];
 
+/// How long `local up` may take.
+const UP: [&str; 2] = ["--timeout", "5m"];
+
 /// `local status --json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
@@ -93,7 +96,7 @@ impl Cluster {
         let cluster = Cluster { dir: root.keep().join("cluster"), keep: false };
         let mut args = vec!["local".to_owned(), "up".to_owned(), "--nodes".to_owned(), n.to_string()];
         args.extend(["--base-port".to_owned(), free_base_port(n).to_string()]);
-        args.extend(options.iter().map(|&o| o.to_owned()));
+        args.extend(options.iter().chain(&UP).map(|&o| o.to_owned()));
         for (name, value) in settings {
             args.extend(["--set".to_owned(), format!("{name}={value}")]);
         }
@@ -129,7 +132,7 @@ impl Cluster {
 
     /// `local up` again, for a cluster that is down or shall grow.
     pub fn up(&self, nodes: usize) {
-        self.local("up", &["--nodes", &nodes.to_string()]);
+        self.local("up", &["--nodes", &nodes.to_string(), UP[0], UP[1]]);
     }
 
     pub fn down(&self) {
