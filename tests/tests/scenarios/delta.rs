@@ -162,6 +162,7 @@ fn rejected_and_counted(world: &World) {
     assert_eq!(world.pair.state().expect("a state")["state"], "disabled");
     assert_eq!(world.state(world.worker())["deltaErrorCount"], 1);
     // Many are not listed one by one.
+    world.pair.await_rest();
     world.pair.source.sql("INSERT INTO t SELECT g FROM generate_series(1001, 2010) AS g");
     let url = world.pair.target.node(world.pair.target.leader()).api;
     let results = pgquorum(["channel", "sync", "shop", "--url", &url]).expect("channel sync");
@@ -177,6 +178,7 @@ fn rejected_and_counted(world: &World) {
 
 /// Each prune is one reload: asked for where the worker rests, by itself where it is to.
 fn pruned(world: &World) {
+    world.pair.await_rest();
     let pruned = done(world.director, "POST", BASES[0], "/shop/database/prune");
     assert!(pruned.as_str().is_some_and(|text| text.contains("shop is 2")), "{pruned}");
     let state = done(world.director, "GET", BASES[0], "/shop/database/state");
