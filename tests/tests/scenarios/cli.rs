@@ -38,8 +38,8 @@ fn commands_follow_the_leader_and_return_their_codes() {
     await_said("leader", &json!(leader), || run(&["leader"]).json["id"].clone());
     // Asked of a follower, carried out by the leader.
     assert_eq!(
-        run(&["config", "set", "node-timeout=1500ms"]).expect("config set")["node-timeout"],
-        json!("1s 500ms")
+        run(&["config", "set", "node-timeout=5500ms"]).expect("config set")["node-timeout"],
+        json!("5s 500ms")
     );
     assert_eq!(run(&["config", "get", "heartbeat-interval"]).expect("config get"), json!("100ms"));
     run(&["db-config", "set", "work_mem=5MB"]).expect("db-config set");
@@ -77,7 +77,8 @@ fn doctor_finds_nothing_on_a_healthy_node_and_something_on_a_sick_one() {
 
 #[test]
 fn nodes_come_and_go_by_commands() {
-    let cluster = Cluster::start_steady(3);
+    // Who led last is named for three times as long.
+    let cluster = Cluster::start_with(3, &[("node-timeout", "3s")]);
     cluster.await_replicas(2);
     let (leader, follower) = (cluster.leader(), cluster.follower());
     let url = cluster.node(follower).api;
