@@ -89,7 +89,7 @@ fn nodes_come_and_go_by_commands() {
     carried_out(&["leader", "set", &follower.to_string(), "--url", &url]);
     assert_eq!(run(&["leader"]).expect("leader")["id"], json!(follower));
     assert_ne!(follower, leader);
-    events.await_event(|event| event["node"] == json!(follower));
+    events.await_event(|event| event["kind"] == "appointed" && event["node"] == json!(follower));
 
     let [db, api] = free_ports().map(|port: u16| port.to_string());
     carried_out(&["node", "add", "--ip", "127.0.0.1", "--db-port", &db, "--api-port", &api, "--url", &url]);
