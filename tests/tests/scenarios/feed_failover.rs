@@ -77,12 +77,12 @@ fn the_model_holds_over_failovers() {
                 scope.spawn(move || {
                     let mut random = SmallRng::seed_from_u64(round * 10 + number);
                     let manner = Manner { weak: false, prepared: false };
-                    let name = format!("w{round}_{number}_");
-                    // A session may end, or be refused, while its server lives.
+                    // It ends with the server.
+                    // Or with its session, which may end, or be refused, while the server lives: then it begins anew.
                     while !stop.load(SeqCst) {
-                        if let Ok(mut client) = cluster.connect(leader) {
-                            let _ = write_anything(&mut client, &mut random, &name, stop, manner);
-                        }
+                        let Ok(mut client) = cluster.connect(leader) else { continue };
+                        let name = format!("w{round}_{number}_");
+                        let _ = write_anything(&mut client, &mut random, &name, stop, manner);
                     }
                 });
             }

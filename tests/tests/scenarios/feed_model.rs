@@ -16,7 +16,7 @@ const WRITERS: u64 = 6;
 const CRASHES: u32 = 3;
 /// In each life of the server; the environment's CHANGES asks for another number.
 const CHANGES: u64 = 25_000;
-const SOON: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(60);
 
 const CONF: &str = "
     shared_preload_libraries = 'pgquorum'
