@@ -1,8 +1,6 @@
 //! A cluster on this machine, made and destroyed by `pgquorum local`.
 
-use crate::ports::free_base_port;
-use crate::{Probe, ProbeOptions, await_until, pgquorum, poll_until, request};
-use postgres::error::SqlState;
+use crate::{Probe, ProbeOptions, await_until, pgquorum, request};
 use postgres::{Client, Config, NoTls};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -95,7 +93,7 @@ impl Cluster {
         open_to_all(root.path());
         let cluster = Cluster { dir: root.keep().join("cluster"), keep: false };
         let mut args = vec!["local".to_owned(), "up".to_owned(), "--nodes".to_owned(), n.to_string()];
-        args.extend(["--base-port".to_owned(), free_base_port(n).to_string()]);
+        args.extend(["--base-port".to_owned(), crate::ports::free_base_port(n).to_string()]);
         args.extend(options.iter().chain(&UP).map(|&o| o.to_owned()));
         for (name, value) in settings {
             args.extend(["--set".to_owned(), format!("{name}={value}")]);
@@ -271,7 +269,7 @@ impl Cluster {
                 Ok(()) => Ok(()),
                 // The server gets its lease a moment after its sidecar says that it leads, and is without one while that
                 // stands still. Nothing was done.
-                Err(error) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
+                Err(error) if error.code() == Some(&postgres::error::SqlState::READ_ONLY_SQL_TRANSACTION) => {
                     Err(format!("{error:?}"))
                 }
                 Err(error) => panic!("{statements}: {error:?}"),
@@ -343,7 +341,7 @@ impl Cluster {
     /// the leader has not seen yet that a node streams from it.
     pub fn settled(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let mut last = (0, Value::Null);
-        let _ = poll_until(PATIENCE, || {
+        let _ = crate::poll_until(PATIENCE, || {
             last = self.send(self.leader(), method, path, body);
             let passes = last.1["code"].as_str().is_some_and(|code| PASSING.contains(&code));
             if passes { Err(last.1.to_string()) } else { Ok(()) }
