@@ -231,6 +231,11 @@ impl Cluster {
         self.send(id, "GET", path, None)
     }
 
+    /// GET from a node that may not answer now.
+    pub fn try_get(&self, id: u64, path: &str) -> Result<(u16, Value), String> {
+        request(self.node(id).api_port(), "GET", path, None).map_err(|e| e.to_string())
+    }
+
     /// POST to one node.
     pub fn post(&self, id: u64, path: &str, body: Option<&Value>) -> (u16, Value) {
         self.send(id, "POST", path, body)
@@ -277,9 +282,9 @@ impl Cluster {
         });
     }
 
-    /// One value as text from one node.
+    /// One value as text from one node, as soon as it gives one: it may let nobody in for a moment, or have no lease.
     pub fn ask(&self, id: u64, query: &str) -> String {
-        self.try_ask(id, query).unwrap_or_else(|e| panic!("node {id}: {query}: {e}"))
+        await_until(PATIENCE, &format!("node {id}: {query}"), || self.try_ask(id, query))
     }
 
     pub fn try_ask(&self, id: u64, query: &str) -> Result<String, String> {

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longer than the sidecar takes at most to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer than the sidecar takes at most to answer, also where it is told to wait for a minute.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Sends a request to `http://127.0.0.1:port`; returns status and JSON, or the text as a JSON string.
 ///

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What was learned is in the table, and served, after a second; machines may be busy.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = PATIENCE;
 
 /// A single server with the extension, and a hot standby if one is asked for. Everything goes when it is dropped.
 pub struct LearningServer {

@@ -28,10 +28,13 @@ impl Pair {
     /// # Panics
     /// The source does not take that.
     pub fn track(&self, tables: &[&str]) {
-        let leader = self.source.leader();
         let ask = |path: &str, body: Value| {
-            let (status, answer) = self.source.post(leader, path, Some(&body));
-            assert!(status == 200 || status == 409, "{path} {body}: {answer}");
+            await_until(PATIENCE, path, || match self.source.post(self.source.leader(), path, Some(&body)) {
+                (200 | 409, _) => Ok(()),
+                // Nobody leads for a moment, or somebody else does.
+                (status @ (417 | 530 | 531), answer) => Err(format!("{status} {answer}")),
+                (status, answer) => panic!("{path} {body}: {status} {answer}"),
+            });
         };
         ask("/channels", json!({"name": "shop"}));
         for table in tables {
@@ -93,8 +96,8 @@ impl Pair {
     /// # Panics
     /// The time is over.
     pub fn await_applied(&self) {
-        let leader = self.source.leader();
         let end = await_until(PATIENCE, "the end of the channel", || {
+            let leader = self.source.status().leader.ok_or("no leader")?;
             self.source.try_ask(leader, "SELECT quorum.cut('shop')")
         });
         let tick = |text: &str| text.split_once(':').and_then(|(_, tick)| tick.parse::<u64>().ok());
