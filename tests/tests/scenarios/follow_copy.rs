@@ -1,9 +1,9 @@
 //! One cluster follows another: the copy, the changes after it, and what was in the tables before.
 
-use pgquorum_tests::{Pair, pgquorum};
+use pgquorum_tests::{PATIENCE, Pair, await_until, pgquorum};
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const TABLES: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint, amount numeric, note text, at timestamptz DEFAULT now()); \
                       CREATE TABLE items (a int, b text, price double precision, data jsonb, raw bytea, PRIMARY KEY (a, b)); \
@@ -24,15 +24,15 @@ fn tables_are_copied_under_writes_and_followed() {
     let pair = Arc::new(Pair::start((1, 1), TABLES));
     fill(&pair, 20_000);
     pair.track(&["orders", "items", "other"]);
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let writers: Vec<_> = (0..2)
         .map(|writer| {
-            let (pair, stop) = (Arc::clone(&pair), Arc::clone(&stop));
+            let (pair, stop, written) = (Arc::clone(&pair), Arc::clone(&stop), Arc::clone(&written));
             std::thread::spawn(move || {
                 let mut client = pair.source.connect(1).expect("a session");
                 for round in 0.. {
                     if stop.load(Ordering::Relaxed) {
-                        return round;
+                        return;
                     }
                     let new = 1_000_000 + round * 2 + writer;
                     let old = round * 7 % 20_000 + 1;
@@ -44,8 +44,8 @@ fn tables_are_copied_under_writes_and_followed() {
                              DELETE FROM orders WHERE id = {new} - 50; COMMIT"
                         ))
                         .expect("a transaction");
+                    written.fetch_add(1, Ordering::Relaxed);
                 }
-                0
             })
         })
         .collect();
@@ -54,9 +54,12 @@ fn tables_are_copied_under_writes_and_followed() {
     pair.await_progress();
     // One that is larger than a batch.
     pair.source.sql("UPDATE orders SET note = repeat('large', 100) WHERE id BETWEEN 100 AND 9000");
+    await_until(PATIENCE, "transactions beside the copy", || match written.load(Ordering::Relaxed) {
+        enough if enough > 20 => Ok(()),
+        few => Err(few.to_string()),
+    });
     stop.store(true, Ordering::Relaxed);
-    let rounds: i32 = writers.into_iter().map(|writer| writer.join().expect("a writer")).sum();
-    assert!(rounds > 20, "only {rounds} transactions");
+    writers.into_iter().for_each(|writer| writer.join().expect("a writer"));
     pair.source.sql("TRUNCATE other; INSERT INTO other VALUES (7)");
     pair.await_applied();
     for table in ["orders", "items", "other"] {
@@ -71,17 +74,15 @@ fn tables_are_copied_under_writes_and_followed() {
     assert!(tables[1]["rows"].as_u64().is_some_and(|rows| rows >= 20_000), "{tables}");
     // The source keeps no more log than is needed.
     let follower = "SELECT (tick = (SELECT last_tick FROM quorum.channel_state))::text FROM quorum.follower";
-    pgquorum_tests::await_until(pgquorum_tests::PATIENCE, "the follower at the end", || {
-        match pair.source.try_ask(1, follower)?.as_str() {
-            "true" => Ok(()),
-            other => Err(other.to_owned()),
-        }
+    await_until(PATIENCE, "the follower at the end", || match pair.source.try_ask(1, follower)?.as_str() {
+        "true" => Ok(()),
+        other => Err(other.to_owned()),
     });
     // A table that is tracked later is copied, too.
     pair.source.sql("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late SELECT generate_series(1, 10)");
     pair.target.sql("CREATE TABLE late (id int PRIMARY KEY)");
     pair.track(&["late"]);
-    pgquorum_tests::await_until(pgquorum_tests::PATIENCE, "the new table", || {
+    await_until(PATIENCE, "the new table", || {
         match pair.target.try_ask(1, "SELECT count(*)::text FROM late")?.as_str() {
             "10" => Ok(()),
             other => Err(other.to_owned()),
@@ -129,7 +130,7 @@ fn rows_that_are_there_stop_a_table_go_or_stay() {
             let path = "/subscriptions/mirror/tables/public.t/resume";
             let (status, answer) = pair.target.post(1, path, Some(&json!({"copy": true})));
             assert_eq!((status, &answer["state"]), (200, &json!("copy")), "{answer}");
-            pgquorum_tests::await_until(pgquorum_tests::PATIENCE, "the rows", || {
+            await_until(PATIENCE, "the rows", || {
                 match pair.target.try_ask(1, "SELECT count(*)::text FROM t")?.as_str() {
                     "4" => Ok(()),
                     other => Err(other.to_owned()),
@@ -177,7 +178,7 @@ fn only_what_was_asked_for_is_followed_and_from_where() {
     assert_eq!(pair.target.ask(1, "SELECT max(id)::text FROM other"), "1004");
     // It ends, here and at the source.
     cli(&["unsubscribe", "mirror"]);
-    pgquorum_tests::await_until(pgquorum_tests::PATIENCE, "no follower", || {
+    await_until(PATIENCE, "no follower", || {
         match pair.source.try_ask(1, "SELECT count(*)::text FROM quorum.follower")?.as_str() {
             "0" => Ok(()),
             other => Err(other.to_owned()),

@@ -3,24 +3,28 @@
 use pgquorum_tests::{Cluster, PATIENCE, Pair, await_until};
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const TABLES: &str =
     "CREATE TABLE big (id bigint PRIMARY KEY, note text); CREATE TABLE hot (id bigint PRIMARY KEY, n bigint)";
+/// As long as somebody wants it slow the copy takes half a minute, so that its middle is found.
+const SLOW: &str = "CREATE TABLE slow AS SELECT 1 AS n; CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN IF NEW.id % 200 = 0 AND EXISTS (SELECT FROM public.slow) THEN PERFORM pg_sleep(0.1); END IF; RETURN NEW; END $$;
+    CREATE TRIGGER linger BEFORE INSERT ON big FOR EACH ROW EXECUTE FUNCTION linger(); ALTER TABLE big ENABLE REPLICA TRIGGER linger";
 
 /// Writes until it is told to stop, whoever leads; what is acknowledged counts.
 struct Writer {
     stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<u64>,
+    done: Arc<AtomicU64>,
+    thread: std::thread::JoinHandle<()>,
 }
 
 impl Writer {
     fn start(dsn: String) -> Writer {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (told, count) = (Arc::clone(&stop), Arc::clone(&done));
         let thread = std::thread::spawn(move || {
-            let mut done = 0_u64;
             let mut client = None;
             while !told.load(Ordering::Relaxed) {
                 let connected = match client.take() {
@@ -31,29 +35,33 @@ impl Writer {
                     std::thread::sleep(Duration::from_millis(100));
                     continue;
                 };
-                let next = done * 3;
+                let next = count.load(Ordering::Relaxed) * 3;
                 let sql = format!(
                     "BEGIN; INSERT INTO hot VALUES ({next}, 0), ({next} + 1, 0), ({next} + 2, 0) ON CONFLICT DO NOTHING; \
                      UPDATE hot SET n = n + 1 WHERE id = {next} - 30; DELETE FROM hot WHERE id = {next} - 300; COMMIT"
                 );
                 if connected.batch_execute(&sql).is_ok() {
-                    done += 1;
+                    count.fetch_add(1, Ordering::Relaxed);
                     client = Some(connected);
                 }
             }
-            done
         });
-        Writer { stop, thread }
+        Writer { stop, done, thread }
     }
 
-    fn end(self) -> u64 {
+    fn end(self) {
+        await_until(PATIENCE, "transactions", || match self.done.load(Ordering::Relaxed) {
+            enough if enough > 20 => Ok(()),
+            few => Err(few.to_string()),
+        });
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the writer")
+        self.thread.join().expect("the writer");
     }
 }
 
 fn start(nodes: (usize, usize)) -> Pair {
     let pair = Pair::start(nodes, TABLES);
+    pair.target.sql(SLOW);
     pair.source.sql("INSERT INTO big SELECT g, repeat('x', 800) FROM generate_series(1, 60000) AS g");
     pair.track(&["big", "hot"]);
     pair
@@ -63,15 +71,22 @@ fn start(nodes: (usize, usize)) -> Pair {
 fn await_half_a_copy(pair: &Pair) {
     await_until(PATIENCE, "a copy that is under way", || {
         let leader = pair.target.status().leader.ok_or("no leader")?;
-        let (_, tables) = pair.target.get(leader, "/subscriptions/mirror/tables");
+        let (_, tables) = pair.target.try_get(leader, "/subscriptions/mirror/tables")?;
         let state = pair.state()?;
-        if state["state"] == "copying" { Ok(()) } else { Err(format!("{state} {tables}")) }
+        let big = tables.as_array().into_iter().flatten().find(|one| one["table"] == "big");
+        let some =
+            big.is_some_and(|big| big["state"] == "copy" && big["rows"].as_u64().is_some_and(|n| n > 0));
+        if some && state["state"] == "copying" { Ok(()) } else { Err(format!("{state} {tables}")) }
     });
 }
 
+/// The next copy is as fast as it can be.
+fn hurry(pair: &Pair) {
+    pair.target.sql("DELETE FROM slow");
+}
+
 fn end(pair: &Pair, writer: Writer) {
-    let done = writer.end();
-    assert!(done > 20, "only {done} transactions");
+    writer.end();
     pair.source.leader();
     pair.await_applied();
     for table in ["big", "hot"] {
@@ -91,6 +106,7 @@ fn the_source_loses_its_leader_while_it_is_copied_and_while_it_is_followed() {
     await_half_a_copy(&pair);
     let leader = pair.source.leader();
     pair.source.kill(leader, None);
+    hurry(&pair);
     other(&pair.source, leader);
     pair.source.start_node(leader);
     pair.await_state("following", None);
@@ -112,6 +128,7 @@ fn the_target_loses_its_leader_while_it_copies_and_while_it_applies() {
     let leader = pair.target.leader();
     pair.target.kill(leader, None);
     other(&pair.target, leader);
+    hurry(&pair);
     pair.target.start_node(leader);
     pair.await_state("following", None);
     pair.target.await_replicas(2);
@@ -137,6 +154,7 @@ fn servers_that_restart_under_it_are_waited_for() {
     await_half_a_copy(&pair);
     pair.target.kill(1, Some("sidecar"));
     pair.target.start_node(1);
+    hurry(&pair);
     pair.await_state("following", None);
     pair.source.kill(1, None);
     pair.source.start_node(1);
