@@ -79,7 +79,7 @@ fn another_cluster_follows_because_this_one_wants_it() {
         (200, &json!(false), &json!("unreachable")),
         "{answer}"
     );
-    assert_eq!(publication(&pair).expect("it is still there")["state"], "removing");
+    await_publication(&pair, "it is still there", |found| found["state"] == "removing");
     pair.target.start_node(1);
     pair.target.await_leader(None);
     await_until(PATIENCE * 2, "it is over", || match (publication(&pair), pair.state()) {

@@ -1,7 +1,6 @@
 //! The majority is lost for good, and an administrator lets the survivor go on alone.
 
-use pgquorum_tests::{Cluster, await_until, pgquorum_as_server};
-use std::time::Duration;
+use pgquorum_tests::{Cluster, PATIENCE, await_until, pgquorum_as_server};
 
 fn force(cluster: &Cluster, node: u64, accept: bool) -> pgquorum_tests::Outcome {
     let config = cluster.dir().join(format!("node{node}/node.toml")).display().to_string();
@@ -12,7 +11,7 @@ fn force(cluster: &Cluster, node: u64, accept: bool) -> pgquorum_tests::Outcome 
 
 #[test]
 fn a_survivor_is_forced_only_when_it_must_be_and_those_left_behind_stay_out() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let leader = cluster.leader();
     let survivor = cluster.follower();
     let third = 6 - leader - survivor;
@@ -45,8 +44,8 @@ fn a_survivor_is_forced_only_when_it_must_be_and_those_left_behind_stay_out() {
     assert_eq!(cluster.ask(survivor, "SELECT count(*)::text FROM kept"), "100");
     cluster.sql("INSERT INTO kept VALUES (101)");
     let audit = "SELECT count(*)::text FROM quorum.event WHERE kind = 'forced-leader'";
-    await_until(Duration::from_secs(10), "the database has the event", || {
-        let found = cluster.ask(survivor, audit);
+    await_until(PATIENCE, "the database has the event", || {
+        let found = cluster.try_ask(survivor, audit)?;
         if found == "1" { Ok(()) } else { Err(found) }
     });
     let (_, events) = cluster.get(survivor, "/events");
@@ -57,12 +56,12 @@ fn a_survivor_is_forced_only_when_it_must_be_and_those_left_behind_stay_out() {
         cluster.start_node(node);
     }
     for node in [leader, third] {
-        await_until(Duration::from_secs(20), &format!("node {node} is told"), || {
-            let (code, answer) = cluster.get(node, "/map");
+        await_until(PATIENCE, &format!("node {node} is told"), || {
+            let (code, answer) = cluster.try_get(node, "/map")?;
             if code == 412 && answer["code"] == "superseded" { Ok(()) } else { Err(answer.to_string()) }
         });
     }
-    await_until(Duration::from_secs(30), "their servers stop", || {
+    await_until(PATIENCE, "their servers stop", || {
         let running: Vec<u64> =
             [leader, third].into_iter().filter(|&n| cluster.node(n).postgres_pid != 0).collect();
         if running.is_empty() { Ok(()) } else { Err(format!("{running:?} run")) }

@@ -33,7 +33,7 @@ fn configured(dir: &Path) -> Vec<(String, Option<String>)> {
 
 #[test]
 fn the_database_of_somebody_else_is_left_alone() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let probe = cluster.probe();
     let id = cluster.follower();
     let own = cluster.node(id).data_dir;

@@ -4,9 +4,6 @@ use pgquorum_tests::{Cluster, PATIENCE, await_until, poll_until, request};
 use postgres::error::SqlState;
 use std::time::Duration;
 
-/// Three times the node timeout, and an election on a busy machine.
-const BOUND: Duration = Duration::from_secs(15);
-
 #[test]
 fn a_leader_that_takes_no_new_sessions_is_replaced() {
     let cluster = Cluster::start(3);
@@ -15,7 +12,7 @@ fn a_leader_that_takes_no_new_sessions_is_replaced() {
     let port = cluster.node(old).api_port();
     let probe = cluster.probe();
     cluster.freeze(old, Some("postmaster"));
-    let new = await_until(BOUND, "another leader takes writes from new sessions", || {
+    let new = await_until(PATIENCE, "another leader takes writes from new sessions", || {
         let leader = cluster.status().leader.filter(|l| *l != old).ok_or("no other leader")?;
         let mut client = cluster.connect(leader).map_err(|e| format!("{e:?}"))?;
         client.batch_execute("INSERT INTO written_elsewhere VALUES (1)").map_err(|e| format!("{e:?}"))?;
@@ -27,7 +24,7 @@ fn a_leader_that_takes_no_new_sessions_is_replaced() {
     cluster.await_replicas(2);
     cluster.assert_one_writable();
     cluster.await_replayed(old);
-    assert_eq!(cluster.ask(old, "SELECT count(*)::text FROM written_elsewhere"), "1");
+    assert_ne!(cluster.ask(old, "SELECT count(*)::text FROM written_elsewhere"), "0");
     let report = probe.finish();
     report.assert_nothing_lost();
     let gap = report.longest_gap_ms;
@@ -37,7 +34,7 @@ fn a_leader_that_takes_no_new_sessions_is_replaced() {
 /// It streams on and acknowledges. But it says that nobody can log in there, and is not chosen to lead.
 #[test]
 fn a_follower_that_takes_no_new_sessions_costs_no_election() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_with(3, &[("node-timeout", "3s")]);
     let (leader, follower) = (cluster.leader(), cluster.follower());
     let probe = cluster.probe();
     cluster.freeze(follower, Some("postmaster"));
@@ -65,7 +62,7 @@ fn a_follower_that_takes_no_new_sessions_costs_no_election() {
 /// A server that is full refuses new sessions, and that is an answer.
 #[test]
 fn a_leader_without_free_connections_stays() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_with(3, &[("node-timeout", "2s")]);
     let leader = cluster.leader();
     let mut sessions = Vec::new();
     let refused = loop {
@@ -76,7 +73,7 @@ fn a_leader_without_free_connections_stays() {
     };
     assert_eq!(refused.code(), Some(&SqlState::TOO_MANY_CONNECTIONS), "{refused:?}");
     // Twice as long as it takes to find a server stuck.
-    let moved = poll_until(Duration::from_secs(6), || {
+    let moved = poll_until(Duration::from_secs(12), || {
         let (code, answer) = cluster.get(leader, "/primary");
         if code == 200 { Err("it leads".to_owned()) } else { Ok(answer) }
     });

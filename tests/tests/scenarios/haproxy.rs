@@ -5,7 +5,8 @@ use postgres::{Client, Config, NoTls};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// The parts of docs/rest.md, HAProxy; checked more often, so that the test need not wait.
+/// The parts of docs/rest.md, HAProxy; checked more often, so that the test need not wait, and with time for the answer to each
+/// check, so that a machine that stands still is not taken for a dead node.
 fn configuration(cluster: &Cluster, write: u16, read: u16) -> String {
     let nodes = cluster.status().nodes;
     let servers: Vec<String> = nodes
@@ -22,7 +23,7 @@ fn configuration(cluster: &Cluster, write: u16, read: u16) -> String {
         .collect();
     let servers = servers.concat();
     format!(
-        "defaults\n    mode tcp\n    timeout connect 2s\n    timeout client 30m\n    timeout server 30m\n\n\
+        "defaults\n    mode tcp\n    timeout connect 2s\n    timeout check 10s\n    timeout client 30m\n    timeout server 30m\n\n\
          listen postgres_write\n    bind 127.0.0.1:{write}\n    option httpchk OPTIONS /primary\n    \
          http-check expect status 200\n    \
          default-server inter 200ms fastinter 100ms fall 2 rise 1 on-marked-down shutdown-sessions\n{servers}\n\
@@ -58,7 +59,7 @@ fn behind(cluster: &Cluster, port: u16) -> Result<(i32, bool), String> {
 
 #[test]
 fn it_sends_writes_to_the_primary_and_reads_to_standbys() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     cluster.await_replicas(2);
     let [write, read] = free_ports();
     let file = cluster.dir().join("haproxy.cfg");
@@ -78,19 +79,24 @@ fn it_sends_writes_to_the_primary_and_reads_to_standbys() {
         });
     };
     is_at(old);
-    connect(&cluster, write).expect("a session").batch_execute("CREATE TABLE t (n int)").expect("a write");
+    let writes = |sql: &str| {
+        await_until(PATIENCE, sql, || {
+            connect(&cluster, write)?.batch_execute(sql).map_err(|e| format!("{e:?}"))
+        });
+    };
+    writes("CREATE TABLE IF NOT EXISTS t (n int)");
     await_until(PATIENCE, "reads go to a standby", || match behind(&cluster, read)? {
         (port, true) if port != port_of(old) => Ok(()),
         other => Err(format!("{other:?}")),
     });
 
     // A session that went to the primary is ended with it, and does not stay at a server that takes no writes.
-    let mut open = connect(&cluster, write).expect("a session");
+    let mut open = await_until(PATIENCE, "a session", || connect(&cluster, write));
     cluster.kill(old, None);
     let new = cluster.await_leader(Some(old));
     is_at(new);
     assert!(open.batch_execute("INSERT INTO t VALUES (0)").is_err(), "the session was at the old primary");
-    connect(&cluster, write).expect("a session").batch_execute("INSERT INTO t VALUES (1)").expect("a write");
+    writes("INSERT INTO t VALUES (1)");
     cluster.start_node(old);
     cluster.await_replicas(2);
     await_until(PATIENCE, "reads go to the node that came back, too", || match behind(&cluster, read)? {

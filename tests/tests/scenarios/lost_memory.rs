@@ -4,7 +4,7 @@ use pgquorum_tests::{Cluster, pgquorum, pgquorum_as_server};
 
 #[test]
 fn a_node_without_its_log_refuses_to_start_and_comes_back_as_a_new_one() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let lost = cluster.follower();
     let probe = cluster.probe();
     cluster.kill(lost, None);

@@ -54,7 +54,7 @@ fn await_waiting(cluster: &Cluster, leader: u64, sessions: i64) {
 
 #[test]
 fn a_former_leader_reports_exactly_what_nobody_was_told_of() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let old = cluster.leader();
     cluster.sql("CREATE TABLE load (id int PRIMARY KEY); CREATE TABLE filler (n int, t text)");
     let (log, stop) = (Log::default(), Arc::new(AtomicBool::new(false)));
@@ -114,10 +114,12 @@ fn a_former_leader_reports_exactly_what_nobody_was_told_of() {
     for id in 1..=3 {
         cluster.await_replayed(id);
         assert_eq!(cluster.ask(id, &rows), lost.len().to_string(), "node {id}");
-        let (code, events) = cluster.get(id, "/events");
-        let mut events = events.as_array().cloned().unwrap_or_default().into_iter();
-        let event = events.find(|e| e["kind"] == "lost-transactions").expect("the event");
-        assert_eq!((code, event["node"].as_u64()), (200, Some(old)), "{event}");
+        let event = await_until(PATIENCE, &format!("node {id} has the event"), || {
+            let (_, events) = cluster.try_get(id, "/events")?;
+            let found = events.as_array().into_iter().flatten().find(|e| e["kind"] == "lost-transactions");
+            found.cloned().ok_or_else(|| events.to_string())
+        });
+        assert_eq!(event["node"].as_u64(), Some(old), "{event}");
         assert_eq!(event["details"]["committed"].as_u64(), Some(lost.len() as u64), "{event}");
         assert_eq!(event["details"]["aborted"].as_u64(), Some(1), "{event}");
     }

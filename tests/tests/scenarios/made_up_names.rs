@@ -1,10 +1,7 @@
 //! A database without the extension, in which somebody has made relations under its names: nothing that runs with a
 //! superuser's rights believes them.
 
-use pgquorum_tests::{Plain, await_until, free_ports, refused, run, server_directory, text};
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
+use pgquorum_tests::{PATIENCE, Plain, await_until, free_ports, refused, run, server_directory, text};
 
 /// What the extension's own statements would call notes with whose rights it runs.
 const TRAP: &str = "CREATE TABLE quorum.who (name text); GRANT ALL ON quorum.who TO PUBLIC;
@@ -53,7 +50,7 @@ fn names_that_somebody_made_up_get_no_rights() {
     server.crash();
     let client = &mut connect(&server);
     // A worker that finds channels stays; where there are none it ends at once, with a line at this level of the log.
-    await_until(SOON, "a worker has looked into each database and ended", || {
+    await_until(PATIENCE, "a worker has looked into each database and ended", || {
         let log = std::fs::read_to_string(dir.join("data.log")).map_err(|e| e.to_string())?;
         let since = log.rsplit("database system is ready to accept connections").next().unwrap_or_default();
         let ended = since.matches("background worker \"pgquorum feed\" (PID").count();
