@@ -1,6 +1,7 @@
 //! Clusters exchange tables over the operations interface: `POST /`.
 
 use pgquorum_tests::{Cluster, PATIENCE, await_until, request};
+use postgres::error::SqlState;
 use serde_json::{Value, json};
 
 /// Two clusters are much for one machine: it is not to be taken for a dead node.
@@ -35,10 +36,24 @@ fn route(cluster: &Cluster) -> Value {
     json!({"host": "127.0.0.1", "port": cluster.node(cluster.leader()).api_port()})
 }
 
-/// Runs statements in database `dev` of the leader.
+/// Runs statements in database `dev` of the leader; again where those that apply changes were in the way, or there was no
+/// lease for a moment.
 fn dev(cluster: &Cluster, statements: &str) {
-    let mut client = cluster.connect_to(cluster.leader(), "dev").expect("a session in dev");
-    client.batch_execute(statements).unwrap_or_else(|e| panic!("{statements}: {e:?}"));
+    let again = [
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+    ];
+    await_until(PATIENCE, statements, || {
+        let mut client = cluster.connect_to(cluster.leader(), "dev").map_err(|e| format!("{e:?}"))?;
+        match client.batch_execute(statements) {
+            Err(e) if e.code().is_some_and(|code| again.contains(code)) => Err(format!("{e:?}")),
+            done => {
+                done.unwrap_or_else(|e| panic!("{statements}: {e:?}"));
+                Ok(())
+            }
+        }
+    });
 }
 
 fn value(cluster: &Cluster, query: &str) -> Result<String, String> {
@@ -182,10 +197,9 @@ fn tables_flow_both_ways_and_nodes_come_and_go() {
     let status = json!({"operation": "cluster_status"});
     let found = await_until(PATIENCE, "b is followed", || {
         let found = done(&a, &status);
-        match found["connections"][0]["databases"][0]["state"].as_str() {
-            Some("following") => Ok(found),
-            _ => Err(found.to_string()),
-        }
+        let connection = &found["connections"][0];
+        let good = connection["status"] == "open" && connection["databases"][0]["state"] == "following";
+        if good { Ok(found) } else { Err(found.to_string()) }
     });
     let connection = &found["connections"][0];
     assert_eq!((&found["node_name"], &found["is_enabled"]), (&json!("a"), &json!(true)));
