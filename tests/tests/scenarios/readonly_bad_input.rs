@@ -1,12 +1,10 @@
 //! Statements that are too long, in no encoding, or not what their text says.
 
 use pgquorum_tests::{
-    LearningServer, Plain, await_known, await_served, await_until, hash_of, is_served, known, psql, run, text,
+    LearningServer, PATIENCE, Plain, await_known, await_served, await_until, hash_of, is_served, known, psql,
+    run, text,
 };
 use postgres::Client;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn hash_of_bytes(statement: &[u8]) -> String {
     format!("{:016x}", pgquorum_statement::hash(statement))
@@ -76,7 +74,7 @@ fn texts_that_are_no_utf_8() {
     for statement in statements {
         let hash = hash_of_bytes(statement);
         let sql = format!("SELECT ('{hash}' = ANY (quorum.served_statements()))::text");
-        await_until(SOON, "served", || match text(c, &sql).as_str() {
+        await_until(PATIENCE, "served", || match text(c, &sql).as_str() {
             "true" => Ok(()),
             other => Err(format!("{other}: {}", String::from_utf8_lossy(statement))),
         });
@@ -216,7 +214,7 @@ fn settings_under_which_nothing_is_learned() {
     assert!(known(look, "SELECT 'its' AS old_strings").is_empty());
     run(look, "ALTER SYSTEM SET pgquorum.learn_statements = off");
     run(look, "SELECT pg_reload_conf()");
-    await_until(SOON, "the setting is in force", || match text(c, "SHOW pgquorum.learn_statements") {
+    await_until(PATIENCE, "the setting is in force", || match text(c, "SHOW pgquorum.learn_statements") {
         off if off == "off" => Ok(()),
         other => Err(other),
     });
@@ -225,7 +223,7 @@ fn settings_under_which_nothing_is_learned() {
     assert!(is_served(look, "SELECT 1 AS settled"));
     run(look, "ALTER SYSTEM RESET pgquorum.learn_statements");
     run(look, "SELECT pg_reload_conf()");
-    await_until(SOON, "the setting is in force", || match text(c, "SHOW pgquorum.learn_statements") {
+    await_until(PATIENCE, "the setting is in force", || match text(c, "SHOW pgquorum.learn_statements") {
         on if on == "on" => Ok(()),
         other => Err(other),
     });

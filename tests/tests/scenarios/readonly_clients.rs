@@ -1,7 +1,7 @@
 //! The same statement through all clients, protocols and ways to give its values: one hash, the one that drivers compute.
 
 use pgquorum_tests::{
-    LearningServer, Plain, await_until, hash_of, postgres_program, psql, psql_with, run, text,
+    LearningServer, PATIENCE, Plain, await_until, hash_of, postgres_program, psql, psql_with, run, text,
 };
 use postgres::types::ToSql;
 use postgres::{Client, NoTls};
@@ -10,9 +10,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
 /// How often each client runs each statement. Beyond the fifth call psycopg prepares by itself, and plans are kept.
 const TIMES: usize = 8;
 const DATABASE: &str = "clients";
@@ -127,7 +125,7 @@ impl Watched {
         for statement in statements {
             *expected.entry(hash_of(&statement.with_literals())).or_default() += times as i64;
         }
-        await_until(SOON, &format!("{client}: {times} calls of each statement"), || match self.calls() {
+        await_until(PATIENCE, &format!("{client}: {times} calls of each statement"), || match self.calls() {
             calls if calls == expected => Ok(()),
             calls => Err(format!("{calls:?} instead of {expected:?}")),
         });

@@ -1,11 +1,10 @@
 //! More databases that learn all the time than there are workers to save what they learn: each has its turn.
 
-use pgquorum_tests::{LearningServer, await_served, await_until, is_served, known, run};
+use pgquorum_tests::{LearningServer, PATIENCE, await_served, await_until, is_served, known, run};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const DATABASES: usize = 12;
-const SOON: Duration = Duration::from_secs(20);
 
 /// Ends the threads, also when a check has failed.
 struct Stop<'a>(&'a AtomicBool);
@@ -62,7 +61,7 @@ fn each_database_has_its_turn() {
                 let begin = Instant::now();
                 run(&mut client, "SELECT lies()");
                 assert!(!is_served(&mut client, "SELECT lies()"));
-                await_until(SOON, "the standby does not serve it any more", || {
+                await_until(PATIENCE, "the standby does not serve it any more", || {
                     if is_served(&mut standby, "SELECT lies()") {
                         Err(format!("{:?}", known(&mut standby, "SELECT lies()")))
                     } else {

@@ -81,7 +81,9 @@ fn clients_do_not_notice_that_the_extension_comes_and_goes() {
     run(&mut inside, "SELECT 1 AS inside");
     await_served(&mut inside, "SELECT 1 AS inside");
     drop(inside);
-    run(admin, "DROP DATABASE brief");
+    await_until(PATIENCE, "the worker has gone", || {
+        admin.batch_execute("DROP DATABASE brief").map_err(|e| e.to_string())
+    });
     // One that comes from a template has what the template had learned, and no more.
     run(admin, "CREATE DATABASE mould");
     let mut mould = servers.primary.connect_to("mould").expect("a session");

@@ -25,7 +25,7 @@ fn await_listed(cluster: &Cluster, id: u64, statements: &[&str]) {
 
 #[test]
 fn the_new_leader_serves_what_the_old_one_had_learned() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     cluster.await_replicas(2);
     let old = cluster.leader();
     let standbys: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
@@ -98,7 +98,7 @@ fn the_new_leader_serves_what_the_old_one_had_learned() {
 /// certain what the old one had changed last, so their word counts when the statement has run again.
 #[test]
 fn what_only_standbys_knew_when_the_leader_died_is_served() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     cluster.await_replicas(2);
     let old = cluster.leader();
     cluster.sql("CREATE TABLE orders (id int, n int)");
@@ -133,7 +133,7 @@ fn what_only_standbys_knew_when_the_leader_died_is_served() {
 /// A standby proves it by what it has replayed; meanwhile the primary has changed what it means.
 #[test]
 fn a_standbys_proof_that_is_out_of_date_is_not_taken() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     cluster.await_replicas(2);
     let (leader, follower) = (cluster.leader(), cluster.follower());
     let mut c = session(&cluster, leader);

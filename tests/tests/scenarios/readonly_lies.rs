@@ -1,13 +1,10 @@
 //! Functions that are declared harmless and write all the same: their statements are proven, until they are seen writing.
 
 use pgquorum_tests::{
-    LearningServer, await_known, await_served, await_until, hash_of, is_served, known, run, served,
+    LearningServer, PATIENCE, await_known, await_served, await_until, hash_of, is_served, known, run, served,
     server_error, text,
 };
 use postgres::Client;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
 
 /// A table of what functions are told to do; each of [`LIARS`] reads it, so that it can be made to begin lying.
 const SET_UP: &str = "CREATE TABLE told (what text); CREATE TABLE written (n int); CREATE SEQUENCE s; SELECT nextval('s');
@@ -66,7 +63,7 @@ fn a_function_that_lies_is_found_out_when_it_writes() {
         let row = await_known(c, &statement, "withdrawn", |row| row.withdrawn);
         assert!(!row.served && !row.reason.is_empty(), "{row:?}");
         // The administrator hears which statement it was.
-        await_until(SOON, "a line in the server's log", || {
+        await_until(PATIENCE, "a line in the server's log", || {
             let log = servers.primary.log();
             let told =
                 log.lines().any(|line| line.contains("WARNING") && line.contains(&hash_of(&statement)));

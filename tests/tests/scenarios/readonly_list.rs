@@ -1,13 +1,11 @@
 //! The list of statements with their verdicts, on real servers: each is learned as it says, and what is served does no harm.
 
 use pgquorum_tests::{
-    LearningServer, await_served, await_until, hash_of, known, run, served, server_error, text,
+    LearningServer, PATIENCE, await_served, await_until, hash_of, known, run, served, server_error, text,
 };
 use postgres::Client;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
 const LIST: &str = include_str!("../../data/readonly_statements.txt");
 /// Of a statement that is not proven, until it may be served.
 const MIN_CALLS: usize = 2;
@@ -115,8 +113,8 @@ fn leaves_no_trace(client: &mut Client, statement: &str) -> Result<(), String> {
 /// Runs every statement of the list whose hash is served; those that do harm.
 fn harm(servers: &LearningServer, list: &List, all: &BTreeSet<String>) -> Vec<String> {
     let (mut primary, mut standby) = (list.primary(servers), list.standby(servers));
-    run(&mut primary, "SET statement_timeout = '10s'");
-    run(&mut standby, "SET statement_timeout = '10s'");
+    run(&mut primary, "SET statement_timeout = '60s'");
+    run(&mut standby, "SET statement_timeout = '60s'");
     let mut harm = Vec::new();
     for entry in list.entries.iter().filter(|entry| all.contains(&hash_of(entry.statement))) {
         if let Err(why) = leaves_no_trace(&mut primary, entry.statement) {
@@ -155,7 +153,7 @@ fn each_statement_is_learned_as_the_list_says_and_what_is_served_does_no_harm() 
     run(c, "SELECT 1 AS settled");
     await_served(look, "SELECT 1 AS settled");
     let proven = || entries.iter().filter(|entry| entry.verdict == "read-only");
-    await_until(SOON, "all that is read-only is served", || {
+    await_until(PATIENCE, "all that is read-only is served", || {
         let all = served(look);
         let missing: Vec<&str> =
             proven().map(|e| e.statement).filter(|s| !all.contains(&hash_of(s))).collect();

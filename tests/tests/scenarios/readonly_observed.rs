@@ -1,12 +1,10 @@
 //! Statements that are not proven: they are watched, and served when the administrator says so, after enough clean runs.
 
 use pgquorum_tests::{
-    LearningServer, await_known, await_served, await_until, hash_of, is_served, known, run, text,
+    LearningServer, PATIENCE, await_known, await_served, await_until, hash_of, is_served, known, run, text,
 };
 use postgres::Client;
-use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
 const MIN_CALLS: i64 = 5;
 
 /// Volatile by its definition, though it only reads; it writes as soon as there is a row that tells it to.
@@ -30,7 +28,7 @@ fn serve_observed(client: &mut Client, on: bool) {
     let value = if on { "on" } else { "off" };
     run(client, &format!("ALTER SYSTEM SET pgquorum.serve_observed_statements = {value}"));
     run(client, "SELECT pg_reload_conf()");
-    await_until(SOON, "the setting is in force", || {
+    await_until(PATIENCE, "the setting is in force", || {
         match text(client, "SHOW pgquorum.serve_observed_statements") {
             now if now == value => Ok(()),
             now => Err(now),
@@ -46,7 +44,7 @@ fn settle(client: &mut Client, number: u32) {
 }
 
 fn await_not_served(client: &mut Client, statement: &str) {
-    await_until(SOON, &format!("not served: {statement}"), || {
+    await_until(PATIENCE, &format!("not served: {statement}"), || {
         if is_served(client, statement) { Err(format!("{:?}", known(client, statement))) } else { Ok(()) }
     });
 }

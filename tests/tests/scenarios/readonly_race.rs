@@ -1,12 +1,10 @@
 //! A function turns from a reader into a writer and back, again and again, while clients call it as fast as they can: in
 //! no snapshot, on no server, is it a writer and served.
 
-use pgquorum_tests::{LearningServer, await_served, await_until, hash_of, run};
+use pgquorum_tests::{LearningServer, PATIENCE, await_served, await_until, hash_of, run};
 use postgres::{Client, IsolationLevel};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
 const ROUNDS: usize = 25;
 /// Three forms of calls: as text, prepared, and one that its condition calls.
 const STATEMENTS: [&str; 3] =
@@ -70,7 +68,7 @@ fn watch(mut client: Client, stop: &AtomicBool, seen: &Seen) {
 
 fn grows(what: &str, count: &AtomicU64) {
     let before = count.load(SeqCst);
-    await_until(SOON, what, || match count.load(SeqCst) {
+    await_until(PATIENCE, what, || match count.load(SeqCst) {
         now if now > before => Ok(()),
         now => Err(now.to_string()),
     });

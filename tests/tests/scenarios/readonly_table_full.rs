@@ -1,12 +1,10 @@
 //! More statements than there is room for: what is used stays, memory does not grow, and nothing is mixed up.
 
 use pgquorum_tests::{
-    LearningServer, await_known, await_served, await_until, hash_of, is_served, run, served, text,
+    LearningServer, PATIENCE, await_known, await_served, await_until, hash_of, is_served, run, served, text,
 };
 use postgres::Client;
-use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
 const MAX: i64 = 100;
 const DISTINCT: u32 = 3000;
 
@@ -46,7 +44,7 @@ fn what_is_used_stays_when_the_table_is_full() {
     assert!(writes.iter().all(|hash| !all.contains(hash)), "{all:?}");
     assert_eq!(text(look, shared), before, "shared memory is what it was");
     // The table in the database is bounded as the one in memory is.
-    await_until(SOON, "no more rows than there may be", || {
+    await_until(PATIENCE, "no more rows than there may be", || {
         let rows: i64 =
             text(look, "SELECT count(*)::text FROM quorum.readonly_statement").parse().expect("a number");
         if rows <= MAX { Ok(()) } else { Err(rows.to_string()) }
@@ -105,7 +103,7 @@ fn what_was_learned_is_there_after_a_restart_and_a_crash() {
     for number in 0..200 {
         run(c, &format!("SELECT 1 AS later_{number}"));
     }
-    await_until(SOON, "as many rows as there may be now", || match count(c) {
+    await_until(PATIENCE, "as many rows as there may be now", || match count(c) {
         rows if rows <= 100 => Ok(()),
         rows => Err(rows.to_string()),
     });
