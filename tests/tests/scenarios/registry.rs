@@ -59,7 +59,7 @@ fn refused(port: u16, method: &str, path: &str, body: &str) -> (u16, String) {
 #[test]
 fn servers_register_anywhere_and_their_leases_outlive_a_failover() {
     let lease = format!("{}s", LEASE.as_secs());
-    let cluster = Cluster::start_with(3, &[("registry-lease", &lease)]);
+    let cluster = Cluster::start_with(3, &[("registry-lease", &lease), ("node-timeout", "3s")]);
     let leader = cluster.leader();
     let ports: Vec<u16> = (1..=3).map(|id| cluster.node(id).api_port()).collect();
     let others: Vec<u16> = (1..=3).filter(|id| *id != leader).map(|id| ports[id as usize - 1]).collect();
@@ -110,11 +110,16 @@ fn servers_register_anywhere_and_their_leases_outlive_a_failover() {
         let stop = Stop(&stop);
         conditionally_removed(&cluster, others[0]);
         let rest: BTreeSet<String> = all.iter().filter(|name| *name != "s0").cloned().collect();
+        // However long that took, none of their leases is over when the leader dies.
+        for name in &rest {
+            await_until(PATIENCE, "a renewal", || register(others[0], &server(name)));
+        }
         let killed = Instant::now();
         cluster.kill(leader, None);
         let new = cluster.await_leader(Some(leader));
         let port = cluster.node(new).api_port();
-        assert_eq!(names(&shops(port).expect("an answer")), rest, "a new leader gives all a whole lease");
+        let there = await_until(PATIENCE, "the new leader answers", || shops(port));
+        assert_eq!(names(&there), rest, "a new leader gives all a whole lease");
         await_shops(port, &kept);
         assert!(killed.elapsed() > LASTS, "they were gone after {:?}", killed.elapsed());
         await_shops(others[0], &kept);

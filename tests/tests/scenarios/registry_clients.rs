@@ -33,7 +33,7 @@ fn await_shops(port: u16, expected: &[&str]) {
 
 #[test]
 fn two_servers_of_another_maker_find_each_other_and_outlive_a_failover() {
-    let cluster = Cluster::start_with(3, &[("registry-lease", "2s")]);
+    let cluster = Cluster::start_with(3, &[("registry-lease", "5s"), ("node-timeout", "3s")]);
     let leader = cluster.leader();
     let mut others = (1..=3).filter(|id| *id != leader).map(|id| cluster.node(id).api_port());
     let (one, two) = (others.next().expect("a follower"), others.next().expect("another"));
@@ -74,7 +74,7 @@ fn two_servers_of_another_maker_find_each_other_and_outlive_a_failover() {
     await_until(PATIENCE, "some leases are over", || {
         let shops = shops(one).expect("an answer");
         assert_eq!(shops, ["berlin", "paris"], "after {:?}", since.elapsed());
-        if since.elapsed() > Duration::from_secs(9) { Ok(()) } else { Err("not yet".to_owned()) }
+        if since.elapsed() > Duration::from_secs(16) { Ok(()) } else { Err("not yet".to_owned()) }
     });
 
     // One dies, is found dead by the other, and is out, long before its lease is over.

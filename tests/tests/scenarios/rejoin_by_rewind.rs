@@ -1,8 +1,7 @@
 //! A former leader whose log went its own way comes back without a new copy.
 
-use pgquorum_tests::{Cluster, await_until};
+use pgquorum_tests::{Cluster, PATIENCE, await_until};
 use std::ffi::OsStr;
-use std::time::Duration;
 
 /// Lets the leader write what no standby has, then cuts its power. Returns the former leader. What little it writes may
 /// still reach a standby, out of the buffers of a connection.
@@ -22,7 +21,7 @@ fn diverge_by(cluster: &Cluster, rows: u32) -> u64 {
     let mut client = cluster.connect(old).expect("a session on the leader");
     let insert = format!("INSERT INTO mine SELECT generate_series(1, {rows})");
     let writer = std::thread::spawn(move || client.batch_execute(&insert));
-    await_until(Duration::from_secs(20), "the rows are in the leader's log", || {
+    await_until(PATIENCE, "the rows are in the leader's log", || {
         let waits = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'INSERT INTO mine%'";
         match cluster.try_ask(old, waits)?.as_str() {
             "0" => Err("nobody waits for a standby".to_owned()),
@@ -39,7 +38,7 @@ fn diverge_by(cluster: &Cluster, rows: u32) -> u64 {
 
 #[test]
 fn what_was_never_acknowledged_is_rewound() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let old = diverge(&cluster);
     let new = cluster.await_leader(Some(old));
     cluster.sql("INSERT INTO kept VALUES (2)");
@@ -65,7 +64,7 @@ fn number_after(log: &str, words: &str) -> u64 {
 
 #[test]
 fn a_rewind_does_not_copy_the_wal_that_both_have() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     for _ in 0..24 {
         cluster.sql("SELECT pg_logical_emit_message(false, 'test', repeat('x', 15000000))");
     }

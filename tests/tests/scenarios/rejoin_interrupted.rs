@@ -5,7 +5,6 @@ use nix::unistd::Pid;
 use pgquorum_tests::{Cluster, PATIENCE, await_until};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 /// The process of this program that works on this directory.
 fn program_on(program: &str, directory: &Path) -> Option<Pid> {
@@ -30,8 +29,6 @@ fn beside(data: &Path) -> Vec<String> {
 /// Lets the leader write so much that standbys whose servers stand still cannot get, then cuts its power.
 fn diverge(cluster: &Cluster) -> u64 {
     let old = cluster.leader();
-    cluster
-        .sql("CREATE TABLE filler (n int, t text); CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)");
     for other in (1..=3).filter(|id| *id != old) {
         cluster.freeze(other, Some("postgres"));
     }
@@ -45,18 +42,41 @@ fn diverge(cluster: &Cluster) -> u64 {
     old
 }
 
-fn rewind_is_interrupted(rewind_dies: bool) {
-    let cluster = Cluster::start(3);
-    let old = diverge(&cluster);
+/// Lets a former leader be rewound, and has `pg_rewind` stand still while it writes. It may be over before anybody looks.
+fn stopped_rewind(cluster: &Cluster) -> Option<(u64, Pid)> {
+    let old = diverge(cluster);
     cluster.await_leader(Some(old));
     cluster.sql("INSERT INTO kept VALUES (2)");
     let data = cluster.node(old).data_dir;
-    let mark = data.with_extension("rewinding");
+    let log = data.with_file_name("sidecar.log");
+    let ended = || {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        log.matches("pg_rewind has ended").count()
+    };
+    let before = ended();
     cluster.start_node(old);
-    let rewind = await_until(PATIENCE, "pg_rewind runs", || {
-        let pid = program_on("pg_rewind", &data).ok_or("not yet".to_owned())?;
-        kill(pid, Signal::SIGSTOP).map_err(|e| e.to_string()).map(|()| pid)
-    });
+    await_until(PATIENCE, "pg_rewind runs", || match program_on("pg_rewind", &data) {
+        Some(pid) if kill(pid, Signal::SIGSTOP).is_ok() => Ok(Some((old, pid))),
+        _ if ended() > before => Ok(None),
+        _ => Err("not yet".to_owned()),
+    })
+}
+
+fn rewind_is_interrupted(rewind_dies: bool) {
+    let cluster = Cluster::start_steady(3);
+    cluster
+        .sql("CREATE TABLE filler (n int, t text); CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)");
+    let mut tries = 0;
+    let (old, rewind) = loop {
+        if let Some(found) = stopped_rewind(&cluster) {
+            break found;
+        }
+        tries += 1;
+        assert!(tries < 10, "pg_rewind was over {tries} times before anybody looked");
+        cluster.await_replicas(2);
+    };
+    let data = cluster.node(old).data_dir;
+    let mark = data.with_extension("rewinding");
     assert_eq!(std::fs::read_to_string(&mark).expect("the mark"), "writing\n");
     cluster.kill(old, None);
     if rewind_dies {
@@ -66,7 +86,7 @@ fn rewind_is_interrupted(rewind_dies: bool) {
     cluster.start_node(old);
     cluster.await_replicas(2);
     cluster.await_replayed(old);
-    assert_eq!(cluster.ask(old, "SELECT count(*)::text FROM kept"), "2");
+    assert_eq!(cluster.ask(old, "SELECT count(*)::text FROM kept"), (2 + tries).to_string());
     assert_eq!(program_on("pg_rewind", &data), None, "the orphan is still there");
     await_until(PATIENCE, "only the copy is left", || {
         let left = beside(&data);
@@ -89,7 +109,7 @@ fn a_rewind_that_outlives_its_sidecar_disturbs_no_copy() {
 
 #[test]
 fn a_copy_that_is_denied_leaves_the_old_data_and_is_tried_again() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let node = cluster.leader();
     cluster.sql("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)");
     let data = cluster.node(node).data_dir;
@@ -104,8 +124,8 @@ fn a_copy_that_is_denied_leaves_the_old_data_and_is_tried_again() {
     }
     std::fs::set_permissions(home, std::fs::Permissions::from_mode(0o555)).expect("permissions");
     cluster.start_node(node);
-    await_until(Duration::from_secs(90), "the copy's trouble is shown", || {
-        let (_, map) = cluster.get(cluster.leader(), "/map");
+    await_until(PATIENCE * 2, "the copy's trouble is shown", || {
+        let (_, map) = cluster.try_get(cluster.leader(), "/map")?;
         let mut nodes = map["nodes"].as_array().into_iter().flatten();
         let trouble = nodes.find(|n| n["id"] == node).map(|n| n["trouble"].to_string()).unwrap_or_default();
         if trouble.contains("Permission denied") { Ok(()) } else { Err(map.to_string()) }
