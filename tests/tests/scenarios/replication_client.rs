@@ -34,7 +34,7 @@ fn run(url: &str, way: &str) {
 
 #[test]
 fn python_arango_reads_everything_unmodified() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let node = cluster.node(1);
     let port = node.api_port();
     cluster.sql(

@@ -17,7 +17,7 @@ fn ok(port: u16, line: &str, body: &str) -> Value {
 
 #[test]
 fn each_database_has_a_log_and_each_mistake_its_number() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let port = cluster.node(1).api_port();
     cluster.sql("CREATE TABLE here (id int PRIMARY KEY); CREATE TABLE unseen (id int PRIMARY KEY)");
     cluster.sql("CREATE DATABASE shop");

@@ -204,7 +204,7 @@ fn end_batch(port: u16, id: &str) {
 
 #[test]
 fn copies_and_changes_make_what_the_tables_hold() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let port = cluster.node(1).api_port();
     prepare(&cluster);
     assert_eq!(ok(port, "GET", "/_api/replication/logger-state", None)["state"]["running"], false);
@@ -306,7 +306,7 @@ fn copies_and_changes_make_what_the_tables_hold() {
 
 #[test]
 fn who_begins_no_batch_copies_and_follows_all_the_same() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let port = cluster.node(1).api_port();
     prepare(&cluster);
     ok(port, "PUT", "/_api/replication/logger-start", None);
@@ -357,7 +357,7 @@ fn who_begins_no_batch_copies_and_follows_all_the_same() {
 
 #[test]
 fn readers_go_on_at_another_node_and_batches_end() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     cluster.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 10)");
     let (leader, other) = (cluster.leader(), cluster.follower());
     let (port, other_port) = (cluster.node(leader).api_port(), cluster.node(other).api_port());

@@ -48,7 +48,7 @@ fn types(answer: &Answer) -> Vec<u64> {
 
 #[test]
 fn a_gap_of_a_stopped_logger_is_told_to_every_reader() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let port = cluster.node(1).api_port();
     let put = |command: &str| ok(port, &format!("PUT /_api/replication/{command}"), "");
     let flush = || ok(port, "PUT /_admin/wal/flush", "");
@@ -145,7 +145,7 @@ fn content(client: &mut postgres::Client, table: &str) -> String {
 
 #[test]
 fn what_was_dumped_is_restored_in_another_database() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let port = cluster.node(1).api_port();
     cluster.sql(SOURCE);
     cluster.sql("CREATE DATABASE copy");
