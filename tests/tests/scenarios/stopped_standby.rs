@@ -4,7 +4,7 @@ use pgquorum_tests::{Cluster, PATIENCE, await_until};
 
 #[test]
 fn a_stopped_standby_pledges_all_that_it_confirmed() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_with(3, &[("node-timeout", "2s")]);
     let old = cluster.leader();
     let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
     let (near, far) = (others[0], others[1]);

@@ -1,8 +1,7 @@
 //! Two data nodes and a witness: whichever data node is lost, nothing is, and going on with one copy is a decision.
 
-use pgquorum_tests::{Cluster, await_until};
+use pgquorum_tests::{Cluster, PATIENCE, await_until};
 use serde_json::json;
-use std::time::Duration;
 
 fn state(cluster: &Cluster, asked: u64, node: u64) -> serde_json::Value {
     let (_, map) = cluster.get(asked, "/map");
@@ -18,7 +17,7 @@ fn the_survivor_opens_when_it_is_told_not_to_wait_and_takes_the_lost_leader_back
     cluster.sql("CREATE TABLE kept (n int); INSERT INTO kept SELECT generate_series(1, 100)");
     cluster.kill(leader, None);
     // It is elected and promoted, and says whom it waits for: one copy is not enough to acknowledge anything.
-    await_until(Duration::from_secs(30), "the survivor says whom it waits for", || {
+    await_until(PATIENCE, "the survivor says whom it waits for", || {
         let node = state(&cluster, survivor, survivor);
         let told = node["trouble"].as_str().is_some_and(|t| t.contains("must have its first row"));
         if told && node["state"] == "electing" { Ok(()) } else { Err(node.to_string()) }
@@ -37,7 +36,7 @@ fn the_survivor_opens_when_it_is_told_not_to_wait_and_takes_the_lost_leader_back
     cluster.await_node(leader, "node", "replica");
     cluster.await_replayed(leader);
     assert_eq!(cluster.ask(leader, "SELECT count(*)::text FROM kept"), "101");
-    await_until(Duration::from_secs(60), "the node counts again", || {
+    await_until(PATIENCE, "the node counts again", || {
         let node = state(&cluster, survivor, leader);
         if node["down"] == json!(false) {
             return Ok(());
@@ -46,7 +45,7 @@ fn the_survivor_opens_when_it_is_told_not_to_wait_and_takes_the_lost_leader_back
         let path = format!("/node/{leader}?db-port={db}&api-port={api}");
         Err(cluster.send(survivor, "PATCH", &path, None).1.to_string())
     });
-    await_until(Duration::from_secs(20), "commits wait for it again", || {
+    await_until(PATIENCE, "commits wait for it again", || {
         let rule = cluster.ask(survivor, "SHOW synchronous_standby_names");
         if rule.starts_with("ANY 1") { Ok(()) } else { Err(rule) }
     });
