@@ -3,14 +3,13 @@
 use pgquorum_tests::{Cluster, PATIENCE, await_until, request, request_raw, request_to};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 /// As many streams as a node follows at a time.
 const STREAMS_MAX: usize = 128;
 
 #[test]
 fn without_the_token_nothing_but_health_is_shown() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let (node, token) = (cluster.node(1), "a-token-of-this-test");
     cluster.stop(1);
     let file = node.state_dir().join("token");
@@ -52,7 +51,7 @@ fn without_the_token_nothing_but_health_is_shown() {
 
 #[test]
 fn pages_of_other_origins_slow_bodies_and_crowds_are_refused() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let port = cluster.node(1).api_port();
     let page = format!(
         "POST /node-down/1 HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\norigin: http://elsewhere.example\r\n\
@@ -68,7 +67,7 @@ fn pages_of_other_origins_slow_bodies_and_crowds_are_refused() {
     assert_eq!(status, 408, "{answer}");
     let follow = || {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a deadline");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
         let head =
             format!("GET /events HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\naccept: text/event-stream\r\n\r\n");
         stream.write_all(head.as_bytes()).expect("a request");

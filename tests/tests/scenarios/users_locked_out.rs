@@ -8,7 +8,7 @@ use serde_json::json;
 
 #[test]
 fn whoever_has_the_secrets_of_a_node_gets_back_in() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let (port, url) = (cluster.node(1).api_port(), cluster.node(1).api);
     let config = cluster.dir().join("node1/node.toml").display().to_string();
     pgquorum_reading("long forgotten\n", ["user", "add", "root", "--role", "admin", "--url", &url])
@@ -40,7 +40,7 @@ fn whoever_has_the_secrets_of_a_node_gets_back_in() {
 
 #[test]
 fn the_token_of_the_configuration_is_as_mighty_as_an_admin() {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let (node, token) = (cluster.node(1), "a-token-of-this-test");
     cluster.stop(1);
     let file = node.state_dir().join("token");

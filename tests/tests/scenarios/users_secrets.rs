@@ -29,7 +29,7 @@ impl Shown {
 
 #[test]
 fn nothing_that_is_secret_is_seen_anywhere() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::start_steady(2);
     // As much is logged as can be.
     cluster.down();
     for id in [1, 2] {

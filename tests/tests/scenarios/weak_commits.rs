@@ -1,12 +1,9 @@
 //! Nobody lowers the cluster's durability for himself, unless an administrator allows it.
 
-use pgquorum_tests::{Cluster, await_until};
+use pgquorum_tests::{Cluster, PATIENCE, await_until};
 use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 use serde_json::json;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
 
 /// A session of the ordinary role `app` on the leader.
 fn app(cluster: &Cluster, options: &str) -> Client {
@@ -38,7 +35,7 @@ fn counted(cluster: &Cluster) -> String {
 
 #[test]
 fn a_weak_commit_needs_permission() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     cluster.sql("CREATE ROLE app LOGIN PASSWORD 'app'");
     cluster.sql("CREATE DATABASE shop OWNER app");
     let mut client = app(&cluster, "");
@@ -118,7 +115,7 @@ fn a_weak_commit_needs_permission() {
         .expect("a superuser may allow it to himself");
     assert_eq!(counted(&cluster), "shop app 4, postgres postgres 1");
     let series = "pgquorum_weak_commits_total{database=\"shop\",role=\"app\"} 4";
-    await_until(SOON, series, || {
+    await_until(PATIENCE, series, || {
         let (_, metrics) = cluster.get(cluster.leader(), "/metrics");
         let metrics = metrics.as_str().unwrap_or_default();
         if metrics.lines().any(|line| line == series) { Ok(()) } else { Err(metrics.to_owned()) }
@@ -126,7 +123,7 @@ fn a_weak_commit_needs_permission() {
 
     // The cluster's own work goes on, and where nobody is waited for nothing is weak.
     cluster.configure(json!({"quorum-replication": false, "replication-factor": 0}));
-    await_until(SOON, "commits wait for nobody", || {
+    await_until(PATIENCE, "commits wait for nobody", || {
         match client.batch_execute("SET synchronous_commit = off") {
             Ok(()) => Ok(()),
             Err(error) => Err(format!("{error:?}")),
@@ -135,7 +132,7 @@ fn a_weak_commit_needs_permission() {
     client.batch_execute("INSERT INTO t VALUES (3)").expect("nobody is waited for");
     assert_eq!(counted(&cluster), "shop app 4, postgres postgres 1");
     cluster.configure(json!({"quorum-replication": true}));
-    await_until(SOON, "commits wait again", || match client.batch_execute("INSERT INTO t VALUES (4)") {
+    await_until(PATIENCE, "commits wait again", || match client.batch_execute("INSERT INTO t VALUES (4)") {
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(()),
         other => Err(format!("{other:?}")),
     });

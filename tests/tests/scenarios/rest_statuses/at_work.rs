@@ -7,6 +7,12 @@ use serde_json::json;
 pub(super) fn healthy(seen: &mut Seen) {
     let (leader, follower, _) = seen.roles();
     let (at_leader, at_follower) = (seen.port(leader), seen.port(follower));
+    await_until(PATIENCE, "the follower knows that it acknowledges", || {
+        match request(at_follower, "GET", "/quorum", None).map_err(|e| e.to_string())? {
+            (200, _) => Ok(()),
+            (_, answer) => Err(answer.to_string()),
+        }
+    });
     for port in [at_leader, at_follower] {
         seen.want_reads(200, port);
         for path in ["/leader", "/events", "/rpc", "/metrics", "/openapi.yaml", "/dashboard"] {

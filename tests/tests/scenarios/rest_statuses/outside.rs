@@ -22,7 +22,7 @@ impl Drop for Stranger {
 }
 
 pub(super) fn stranger(seen: &mut Seen) {
-    let cluster = Cluster::start(1);
+    let cluster = Cluster::start_steady(1);
     let dir = server_directory("pgquorum-stranger-");
     let node = dir.join("node");
     let [api_port, db_port] = free_ports();
@@ -57,7 +57,7 @@ pub(super) fn stranger(seen: &mut Seen) {
 }
 
 pub(super) fn removed(seen: &mut Seen) {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_steady(3);
     let port = cluster.node(3).api_port();
     if cluster.leader() == 3 {
         assert_eq!(cluster.hand_over(1).0, 200);

@@ -85,7 +85,7 @@ pub(super) fn healthy(seen: &mut Seen) {
 
 /// What is done with changes that were left out: there must be some, so another cluster is followed.
 fn left_out(seen: &mut Seen, at_leader: u16) {
-    let source = Cluster::start(1);
+    let source = Cluster::start_steady(1);
     source.sql("CREATE TABLE strict (id int PRIMARY KEY)");
     for (path, body) in
         [("/channels", json!({"name": "shop"})), ("/channels/shop/tables", json!({"table": "strict"}))]
