@@ -160,7 +160,7 @@ def main():
         "schemathesis", "--config-file", str(settings), "run", str(description), "--url", url, "--no-color",
         "--header", f"Authorization: Bearer {token}", "--header", "Accept: application/json",
         "--phases", os.environ.get("PHASES", "examples,fuzzing"), "--seed", str(SEED), "--max-examples", str(EXAMPLES),
-        "--request-timeout", "40", "--workers", "1", "--generation-database", "none",
+        "--request-timeout", "120", "--workers", "1", "--generation-database", "none",
         "--suppress-health-check", "all", "--warnings", "off", "--continue-on-failure",
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
         "response_schema_conformance",

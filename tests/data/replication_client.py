@@ -96,7 +96,7 @@ try:
     raise AssertionError("the applier is running")
 except ReplicationApplierConfigSetError as error:
     assert (error.http_code, error.error_code) == (400, 1411), error
-for _ in range(600):
+for _ in range(2400):
     state = mirror.applier_state()
     if state["state"]["phase"] == "running":
         break
