@@ -25,7 +25,7 @@ fn packages() -> PathBuf {
 
 /// A cluster of one node, whose token is asked for everything: users come and go while it is tried.
 fn start() -> Cluster {
-    let cluster = Cluster::start_steady(1);
+    let cluster = Cluster::start_with(1, &[("node-timeout", "3s")]);
     let node = cluster.node(1);
     cluster.stop(1);
     let file = node.state_dir().join("token");

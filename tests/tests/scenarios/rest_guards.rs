@@ -9,7 +9,7 @@ const STREAMS_MAX: usize = 128;
 
 #[test]
 fn without_the_token_nothing_but_health_is_shown() {
-    let cluster = Cluster::start_steady(1);
+    let cluster = Cluster::start_with(1, &[("node-timeout", "3s")]);
     let (node, token) = (cluster.node(1), "a-token-of-this-test");
     cluster.stop(1);
     let file = node.state_dir().join("token");

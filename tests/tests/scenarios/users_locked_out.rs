@@ -40,7 +40,7 @@ fn whoever_has_the_secrets_of_a_node_gets_back_in() {
 
 #[test]
 fn the_token_of_the_configuration_is_as_mighty_as_an_admin() {
-    let cluster = Cluster::start_steady(1);
+    let cluster = Cluster::start_with(1, &[("node-timeout", "3s")]);
     let (node, token) = (cluster.node(1), "a-token-of-this-test");
     cluster.stop(1);
     let file = node.state_dir().join("token");
