@@ -115,7 +115,7 @@ impl Seen {
 fn every_route_answers_with_every_status_of_its_description() {
     let refused = StalledDisk::refused();
     let mut seen =
-        Seen { cluster: Cluster::start_with(3, &[("node-timeout", "3s")]), answers: BTreeSet::new() };
+        Seen { cluster: Cluster::start_with(3, &[("node-timeout", "4s")]), answers: BTreeSet::new() };
     let described = described(&seen);
     at_work::healthy(&mut seen);
     channels::healthy(&mut seen);

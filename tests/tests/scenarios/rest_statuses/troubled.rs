@@ -8,7 +8,7 @@ use serde_json::json;
 pub(super) fn in_flight_then_without_leader(seen: &mut Seen) {
     seen.cluster.configure(json!({"node-timeout": "6s"}));
     seen.with_silent_followers(in_flight);
-    seen.cluster.configure(json!({"node-timeout": "3s"}));
+    seen.cluster.configure(json!({"node-timeout": "4s"}));
 }
 
 fn in_flight(seen: &mut Seen, port: u16) {
