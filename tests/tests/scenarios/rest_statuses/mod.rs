@@ -9,7 +9,7 @@ mod subscriptions;
 mod troubled;
 mod users;
 
-use pgquorum_tests::{Cluster, StalledDisk, request, skipped};
+use pgquorum_tests::{Cluster, PATIENCE, StalledDisk, await_until, request, skipped};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use yaml_rust2::{Yaml, YamlLoader};
@@ -61,7 +61,15 @@ impl Seen {
 
     fn want_at(&mut self, status: u16, port: u16, method: &str, path: &str, uri: &str, body: &str) -> Value {
         let body = (!body.is_empty()).then_some(body);
-        let (got, answer) = request(port, method, uri, body).expect("an answer");
+        let ask = || request(port, method, uri, body).map_err(|e| e.to_string());
+        // A node that is looked at may be held up for a moment, and says so.
+        let (got, answer) = match method {
+            "GET" => await_until(PATIENCE, &format!("{status} of {uri} at port {port}"), || match ask()? {
+                (got, answer) if got == status => Ok((got, answer)),
+                other => Err(format!("{other:?}")),
+            }),
+            _ => ask().expect("an answer"),
+        };
         assert_eq!(got, status, "{method} {uri} at port {port}: {answer}");
         if got >= 400 && got != 503 {
             assert!(answer["code"].is_string() && answer["message"].is_string(), "{method} {uri}: {answer}");
