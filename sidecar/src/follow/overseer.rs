@@ -37,7 +37,7 @@ const EMPTY: Duration = Duration::from_secs(5);
 const BARE: Duration = Duration::from_secs(30);
 const EACH: Duration = Duration::from_millis(500);
 /// How long what was ended may still have to say to its source.
-const FAREWELL: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(22);
 
 const DATABASES: &str =
