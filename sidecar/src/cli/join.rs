@@ -18,8 +18,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long to wait while another change of the membership is under way.
+/// How long to wait while another change of the membership is under way, or nobody leads.
 const TURN_DEADLINE: Duration = Duration::from_secs(60);
+/// How often it is looked whether that is over.
+const TURN_PAUSE: Duration = Duration::from_millis(200);
 
 /// Adds the machine as a listener, copies the leader's data and runs the sidecar in the foreground. The leader makes it
 /// a full node by itself as soon as it has caught up. If anything goes wrong, the node is taken out again and what was
@@ -116,7 +118,7 @@ async fn unused(client: &Client, node: NodeId) -> Result<(), Failure> {
     ))
 }
 
-/// Adds the node to the cluster; waits for its turn when another change is under way.
+/// Adds the node to the cluster; waits for its turn when another change is under way, and for a leader.
 async fn add(client: &Client, args: &JoinArgs, out: Out) -> Result<NodeId, Failure> {
     let role = if args.witness { "witness" } else { "listener" };
     let path = format!(
@@ -138,16 +140,21 @@ async fn add(client: &Client, args: &JoinArgs, out: Out) -> Result<NodeId, Failu
                     )
                 });
             }
-            Err(f) if f.code.contains("in_flight") && Instant::now() < deadline => {
+            Err(f) if (f.code.contains("in_flight") || leaderless(&f)) && Instant::now() < deadline => {
                 if !said {
-                    out.note("waiting: another change of the membership is under way");
+                    out.note(&format!("waiting: {f}"));
                     said = true;
                 }
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(TURN_PAUSE).await;
             }
             Err(failure) => return Err(failure),
         }
     }
+}
+
+/// Nobody leads now, so nothing was done; somebody will in a moment.
+fn leaderless(failure: &Failure) -> bool {
+    failure.code == "no_leader"
 }
 
 /// The node's number in the answer to `POST /node`.
@@ -214,8 +221,15 @@ async fn upstream(client: &Client) -> Result<Upstream, Failure> {
         ip: IpAddr,
         db_port: u16,
     }
-    let leader: Leader = serde_json::from_value(client.get("/leader").await?)
-        .or_fail("the answer to GET /leader is not understood")?;
+    let deadline = Instant::now() + TURN_DEADLINE;
+    let found = loop {
+        match client.get("/leader").await {
+            Err(f) if leaderless(&f) && Instant::now() < deadline => tokio::time::sleep(TURN_PAUSE).await,
+            done => break done?,
+        }
+    };
+    let leader: Leader =
+        serde_json::from_value(found).or_fail("the answer to GET /leader is not understood")?;
     Ok(Upstream { node: leader.id, ip: leader.ip, port: leader.db_port })
 }
 
