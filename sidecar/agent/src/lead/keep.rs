@@ -222,7 +222,9 @@ impl Node {
         let (patience, members) = (10 * settings.node_timeout.ms(), self.cluster.members.len());
         let fresh = self.now.saturating_sub(2 * settings.node_timeout.ms());
         let minimum = settings.autoremove_minimum as usize;
-        for node in self.cluster.members.keys().copied().filter(|&n| n != self.id).collect::<Vec<_>>() {
+        // Who was never heard of is not missed: its data is still being copied, for however long that takes.
+        let heard_of = self.cluster.members.values().filter(|m| m.id != self.id && m.identity.is_some());
+        for node in heard_of.map(|m| m.id).collect::<Vec<_>>() {
             // Who was not heard of lately has no opinion.
             let missed_by = self
                 .cluster

@@ -262,6 +262,27 @@ fn a_node_that_nobody_sees_is_removed_where_that_is_allowed() {
     heals(w);
 }
 
+/// It is listed first and copied then, and its sidecar starts when that is done.
+#[test]
+fn a_new_node_is_not_removed_while_it_is_copied() {
+    let mut setup = Setup::new(14, 4);
+    setup.settings.autoremove_enabled = true;
+    let (mut w, leader) = at_work(setup);
+    let dead = others(&w, leader)[0];
+    let new = w.join(leader, Role::Listener);
+    w.kill_node(new);
+    let end = w.now + 10_000;
+    assert!(w.run_until(end, |w| w.newest_members().contains(&new)), "{}", w.describe());
+    w.kill_node(dead);
+    let end = w.now + 30_000;
+    assert!(w.run_until(end, |w| !w.newest_members().contains(&dead)), "{}", w.describe());
+    w.machines.get_mut(&dead).unwrap().retired = true;
+    w.run(20_000);
+    assert!(w.newest_members().contains(&new), "it is still on its way: {}", w.describe());
+    w.start(new);
+    heals(w);
+}
+
 /// One of three is dead; marking the other one that is well down by mistake would end the majority.
 #[test]
 fn nobody_is_marked_down_or_removed_when_that_ends_the_majority() {
