@@ -10,6 +10,7 @@ mod apply_origins;
 mod apply_random;
 mod apply_schema;
 mod apply_statements;
+mod auto_removal;
 mod bad_input;
 mod bootstrap;
 mod capture;
