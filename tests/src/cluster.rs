@@ -1,6 +1,6 @@
 //! A cluster on this machine, made and destroyed by `pgquorum local`.
 
-use crate::{Probe, ProbeOptions, await_until, pgquorum, request};
+use crate::{Probe, ProbeOptions, await_until, pgquorum, pgquorum_as_server, request};
 use postgres::{Client, Config, NoTls};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -131,6 +131,23 @@ impl Cluster {
     /// `local up` again, for a cluster that is down or shall grow.
     pub fn up(&self, nodes: usize) {
         self.local("up", &["--nodes", &nodes.to_string(), UP[0], UP[1]]);
+    }
+
+    /// Makes node `number` by `pgquorum join` with these options, where `local up` would have made it, and starts it.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn join(&self, number: u16, options: &[&str]) {
+        let first = self.node(1);
+        let db_port = (first.db_port + number - 1).to_string();
+        let api_port = (first.api_port() + number - 1).to_string();
+        let secrets = first.state_dir().join("secrets.toml").display().to_string();
+        let dir = self.dir.join(format!("node{number}")).display().to_string();
+        let mut args = vec!["join", "--no-run", "--leader", &first.api, "--secrets", &secrets, "--dir", &dir];
+        args.extend(["--ip", "127.0.0.1", "--db-port", &db_port, "--api-port", &api_port]);
+        args.extend(options);
+        pgquorum_as_server(args).expect("join");
+        self.start_node(u64::from(number));
     }
 
     pub fn down(&self) {

@@ -69,6 +69,7 @@ mod last_write_wins_policies;
 mod last_write_wins_races;
 mod last_write_wins_random;
 mod last_write_wins_shapes;
+mod listener_upgrade;
 mod local_kill;
 mod lost_memory;
 mod lost_transactions;
