@@ -9,6 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 const FULL_BYTES: u64 = 256 * 1024 * 1024;
+const WAL_SPACE: &str = "space for WAL";
+const STATE_SPACE: &str = "space for state";
 
 pub fn user() -> Check {
     let user = nix::unistd::geteuid();
@@ -26,7 +28,7 @@ type Part = fn(&NodeConfig) -> Vec<Check>;
 
 /// All that files, programs and disks tell. What did not tell it in time is a check that failed.
 pub fn checks(config: &NodeConfig, limit: Duration) -> Vec<Check> {
-    let parts: [(&'static str, Part); 9] = [
+    let parts: [(&'static str, Part); 10] = [
         ("secrets", |c| vec![private_file("secrets", &c.secrets_file())]),
         ("token", |c| c.token_file.iter().map(|file| private_file("token", file)).collect()),
         ("tls key", |c| c.tls_key.iter().map(|file| private_file("tls key", file)).collect()),
@@ -35,7 +37,8 @@ pub fn checks(config: &NodeConfig, limit: Duration) -> Vec<Check> {
         ("data directory", |c| vec![data_directory(c)]),
         ("cluster log", |c| vec![store(c)]),
         ("space for data", |c| disk_space("space for data", &c.data_dir)),
-        ("space for state", |c| disk_space("space for state", &c.state_dir)),
+        (WAL_SPACE, wal_space),
+        (STATE_SPACE, |c| disk_space(STATE_SPACE, &c.state_dir)),
     ];
     // All at once: a disk that hangs holds more than one of them.
     let looks = parts.map(|(name, part)| {
@@ -232,13 +235,25 @@ fn disk_space(name: &'static str, dir: &Path) -> Vec<Check> {
     }]
 }
 
+/// Where the WAL lies on a disk of its own.
+fn wal_space(config: &NodeConfig) -> Vec<Check> {
+    let wal = config.data_dir.join("pg_wal");
+    match (std::fs::metadata(&config.data_dir), std::fs::metadata(&wal)) {
+        (Ok(data), Ok(own)) if data.dev() != own.dev() => disk_space(WAL_SPACE, &wal),
+        _ => Vec::new(),
+    }
+}
+
 fn space(name: &'static str, dir: &Path, free: u64, total: u64) -> Check {
     use crate::cli::output::bytes;
     let text = format!("{} free of {} at {}", bytes(free), bytes(total), dir.display());
     if free < FULL_BYTES {
+        let ends = if name == STATE_SPACE { "the sidecar ends" } else { "PostgreSQL stops" };
         return Check::fail(
             name,
-            format!("{text}: PostgreSQL stops when it cannot write. Make room or enlarge the disk"),
+            format!(
+                "{text}: {ends} when it cannot write. Make room or enlarge the disk; never remove files in pg_wal"
+            ),
         );
     }
     if free < total / 10 {
@@ -258,6 +273,28 @@ mod tests {
         assert_eq!(at(1 << 20), Verdict::Fail);
         assert_eq!(at(5 << 30), Verdict::Warn);
         assert_eq!(at(50 << 30), Verdict::Ok);
+        let said = |name| space(name, Path::new("/x"), 0, 100 << 30).message;
+        assert!(said("space for data").contains("PostgreSQL stops when it cannot write. Make room"));
+        assert!(said(STATE_SPACE).contains("the sidecar ends when it cannot write. Make room"));
+    }
+
+    #[test]
+    fn the_disk_of_the_wal_is_looked_at_where_it_has_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        let text = "node = 1\nip = '127.0.0.1'\napi-port = 8008\ndb-port = 5432\n\
+                    data-dir = 'data'\nstate-dir = 'state'";
+        std::fs::write(&file, text).unwrap();
+        let config = NodeConfig::load(&file).unwrap();
+        let wal = config.data_dir.join("pg_wal");
+        std::fs::create_dir_all(&wal).unwrap();
+        assert!(wal_space(&config).is_empty());
+        std::fs::remove_dir(&wal).unwrap();
+        // Another file system on every machine, and one without any room.
+        std::os::unix::fs::symlink("/proc", &wal).unwrap();
+        let found = wal_space(&config);
+        assert!(found.len() == 1 && found[0].verdict == Verdict::Fail, "{found:?}");
+        assert!(found[0].message.starts_with("0 B free of"), "{found:?}");
     }
 
     #[test]
