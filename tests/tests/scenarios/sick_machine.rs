@@ -1,7 +1,8 @@
 //! What is wrong with a machine is said in one clear line, in the log and by `pgquorum doctor`, and costs nothing.
 
 use pgquorum_tests::{
-    Cluster, PATIENCE, await_until, pgquorum, pgquorum_program, server_command, server_directory,
+    Cluster, PATIENCE, StalledDisk, await_until, pgquorum, pgquorum_program, server_command,
+    server_directory, skipped,
 };
 use serde_json::Value;
 use std::net::TcpListener;
@@ -155,4 +156,45 @@ fn a_missing_extension() {
     cluster.await_replicas(2);
     probe.finish().assert_nothing_lost();
     let _ = std::fs::remove_dir_all(root);
+}
+
+#[test]
+fn a_full_disk() {
+    if let Some(why) = StalledDisk::refused() {
+        skipped(&why);
+        return;
+    }
+    let cluster = Cluster::start(3);
+    let id = cluster.follower();
+    let data = cluster.node(id).data_dir;
+    cluster.stop(id);
+    // Less than 256 MiB free is a finding already, so there must be more room than that at first.
+    let disk = StalledDisk::of_size(&data, 512);
+    cluster.start_node(id);
+    cluster.await_replicas(2);
+    let probe = cluster.probe();
+    let well = diagnosis(&cluster, id, "space for data");
+    assert!(well.is_err(), "there is room still: {well:?}");
+    disk.fill();
+    let said = diagnosis(&cluster, id, "space for data").expect("doctor names it");
+    assert!(said.contains(" free of ") && said.contains(&format!("node{id}/data")), "{said}");
+    assert!(said.contains("Make room or enlarge the disk") && said.lines().count() == 1, "{said}");
+    await_until(PATIENCE, "doctor says what it does to the node", || {
+        match diagnosis(&cluster, id, "trouble")? {
+            said if said.contains("No space left") => Ok(()),
+            other => Err(other),
+        }
+    });
+    disk.empty();
+    cluster.await_replicas(2);
+    await_until(PATIENCE, "doctor finds nothing of it any more", || {
+        let left: Vec<String> = ["space for data", "trouble"]
+            .into_iter()
+            .filter_map(|check| diagnosis(&cluster, id, check).ok())
+            .collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    });
+    probe.finish().assert_nothing_lost();
+    cluster.kill(id, None);
+    drop(disk);
 }
