@@ -2,8 +2,11 @@
 //!
 //! Standbys do not stream through them: a walsender refuses a slot that is missing or lost, and streaming must never
 //! fail for such a reason. Instead the sidecar moves the slots forward itself: on the primary to what each standby has
-//! flushed, on a standby along with its own replay (`wal_keep_size` is the margin there). So a peer that is away keeps
-//! its WAL, up to `max_slot_wal_keep_size`, and after a failover the slots are there already.
+//! flushed, on a standby along with its own replay. So a peer that is away keeps its WAL, up to `max_slot_wal_keep_size`.
+//!
+//! Who leads makes them. A standby that led before has them still, perhaps also one of a peer that was removed since: it
+//! holds nothing there, and goes when that node leads again. A node that leads for the first time has `wal_keep_size` of
+//! what was written before.
 
 use super::config::standby_name;
 use super::error::{Result, sql};
@@ -44,7 +47,8 @@ pub async fn set_slots(inner: &Arc<Inner>, nodes: BTreeSet<NodeId>) -> Result<Pg
     Ok(PgOutcome::Done)
 }
 
-/// Moves the slots forward. Slots never move back, and a lost one stays for [`set_slots`] to replace.
+/// Moves the slots forward. Slots never move back. One that was lost, because its peer was away for too long, holds
+/// nothing until the peer streams again, by a copy; then there is a new one in its place.
 pub async fn advance(session: &Session, in_recovery: bool) -> Result<()> {
     let statement = if in_recovery {
         "SELECT pg_replication_slot_advance(slot_name, pg_last_wal_replay_lsn()) FROM pg_replication_slots \
@@ -56,5 +60,22 @@ pub async fn advance(session: &Session, in_recovery: bool) -> Result<()> {
          ON r.application_name = s.slot_name WHERE s.slot_name LIKE 'pgquorum\\_%' AND s.slot_type = 'physical' \
          AND NOT s.active AND s.wal_status <> 'lost' AND s.restart_lsn < LEAST(r.flush_lsn, pg_current_wal_flush_lsn())"
     };
-    session.query(statement, &[]).await.map(drop).map_err(sql("moving the peers' replication slots forward"))
+    session.query(statement, &[]).await.map_err(sql("moving the peers' replication slots forward"))?;
+    if in_recovery { Ok(()) } else { replace_lost(session).await }
+}
+
+/// One statement, so that nothing comes between the end of the old slot and the new one: for each row the subquery, which
+/// is not flattened, drops, and then what is around it creates.
+async fn replace_lost(session: &Session) -> Result<()> {
+    let statement = "SELECT (pg_create_physical_replication_slot(lost.slot_name, true)).slot_name::text \
+                     FROM (SELECT s.slot_name, pg_drop_replication_slot(s.slot_name) FROM pg_replication_slots s \
+                     WHERE s.slot_name LIKE 'pgquorum\\_%' AND s.slot_type = 'physical' AND NOT s.active \
+                     AND s.wal_status = 'lost' AND EXISTS (SELECT FROM pg_stat_replication r \
+                     WHERE r.application_name = s.slot_name AND r.state = 'streaming') OFFSET 0) lost";
+    let what = "replacing the lost slot of a peer that is back";
+    for row in session.query(statement, &[]).await.map_err(sql(what))? {
+        let name: String = row.get(0);
+        tracing::info!(slot = %name, "its peer is back: there is a new slot in the place of the lost one");
+    }
+    Ok(())
 }

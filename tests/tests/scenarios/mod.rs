@@ -115,6 +115,7 @@ mod row_versions;
 mod row_versions_model;
 mod settings_under_load;
 mod sick_machine;
+mod slots;
 mod stopped_standby;
 mod stuck_disk;
 mod two_and_a_witness;
