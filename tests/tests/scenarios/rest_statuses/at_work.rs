@@ -27,7 +27,8 @@ pub(super) fn healthy(seen: &mut Seen) {
     seen.want(417, at_follower, "GET", "/is-leader", "", "");
     for (method, path, query, body) in CHANGES.into_iter().filter(|(_, path, ..)| *path != "/leader") {
         let answer = seen.want(417, at_follower, method, path, query, body);
-        assert_eq!(answer["leader"]["id"], json!(leader), "{answer}");
+        let named = (&answer["code"], &answer["leader"]["id"]);
+        assert_eq!(named, (&json!("not_leader"), &json!(leader)), "{method} {path}: {answer}");
     }
     for path in ["/", "/primary", "/master", "/read-write", "/leader-check"] {
         seen.want(200, at_leader, "GET", path, "", "");

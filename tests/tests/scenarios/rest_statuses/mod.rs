@@ -78,12 +78,13 @@ impl Seen {
         answer
     }
 
-    /// The same status from every change.
-    fn want_changes(&mut self, status: u16, port: u16) {
+    /// The same status from every change, and the same word for programs.
+    fn want_changes(&mut self, status: u16, code: &str, port: u16) {
         for (method, path, query, body) in CHANGES {
             // This route knows no 410 and no 420: a node that cannot lead is one answer.
             let known = if path == "/leader" && matches!(status, 410 | 420) { 412 } else { status };
-            self.want(known, port, method, path, query, body);
+            let answer = self.want(known, port, method, path, query, body);
+            assert_eq!(answer["code"], code, "{method} {path}: {answer}");
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) fn stranger(seen: &mut Seen) {
         seen.want(412, api_port, "GET", path, "", "");
     }
     seen.want_reads(412, api_port);
-    seen.want_changes(412, api_port);
+    seen.want_changes(412, "not_a_member", api_port);
     channels::want_reads(seen, 412, api_port);
     channels::want_changes(seen, 412, api_port);
     users::want_reads(seen, 412, api_port);
@@ -74,12 +74,21 @@ pub(super) fn removed(seen: &mut Seen) {
         seen.want(412, port, "GET", path, "", "");
     }
     seen.want_reads(412, port);
-    seen.want_changes(410, port);
+    seen.want_changes(410, "removed", port);
     channels::want_reads(seen, 412, port);
     channels::want_changes(seen, 410, port);
     users::want_reads(seen, 412, port);
     users::want_changes(seen, 410, port);
     registry::want_reads(seen, 412, port);
     registry::want_changes(seen, 410, port);
-    seen.want(410, at_leader, "DELETE", "/node/{node}", "", "");
+    // Of the number itself nothing more can be asked, at any other node either.
+    seen.want(410, at_leader, "GET", "/node/{node}", "", "");
+    for (method, path, query) in [
+        ("DELETE", "/node/{node}", ""),
+        ("PATCH", "/node/{node}", "?db-port=1&api-port=2"),
+        ("POST", "/node-down/{node}", ""),
+    ] {
+        let answer = seen.want(410, at_leader, method, path, query, "");
+        assert_eq!(answer["code"], "node_removed", "{method} {path}: {answer}");
+    }
 }

@@ -21,7 +21,7 @@ fn in_flight(seen: &mut Seen, port: u16) {
         let (_, map) = request(port, "GET", "/map", None).expect("an answer");
         if map["change-in-flight"] == json!(true) { Ok(()) } else { Err(map.to_string()) }
     });
-    seen.want_changes(420, port);
+    seen.want_changes(420, "change_in_flight", port);
     let (status, answer) = waiting.join().expect("the thread");
     assert_eq!((status, &answer["code"]), (410, &json!("proposal_gone")), "{answer}");
     seen.answers.insert(("POST".to_owned(), "/node".to_owned(), 410));
@@ -34,7 +34,7 @@ fn in_flight(seen: &mut Seen, port: u16) {
     for path in ["/is-leader", "/leader"] {
         seen.want(530, port, "GET", path, "", "");
     }
-    seen.want_changes(530, port);
+    seen.want_changes(530, "no_leader", port);
     channels::want_changes(seen, 530, port);
     users::want_changes(seen, 530, port);
     registry::want_changes(seen, 503, port);
@@ -82,7 +82,7 @@ pub(super) fn stalled(seen: &mut Seen) {
         seen.want(531, port, "GET", path, "", "");
     }
     seen.want_reads(531, port);
-    seen.want_changes(531, port);
+    seen.want_changes(531, "driver_stalled", port);
     channels::want_reads(seen, 531, port);
     channels::want_changes(seen, 531, port);
     users::want_reads(seen, 531, port);
