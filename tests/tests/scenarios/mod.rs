@@ -75,6 +75,7 @@ mod lost_memory;
 mod lost_transactions;
 mod made_up_names;
 mod membership;
+mod membership_refusals;
 mod network;
 mod openapi;
 mod operations;
