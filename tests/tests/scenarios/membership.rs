@@ -1,7 +1,8 @@
 //! Nodes come and go.
 
 use pgquorum_tests::{Cluster, PATIENCE, await_until, pgquorum};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::time::Duration;
 
 #[test]
 fn a_cluster_grows_under_load() {
@@ -114,4 +115,36 @@ fn a_node_that_is_marked_down_neither_votes_nor_acknowledges() {
         let (_, node) = cluster.get(leader, &format!("/node/{down}"));
         if node["down"] == json!(false) { Ok(()) } else { Err(node.to_string()) }
     });
+}
+
+/// For work on its machine, say.
+#[test]
+fn a_well_node_that_is_marked_down_is_left_out_until_it_is_brought_back() {
+    let cluster = Cluster::start(3);
+    let (leader, down) = (cluster.leader(), cluster.follower());
+    let rule = || cluster.ask(leader, "SHOW synchronous_standby_names");
+    let name = format!("pgquorum_{down}");
+    let await_replica = |status: u16| {
+        await_until(Duration::from_secs(20), &format!("{status} from /replica"), || {
+            match cluster.get(down, "/replica") {
+                (code, _) if code == status => Ok(()),
+                (_, answer) => Err(answer.to_string()),
+            }
+        });
+    };
+    await_replica(200);
+    let (code, answer) = cluster.post(leader, &format!("/node-down/{down}?reason=a+new+disk"), None);
+    assert_eq!(code, 200, "{answer}");
+    await_replica(503);
+    assert!(!rule().contains(&name), "commits wait for it: {}", rule());
+    let (_, events) = cluster.get(leader, "/events");
+    let told =
+        |event: &Value| event["kind"] == "node-down" && event["message"].to_string().contains("a new disk");
+    assert!(events.as_array().into_iter().flatten().any(told), "{events}");
+    let node = cluster.node(down);
+    let back = format!("/node/{down}?db-port={}&api-port={}", node.db_port, node.api_port());
+    let (code, answer) = cluster.send(leader, "PATCH", &back, None);
+    assert_eq!(code, 200, "{answer}");
+    await_replica(200);
+    assert!(rule().contains(&name), "commits do not wait for it: {}", rule());
 }
