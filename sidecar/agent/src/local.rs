@@ -10,14 +10,13 @@ use crate::postgres::{
     PgFailure, PgFailureKind, PgObservation, PgOp, PgOutcome, PgProcess, StopMode, Upstream,
 };
 use crate::types::{Epoch, Millis};
+use repair::StreamWatch;
 use start_up::StartUp;
 use std::collections::BTreeMap;
 
 /// A primary without leadership is stopped when it was not appointed again for this long after its lease was revoked.
 /// Long enough for a leader that stumbled to be elected again, short enough for its clients to move on.
 const FENCE_GRACE_MS: Millis = 500;
-/// A standby that should stream and does not is repaired after this time.
-const NOT_STREAMING_MS: Millis = 20_000;
 /// So many attempts to rewind are made before everything is copied.
 const REWINDS: u32 = 3;
 const BACKOFF_MIN_MS: Millis = 250;
@@ -63,6 +62,7 @@ pub struct Local {
     pub repair_at: Millis,
     pub failures: u32,
     pub not_streaming_since: Option<Millis>,
+    stream: StreamWatch,
     pub configured: Option<BTreeMap<String, String>>,
     pub configure_retry_at: Millis,
 }
@@ -144,6 +144,7 @@ impl Node {
                 match op {
                     PgOp::Rewind(_) | PgOp::Clone(_) => {
                         self.local.repair_at = self.now + wait.min(REPAIR_BACKOFF_MAX_MS);
+                        self.local.stream.checked_at = None;
                     }
                     _ => self.local.retry_at = self.now + wait.min(BACKOFF_MAX_MS),
                 }
@@ -218,6 +219,7 @@ impl Node {
         let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
         self.local.following = Some((epoch, upstream));
         self.local.not_streaming_since = Some(self.now);
+        self.local.stream.since = None;
         self.local.fenced_at = None;
     }
 

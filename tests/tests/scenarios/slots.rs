@@ -1,6 +1,6 @@
 //! WAL that an absent node needs is kept for it, up to a bound, and for nobody who is no member any more.
 
-use pgquorum_tests::{Cluster, PATIENCE, await_answer, await_until, run, text};
+use pgquorum_tests::{Cluster, PATIENCE, await_answer, await_until, request, run, text};
 use postgres::Client;
 use serde_json::json;
 
@@ -142,4 +142,37 @@ fn a_follower_that_was_away_finds_its_wal_and_a_removed_one_leaves_no_slot() {
     cluster.await_replicas(1);
     assert_eq!(cluster.hand_over(old).0, 200);
     await_slots(&cluster, old, &format!("pgquorum_{other}"));
+}
+
+/// It is refused each time it asks for more, for 20 s; then its history is looked at, in which nothing is wrong; and after
+/// 20 s more there is nothing else left.
+#[test]
+fn a_node_that_was_away_for_too_long_is_copied_and_has_its_wal_kept_again() {
+    let cluster = Cluster::start(1);
+    cluster.join(2, &["--no-upgrade"]);
+    cluster.await_replicas(1);
+    let mut leader = cluster.connect(1).expect("a session on the leader");
+    run(&mut leader, "CREATE TABLE written (n int)");
+    cluster.await_replayed(2);
+    cluster.stop(2);
+    // A copy would not have it.
+    let mark = cluster.node(2).data_dir.join("as_it_was");
+    std::fs::write(&mark, "").expect("a mark");
+    let needed = first_kept(&mut leader, 2);
+    set_for_now(&mut leader, "wal_keep_size", "0");
+    set_for_now(&mut leader, "max_slot_wal_keep_size", "32MB");
+    write_segments(&mut leader, 7);
+    await_gone(&mut leader, &needed);
+
+    cluster.start_node(2);
+    let port = cluster.node(1).api_port();
+    await_until(PATIENCE * 3, "it is copied and streams", || {
+        let (_, map) = request(port, "GET", "/map", None).map_err(|error| error.to_string())?;
+        let mut nodes = map["nodes"].as_array().into_iter().flatten();
+        let streams = nodes.any(|n| n["id"] == 2 && n["state"] == "replica" && n["streaming"] == true);
+        if streams && !mark.exists() { Ok(()) } else { Err(map.to_string()) }
+    });
+    cluster.await_replayed(2);
+    assert_eq!(cluster.ask(2, "SELECT count(*)::text FROM written"), "7");
+    await_answer(&mut leader, PATIENCE, &of_slot(2, "wal_status <> 'lost'"), "true");
 }

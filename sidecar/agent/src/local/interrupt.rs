@@ -124,6 +124,7 @@ impl Node {
                 self.trace("feed", text);
             }
             PgOp::Start | PgOp::CutReception if self.local.repair.is_some() => {
+                self.local.stream.checked_at = None;
                 let text =
                     format!("a repair is put off: term {} waits for this node's position", self.pledged);
                 self.trace("repair", text);

@@ -1,11 +1,25 @@
 //! Whether this server can follow the primary as it is, and what is done when it cannot.
 
-use super::{Fit, NOT_STREAMING_MS, Repair};
+use super::{Fit, Repair};
 use crate::entry::Appointment;
 use crate::message::OpenPrimary;
 use crate::node::Node;
 use crate::postgres::{PgOp, Upstream};
-use crate::types::Epoch;
+use crate::types::{Epoch, Lsn, Millis};
+
+/// A standby that should stream and does not is repaired after this time.
+const NOT_STREAMING_MS: Millis = 20_000;
+/// What streams for so long without a break does.
+const STREAMS_MS: Millis = 2_000;
+
+/// What is remembered of a standby that was told whom to follow.
+#[derive(Debug, Default)]
+pub(super) struct StreamWatch {
+    /// Since when each look has found it streaming on the primary's timeline.
+    pub(super) since: Option<Millis>,
+    /// Where its WAL ended when its history was compared with the primary's; until it streams.
+    pub(super) checked_at: Option<Lsn>,
+}
 
 impl Node {
     /// The server this node should follow: the appointed one, if it is another.
@@ -93,22 +107,35 @@ impl Node {
             self.local.not_streaming_since = None;
             return;
         };
-        // A receiver that is sent away and comes back again and again, because its history is another, streams for
-        // moments but never reaches the primary's timeline.
-        if self.local.obs.streaming && self.local.obs.timeline == primary.timeline {
-            self.local.not_streaming_since = None;
+        // A receiver that is sent away and comes back again and again, because its history is another, or because the WAL
+        // that it asks for is gone, streams for moments.
+        let streams = self.local.obs.streaming && self.local.obs.timeline == primary.timeline;
+        let since = self.local.stream.since.unwrap_or(self.now);
+        self.local.stream.since = streams.then_some(since);
+        if streams {
+            if self.now >= since + STREAMS_MS {
+                (self.local.not_streaming_since, self.local.repair) = (None, None);
+                self.local.stream.checked_at = None;
+            }
             return;
         }
         let since = *self.local.not_streaming_since.get_or_insert(self.now);
         if self.now >= since + NOT_STREAMING_MS {
             self.local.not_streaming_since = Some(self.now);
+            let end = self.local.obs.flush_lsn;
+            // The first attempt is the cheap one. Where it changes nothing and nothing comes, what comes next is gone.
+            let in_vain = self.local.stream.checked_at.is_some_and(|before| end <= before);
+            if in_vain || self.local.repair.is_some() {
+                self.repair(Repair::Clone);
+                return;
+            }
             self.trace(
                 "repair",
                 "the server was told to stream and does not; its history is checked".to_owned(),
             );
-            // The first attempt is the cheap one; a rewind that changes nothing is followed by a copy.
-            let next = if self.local.repair.is_some() { Repair::Clone } else { Repair::Rewind };
-            self.repair(next);
+            if self.repair(Repair::Rewind) {
+                self.local.stream.checked_at = Some(end);
+            }
         }
     }
 }

@@ -18,6 +18,10 @@ impl World {
     /// Connects, stops the server, writes into its data, starts it: only then it has the WAL that makes it whole.
     pub fn rewind(&mut self, node: NodeId, upstream: NodeId, op: &mut RunningOp) -> Stage {
         let there = self.source(node, upstream);
+        if op.stage == 2 && there && self.wal_gone_for == Some(node) {
+            // There is nothing to take back, so it is started as it is.
+            return self.begin_following(node, upstream);
+        }
         let (soon, delay) = (self.rng.random_range(5..100), self.rng.random_range(self.rewind_ms.clone()));
         let fails = self.rewinds_fail;
         let source = self.machines.get(&upstream).map_or_else(Server::absent, |m| m.server.clone());
@@ -96,6 +100,7 @@ impl World {
             return Stage::Next(self.rng.random_range(200..self.copy_ms));
         }
         let source = self.machines[&upstream].server.clone();
+        self.wal_gone_for = self.wal_gone_for.filter(|gone| *gone != node);
         let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
         s.halt(false);
         (s.whole_at, s.lost_wal, s.unheard) = (None, false, false);

@@ -120,7 +120,7 @@ impl World {
         if !up.server.is_running() || !up.server.accepts(own) {
             return;
         }
-        if self.wal_recycled && own.whole_at.is_some() {
+        if (self.wal_recycled && own.whole_at.is_some()) || self.wal_gone_for == Some(standby) {
             return;
         }
         let (sent, flush, rejoining) = (own.wal.len(), own.end(), !own.is_running() || own.unheard);

@@ -137,6 +137,8 @@ pub struct World {
     pub rewinds_fail: bool,
     /// No server has the WAL any more that data lack which do not fit together.
     pub wal_recycled: bool,
+    /// Of what this node asks for no server has the WAL any more, until it is copied. Its history is the others'.
+    pub wal_gone_for: Option<NodeId>,
     /// A server that does not come up by itself ends when it gets an upstream.
     pub fed_servers_end: bool,
     /// How long a rewind writes.
@@ -186,6 +188,7 @@ impl World {
             slow_server: None,
             rewinds_fail: false,
             wal_recycled: false,
+            wal_gone_for: None,
             fed_servers_end: false,
             rewind_ms: 50..800,
             copy_ms: 1500,

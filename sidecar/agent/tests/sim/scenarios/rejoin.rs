@@ -167,6 +167,23 @@ fn a_standby_whose_upstream_does_not_help_is_copied() {
     heals(w);
 }
 
+/// The others have given up the WAL that it would need.
+#[test]
+fn a_standby_that_was_away_for_too_long_is_copied() {
+    for seed in 0..5 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let node = others(&w, leader)[0];
+        w.kill_node(node);
+        w.run(2000);
+        w.wal_gone_for = Some(node);
+        w.start(node);
+        let end = w.now + 60_000;
+        assert!(w.run_until(end, |w| w.wal_gone_for.is_none()), "seed {seed}: {}", w.describe());
+        assert_eq!(w.open_leader(), Some(leader), "seed {seed}");
+        heals(w);
+    }
+}
+
 /// It starts again each time, and must not do so for ever.
 #[test]
 fn a_standby_that_ends_whenever_it_gets_its_upstream_is_copied() {
