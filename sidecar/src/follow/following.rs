@@ -100,10 +100,22 @@ impl<'a> Following<'a> {
         let mut applier = self.runner.target.applier().await?;
         let name = table.to_string();
         let queue = Queue::new(after);
-        tokio::select! {
+        let done = tokio::select! {
             failed = self.read(after, &queue) => failed,
             done = self.apply(&mut *applier, &queue, Some((&name, to)), false) => done,
+        };
+        match done {
+            Err(trouble) if trouble.kind == Kind::Table => {
+                // If it has stopped with the batch before, or somebody has it copied anew, that is no matter of the others.
+                if self.is_behind(table).await? { Err(trouble) } else { Ok(()) }
+            }
+            done => done,
         }
+    }
+
+    async fn is_behind(&self, table: &TableName) -> Result<bool> {
+        let standing = self.runner.target.standing().await?;
+        Ok(standing.to_catch_up.iter().any(|(behind, _)| behind == table))
     }
 
     /// Reads ahead. Returns only when that fails.

@@ -28,6 +28,8 @@ pub struct TargetState {
     pub applied: Vec<Vec<u64>>,
     /// A copy of a table is refused with this.
     pub refuses_copies: bool,
+    /// A table that is brought to the others stops at its first change.
+    pub stops_behind: bool,
     /// Each transaction needs one of its own.
     pub one_by_one: bool,
     /// So often a change refers to an unknown version.
@@ -204,7 +206,13 @@ impl Applier for Applies {
                 }
             }
             let before = match only {
-                Some(_) => state.standing.to_catch_up[0].1,
+                Some(name) => match state.standing.to_catch_up.first() {
+                    Some((_, at)) => *at,
+                    None => {
+                        let message = format!("table {name} of subscription s is not to be caught up");
+                        return Err(Trouble::new(Kind::Table, "55000", message));
+                    }
+                },
                 None => state.standing.position.unwrap_or_default(),
             };
             let (mut frames, mut here, mut transactions) = (Frames::default(), before, Vec::new());
@@ -227,10 +235,15 @@ impl Applier for Applies {
                 return Err(Trouble::new(Kind::OneByOne, "PQ012", "one by one"));
             }
             assert!(ends);
+            let stops = state.stops_behind && !transactions.is_empty();
             if !transactions.is_empty() {
                 state.applied.push(transactions);
             }
             match only {
+                Some(_) if stops => {
+                    state.standing.to_catch_up.clear();
+                    state.standing.stopped += 1;
+                }
                 Some(_) if here.tick >= state.standing.position.unwrap_or_default().tick => {
                     state.standing.to_catch_up.clear();
                 }

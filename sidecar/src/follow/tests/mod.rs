@@ -5,6 +5,7 @@ mod versions;
 use super::fake::{FakeSource, FakeTarget, Here, Shared, at, orders};
 use super::runner::{Runner, follower_name};
 use super::subscription::Subscription;
+use super::target::Report;
 use super::trouble::{Kind, Trouble};
 use std::sync::Arc;
 use std::time::Duration;
@@ -289,6 +290,27 @@ async fn a_table_that_is_behind_is_brought_to_the_others() {
     world.until("everything", |world| world.position() == Some(6)).await;
     assert_eq!(world.source.lock().streams, [at(1), at(4)]);
     assert!(world.target.lock().standing.to_catch_up.is_empty());
+}
+
+#[tokio::test]
+async fn a_table_that_stops_while_it_is_behind_is_no_matter_of_the_others() {
+    let mut world = world();
+    for _ in 0..6 {
+        world.source.commit(1);
+    }
+    {
+        let mut state = world.target.lock();
+        (state.standing.position, state.standing.tables) = (Some(at(4)), 2);
+        state.standing.to_catch_up = vec![(orders(), at(1))];
+        // One by one, so that more comes for the table after the change with which it has stopped.
+        (state.one_by_one, state.stops_behind) = (true, true);
+    }
+    world.start(subscription());
+    world.until("the others go on", |world| world.position() == Some(6)).await;
+    let state = world.target.lock();
+    assert_eq!(state.standing.stopped, 1);
+    let of_all = |said: &Report| matches!(said.state, "stopped" | "waiting");
+    assert!(!state.reports.iter().any(of_all), "{:?}", state.reports);
 }
 
 #[tokio::test]
