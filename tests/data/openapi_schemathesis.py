@@ -90,7 +90,7 @@ def failure(path):
         return {"type": "object", "required": ["error"]}
     if path.startswith("/_"):
         return {"$ref": "#/components/schemas/ReplicationFailure"}
-    if path.startswith("/rest/"):
+    if path.startswith(("/rest/", "/oauth/")):
         return {"$ref": "#/components/schemas/ApiError"}
     if path.startswith(("/itResources", "/cluster/")):
         return {"$ref": "#/components/schemas/RegistryRefusal"}

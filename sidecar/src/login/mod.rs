@@ -19,6 +19,7 @@ mod tests;
 pub mod token;
 
 pub use credentials::basic;
+pub use session::LIFETIME as SESSION_LIFETIME;
 
 use cache::Cache;
 use credentials::Credentials;

@@ -13,7 +13,7 @@ use sha2::Sha256;
 use std::time::{Duration, SystemTime};
 
 /// For how long it is good.
-const LIFETIME: Duration = Duration::from_secs(3600);
+pub const LIFETIME: Duration = Duration::from_secs(3600);
 /// Clients look for it.
 const ISSUER: &str = "arangodb";
 const PURPOSE: &[u8] = b"pgquorum: web tokens";

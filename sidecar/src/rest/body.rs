@@ -1,8 +1,10 @@
-//! Request bodies: bounded in size and time, and read as JSON with errors that help.
+//! Request bodies: bounded in size and time, and read as JSON, or as forms, with errors that help.
 
 use super::refusal::Refusal;
+use crate::uri;
 use futures_util::{Stream, StreamExt};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 use warp::filters::BoxedFilter;
@@ -23,14 +25,27 @@ const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The body as a JSON object.
 pub(super) fn object() -> BoxedFilter<(Result<Map<String, Value>, Refusal>,)> {
-    let read = |stream| async move {
-        let late =
-            |_| Refusal::new(408, "body_too_slow", "the body did not arrive within 10 s; send it again");
-        let bytes =
-            tokio::time::timeout(BODY_DEADLINE, collect(stream, BODY_BYTES_MAX)).await.map_err(late)??;
-        parse(&bytes)
-    };
-    warp::body::stream().then(read).boxed()
+    warp::body::stream().then(|stream| async move { parse(&short(stream).await?) }).boxed()
+}
+
+/// The fields of a form, each once.
+pub(super) struct Form(BTreeMap<String, String>);
+
+impl Form {
+    /// A field's value; one without a value counts as one that is not there.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+/// The body as a form, as browsers send it.
+pub(super) fn form() -> BoxedFilter<(Result<Form, Refusal>,)> {
+    warp::body::stream().then(|stream| async move { parse_form(&short(stream).await?) }).boxed()
+}
+
+async fn short(stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send) -> Result<Vec<u8>, Refusal> {
+    let late = |_| Refusal::new(408, "body_too_slow", "the body did not arrive within 10 s; send it again");
+    tokio::time::timeout(BODY_DEADLINE, collect(stream, BODY_BYTES_MAX)).await.map_err(late)?
 }
 
 /// The body as it is, for rows of tables.
@@ -73,6 +88,26 @@ async fn collect(
         return Err(Refusal::new(413, "body_too_large", message));
     }
     Ok(bytes)
+}
+
+/// What it says of a form that is wrong never repeats it: there may be a password in it.
+fn parse_form(bytes: &[u8]) -> Result<Form, Refusal> {
+    let decoded = |text: &str| uri::decoded(&text.replace('+', " "));
+    let broken =
+        || Refusal::bad_request("malformed_form", "the body is not application/x-www-form-urlencoded");
+    let mut fields = BTreeMap::new();
+    let text = std::str::from_utf8(bytes).map_err(|_| broken())?;
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = decoded(name).zip(decoded(value)).ok_or_else(broken)?;
+        if fields.insert(name, value).is_some() {
+            return Err(Refusal::bad_request(
+                "duplicate_field",
+                "a field of the form is there more than once",
+            ));
+        }
+    }
+    Ok(Form(fields))
 }
 
 fn parse(bytes: &[u8]) -> Result<Map<String, Value>, Refusal> {

@@ -33,9 +33,11 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Routes that are for one node at a time: their answers do not end, or are as long as a table; whoever tries passwords there is
 /// counted by his address, which is not that of a node; or they are this one.
-const NOT_FOR_ALL: [&str; 9] = [
+const NOT_FOR_ALL: [&str; 11] = [
     "/cluster/request",
     "/cluster/token",
+    "/oauth/token",
+    "/fact-finder/oauth/token",
     "/_open/auth",
     "/_db/{database}/_open/auth",
     "/_api/replication/dump",

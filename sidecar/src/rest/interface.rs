@@ -48,7 +48,7 @@ const LOGIN: &str = "log in: name and password as HTTP Basic, or a token as `Aut
 const WRONG: &str =
     "this login is not valid: the name, the password or the token is wrong, or the user was removed";
 const OUTDATED: &str = "the token has run out, or its user was changed since: get a new one where it came from, with POST \
-                        /cluster/token or POST /_open/auth";
+                        /cluster/token, POST /oauth/token or POST /_open/auth";
 const BUSY: &str =
     "too many passwords are being verified at the moment; try again. A login by token is not held up";
 const ORIGIN: &str =

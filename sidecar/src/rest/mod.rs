@@ -71,6 +71,7 @@ fn filter(api: &Api) -> BoxedFilter<(Response,)> {
         routes::subscriptions::routes(api),
         routes::publications::routes(api),
         routes::delta::routes(api),
+        routes::oauth::routes(api),
         routes::operations::routes(api),
         routes::events::routes(api),
         routes::rpc::routes(api),

@@ -214,7 +214,9 @@ pub(super) const ROUTES: &[Route] = &[
     registry("/cluster/request", &[(Method::POST, ANY_ROLE)]),
     route("/openapi.yaml", OPEN),
     route("/dashboard", OPEN),
-    // The delta interface, twice.
+    // The delta interface, twice, and where its clients log in.
+    delta("/oauth/token", LOG_IN),
+    delta("/fact-finder/oauth/token", LOG_IN),
     delta("/rest/v5/cluster/database/sync/full", RUN_IMPORT),
     delta("/rest/v5/cluster/reset/config/version/counters", &[(Method::POST, COUNTERS)]),
     delta("/rest/v5/cluster/{channel}/database/prune", RUN_IMPORT),

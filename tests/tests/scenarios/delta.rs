@@ -1,7 +1,8 @@
 //! The delta interface with a director and a worker: what each request does, with every answer that it can give.
 
 use pgquorum_tests::{
-    LineStream, Login, PATIENCE, Pair, await_until, pgquorum, pgquorum_reading, request_as, request_within,
+    LineStream, Login, PATIENCE, Pair, await_until, pgquorum, pgquorum_reading, request, request_as,
+    request_within,
 };
 use postgres::fallible_iterator::FallibleIterator;
 use serde_json::{Value, json};
@@ -326,6 +327,21 @@ fn by_role_and_after_a_failover(world: World) {
                 (_, (status, answer)) => assert_eq!(status, 200, "{line}: {answer}"),
             }
         }
+    }
+    // A token of one node's token endpoint is a login at the others, too.
+    let form = format!("grant_type=password&username=importer&password={}", PASSWORD.replace(' ', "+"));
+    for path in ["/oauth/token", "/fact-finder/oauth/token"] {
+        let asked = |body: &str| request(world.worker(), "POST", path, Some(body)).expect("an answer");
+        let (status, got) = asked(&form);
+        assert_eq!((status, &got["scope"]), (200, &json!("import")), "{got}");
+        let bearer = Login::bearer(got["access_token"].as_str().expect("a token"));
+        for id in [target.leader(), target.follower()] {
+            let port = target.node(id).api_port();
+            let state = request_as(&bearer, port, "GET", "/fact-finder/rest/v5/cluster/shop/state", None);
+            assert_eq!(state.expect("an answer").0, 200);
+        }
+        let (status, got) = asked(&format!("{form}x"));
+        assert_eq!((status, &got["error"]), (400, &json!("invalid_grant")), "{got}");
     }
     // Another leader has the same counts.
     let old = target.leader();

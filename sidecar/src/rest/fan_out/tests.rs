@@ -52,6 +52,8 @@ fn nothing_but_routes_of_this_interface_is_asked_for() {
         "/cluster/request",
         "/cluster/request/",
         "/cluster/token",
+        "/oauth/token",
+        "/fact-finder/oauth/token",
         "/_open/auth",
         "/_db/postgres/_open/auth",
         "/_db/postgres/_api/replication/dump?collection=t",

@@ -24,6 +24,7 @@ pub(super) mod map;
 pub(super) mod metrics;
 pub(super) mod node;
 pub(super) mod node_down;
+pub(super) mod oauth;
 pub(super) mod operations;
 pub(super) mod publications;
 pub(super) mod replication;

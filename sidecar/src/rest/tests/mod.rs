@@ -10,6 +10,7 @@ mod channels;
 mod checks;
 mod delta;
 mod followers_and_dumps;
+mod oauth;
 mod operations;
 mod publications;
 mod readonly;
