@@ -40,6 +40,32 @@ impl OldImage {
     }
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Import {
+    Data,
+    AttributesAndData,
+    Suggest,
+    Recommendation,
+    Ranking,
+    CustomerSpecificPricing,
+    Geo,
+}
+
+impl Import {
+    /// As clients of the delta interface know it.
+    fn name(self) -> &'static str {
+        match self {
+            Import::Data => "DATA",
+            Import::AttributesAndData => "ATTRIBUTES_AND_DATA",
+            Import::Suggest => "SUGGEST",
+            Import::Recommendation => "RECOMMENDATION",
+            Import::Ranking => "RANKING",
+            Import::CustomerSpecificPricing => "CUSTOMER_SPECIFIC_PRICING",
+            Import::Geo => "GEO",
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum ChannelCommand {
     /// Create a channel; `channel track` then adds tables to it.
@@ -88,6 +114,15 @@ enum ChannelCommand {
     State { channel: String },
     /// Tell everybody who reads a channel to drop what was cached of it.
     Flush { channel: String },
+    /// Count an import into a channel's tables. Loads of all that is followed are counted by themselves.
+    CountImport {
+        channel: String,
+        /// What was imported.
+        #[arg(value_enum)]
+        kind: Import,
+    },
+    /// Fetch the description of all tables that are followed here anew: their config versions begin again at 0.
+    ResetCounters,
     /// Apply what is missing here of a channel that is followed, and say what became of each change.
     Sync {
         channel: String,
@@ -179,6 +214,22 @@ pub async fn run(args: ChannelArgs, out: Out) -> Result<(), Failure> {
             out.show(&answer, || {
                 format!("Flushes of channel {channel} so far: {}.", plain(&answer["cache_flushes"]))
             });
+        }
+        ChannelCommand::CountImport { channel, kind } => {
+            let body = given([("kind", Some(kind.name().into()))]);
+            let answer = client.call(Method::POST, &path(&channel, "/imports"), Some(&body)).await?;
+            out.show(&answer, || {
+                format!(
+                    "Imports of {} into channel {channel} so far: {}.",
+                    kind.name(),
+                    plain(&answer["count"])
+                )
+            });
+        }
+        ChannelCommand::ResetCounters => {
+            let answer =
+                client.call(Method::POST, &delta("reset", "/config/version/counters", &query), None).await?;
+            out.show(&answer, || plain(&answer));
         }
         ChannelCommand::Sync { channel, verbose, wait } => {
             let query = and(&query, &format!("verbose={verbose}&wait={}", span(*wait)));

@@ -169,6 +169,7 @@ pub(super) const ROUTES: &[Route] = &[
     route("/channels/{channel}/prune", &[(Method::POST, ADMIN)]),
     route("/channels/{channel}/purge", &[(Method::POST, ADMIN)]),
     route("/channels/{channel}/flush", &[(Method::POST, ADMIN)]),
+    route("/channels/{channel}/imports", &[(Method::POST, ADMIN)]),
     route("/channels/{channel}/cut", &[(Method::POST, FOLLOWER)]),
     route(
         "/channels/{channel}/followers",

@@ -197,6 +197,8 @@ fn pruned(world: &World) {
     world.pair.assert_same("t");
     // The same again does nothing, and the reload is not repeated when the worker goes on by itself.
     assert_eq!(done(world.worker(), "POST", BASES[1], "/database/sync/full"), json!(""));
+    let url = world.pair.target.node(world.pair.target.leader()).api;
+    pgquorum(["channel", "resync", "--wait", "90s", "--url", &url]).expect("channel resync");
     assert_eq!(world.pair.state().expect("a state")["state"], "disabled");
     let target = &world.pair.target;
     let body = json!({"on_purged": "reload"});
@@ -254,19 +256,33 @@ fn flushed_and_fetched(world: &World) {
     let shown = pgquorum(["channel", "state", "shop", "--url", &url]).expect("channel state");
     assert_eq!((&shown["cacheFlush"], &shown["databaseVersion"]), (&json!(3), &json!(3)));
     world.pair.source.sql("SELECT quorum.count_import('shop', 'SUGGEST')");
+    let args = ["channel", "count-import", "shop", "suggest", "--url", &url];
+    let counted = pgquorum(args).expect("channel count-import");
+    assert_eq!((&counted["kind"], &counted["count"]), (&json!("SUGGEST"), &json!(2)));
     let counts = done(world.director, "GET", BASES[0], "/shop/import/state");
     assert_eq!(
         counts,
-        json!({"importCounts": [{"type": "DATA", "count": 0}, {"type": "SUGGEST", "count": 1}]})
+        json!({"importCounts": [{"type": "DATA", "count": 0}, {"type": "SUGGEST", "count": 2}]})
     );
     // Nothing stopped, and what describes the tables is fetched once more.
-    world.pair.target.sql("UPDATE quorum.subscription_version SET config_version = 100");
-    for base in BASES {
-        assert!(done(world.worker(), "POST", base, "/reset/config/version/counters").is_string());
-    }
-    await_until(PATIENCE, "it was fetched", || {
-        let version = world.here("SELECT config_version::text FROM quorum.subscription_version");
-        if version == "1" { Ok(()) } else { Err(version) }
+    let fetched_once = |reset: &dyn Fn()| {
+        world.pair.target.sql("UPDATE quorum.subscription_version SET config_version = 100");
+        reset();
+        await_until(PATIENCE, "it was fetched", || {
+            let version = world.here("SELECT config_version::text FROM quorum.subscription_version");
+            if version == "1" { Ok(()) } else { Err(version) }
+        });
+    };
+    fetched_once(&|| {
+        for base in BASES {
+            assert!(done(world.worker(), "POST", base, "/reset/config/version/counters").is_string());
+        }
+    });
+    let worker = world.pair.target.node(world.pair.target.leader()).api;
+    fetched_once(&|| {
+        let reset =
+            pgquorum(["channel", "reset-counters", "--url", &worker]).expect("channel reset-counters");
+        assert!(reset.is_string(), "{reset}");
     });
     world.pair.await_state("following", None);
 }

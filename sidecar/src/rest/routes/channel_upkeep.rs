@@ -1,5 +1,5 @@
-//! `POST /channels/{channel}/prune`, `…/purge`, `…/flush` and `…/cut`: begin a new version of a channel, drop old changes, have
-//! caches dropped, see its end as it is at this moment.
+//! `POST /channels/{channel}/prune`, `…/purge`, `…/flush`, `…/imports` and `…/cut`: begin a new version of a channel, drop old
+//! changes, have caches dropped, count an import, see its end as it is at this moment.
 
 use super::channel::{self, Body, Fields, with};
 use crate::feed::{Call, Given};
@@ -28,13 +28,16 @@ pub(in crate::rest) fn routes(api: &Api) -> BoxedFilter<(Response,)> {
             async move { respond(flush(&api, &channel, &query).await) }
         },
     );
+    let imports = channel::posting(api, "imports", |api, channel, query, body| async move {
+        count(&api, &channel, &query, body).await
+    });
     let cut = warp::path!("channels" / String / "cut").and(warp::post()).and(query()).then(
         move |channel: String, query: String| {
             let api = cutter.clone();
             async move { respond(cut(&api, &channel, &query).await) }
         },
     );
-    prune.or(purge).unify().or(flush).unify().or(cut).unify().boxed()
+    prune.or(purge).unify().or(flush).unify().or(imports).unify().or(cut).unify().boxed()
 }
 
 async fn prune(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> {
@@ -52,6 +55,17 @@ async fn flush(api: &Api, channel: &str, query: &str) -> Result<Value, Refusal> 
     let flushes = api.feed().source().call(&id.database, call).await?;
     let flushes = flushes.parse::<u64>().ok();
     Ok(json!({"channel": id.channel, "database": id.database, "cache_flushes": flushes}))
+}
+
+/// Of a channel that is published or followed here.
+async fn count(api: &Api, channel: &str, query: &str, body: Body) -> Result<Value, Refusal> {
+    api.leader_view()?;
+    let id = channel::channel(api, channel, &Query::strict(query, &["database"])?)?;
+    let kind = Fields::new(body?, &["kind"])?.need("kind")?;
+    let call = Call::new("count_import").text("channel", "text", &id.channel).text("kind", "text", &kind);
+    let count = api.feed().source().call(&id.database, call).await?;
+    let count = count.parse::<u64>().ok();
+    Ok(json!({"channel": id.channel, "database": id.database, "kind": kind, "count": count}))
 }
 
 /// What was committed before is before the end that is shown.

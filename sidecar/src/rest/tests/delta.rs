@@ -224,11 +224,16 @@ async fn a_director_has_nothing_to_apply() {
 }
 
 #[tokio::test]
-async fn a_channel_is_cut_and_its_caches_flushed_by_the_leader() {
+async fn a_channel_is_cut_flushed_and_counted_by_the_leader() {
     let (served, other) = (serve(view(1), accept).await, serve(view(2), accept).await);
     assert_eq!(served.send("POST /channels/shop/cut", &[], "").await.json()["channel"], "shop");
     assert_eq!(served.send("POST /channels/shop/flush", &[], "").await.status, 200);
-    assert_eq!(called(&served), ["cut", "flush_caches"]);
+    let import = r#"{"kind": "SUGGEST"}"#;
+    let counted = served.send("POST /channels/shop/imports", &[], import).await;
+    assert_eq!((counted.status, &counted.json()["kind"]), (200, &json!("SUGGEST")), "{counted:?}");
+    assert_eq!(served.send("POST /channels/shop/imports", &[], "{}").await.code(), "missing_field");
+    assert_eq!(called(&served), ["cut", "flush_caches", "count_import"]);
     assert_eq!(other.send("POST /channels/shop/cut", &[], "").await.code(), "not_leader");
+    assert_eq!(other.send("POST /channels/shop/imports", &[], import).await.code(), "not_leader");
     assert_eq!(other.send("POST /channels/shop/flush", &[], "").await.code(), "not_leader");
 }

@@ -9,7 +9,7 @@ const CHANNEL: &str = "/channels/{channel}";
 const READS: [&str; 7] = ["", "/tables", "/followers", "/schemas", "/changes", "/stream", "(all)"];
 
 /// What the leader alone does: method, what follows the channel, body.
-const CHANGES: [(&str, &str, &str); 13] = [
+const CHANGES: [(&str, &str, &str); 14] = [
     ("POST", "(all)", r#"{"name": "shop"}"#),
     ("POST", "/tables", r#"{"table": "orders"}"#),
     ("POST", "/followers", r#"{"name": "cache", "after": "start"}"#),
@@ -19,6 +19,7 @@ const CHANGES: [(&str, &str, &str); 13] = [
     ("POST", "/purge", r#"{"keep": 1}"#),
     ("POST", "/prune", ""),
     ("POST", "/flush", ""),
+    ("POST", "/imports", r#"{"kind": "GEO"}"#),
     ("POST", "/cut", ""),
     ("DELETE", "/followers/{follower}", ""),
     ("DELETE", "/tables/{table}", ""),
