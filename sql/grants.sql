@@ -52,7 +52,7 @@ BEGIN
                   WHERE e.extname = 'pgquorum' AND d.deptype = 'e'
                     AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
                     AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', member.signature);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', member.signature);
     END LOOP;
 END
 $$;
@@ -210,8 +210,14 @@ GRANT EXECUTE ON FUNCTION
     TO quorum_admin;
 
 -- The delta interface.
-REVOKE ALL ON TABLE quorum.channel_count, quorum.subscription_version FROM PUBLIC;
+REVOKE ALL ON TABLE quorum.channel_count, quorum.subscription_version, quorum.sync_request FROM PUBLIC;
 GRANT SELECT ON TABLE quorum.channel_count, quorum.subscription_version TO quorum_reader, quorum_admin;
+-- Results may hold rows of tables that a reader must not see.
+GRANT SELECT ON TABLE quorum.sync_request TO quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.begin_sync(text, boolean, interval, boolean), quorum.end_sync(bigint, jsonb, text, text),
+    quorum.sync_outcome(bigint) TO quorum_admin;
+GRANT EXECUTE ON PROCEDURE quorum.await_sync(bigint, jsonb), quorum.sync(text, interval, boolean, jsonb), quorum.sync_full(interval)
+    TO quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.delta_state(text, text) TO quorum_reader, quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.flush_caches(text), quorum.count_import(text, text), quorum.reload(text), quorum.confirm_applied(text),
     quorum.wake_subscription(text), quorum.rest_subscription(text), quorum.reset_config_versions(), quorum.delta_outcome(text, bigint, bigint, integer), quorum.end_load(integer),

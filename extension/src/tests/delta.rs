@@ -119,6 +119,59 @@ mod tests {
         assert_eq!(text("SELECT quorum.reset_config_versions()::text"), "0");
     }
 
+    fn outcome(id: &str) -> String {
+        text(&format!(
+            "SELECT concat_ws(' ', waiting, results::text, code, message) FROM quorum.sync_outcome({id})"
+        ))
+    }
+
+    #[pg_test]
+    fn a_synchronisation_is_asked_for_and_answered() {
+        followed();
+        let id = text("SELECT quorum.begin_sync('shop', false, '1 minute', true)::text");
+        assert_eq!(outcome(&id), "t");
+        run(&format!(r#"SELECT quorum.end_sync({id}, '[{{"success": true}}]')"#));
+        assert_eq!(outcome(&id), r#"f [{"success": true}]"#);
+        run(&format!("SELECT quorum.end_sync({id}, code => 'x', message => 'y')"));
+        assert_eq!(outcome(&id), r#"f [{"success": true}]"#, "it is said once");
+        let all = text("SELECT quorum.begin_sync(NULL, true, '1 minute', false)::text");
+        run(&format!("SELECT quorum.end_sync({all}, code => 'director_failed', message => 'it is silent')"));
+        assert_eq!(outcome(&all), "f director_failed it is silent");
+        // Nobody answers.
+        let late = text("SELECT quorum.begin_sync('shop', false, '1 minute', false)::text");
+        run(&format!(
+            "UPDATE quorum.sync_request SET expires_at = clock_timestamp() - interval '11 seconds' WHERE id = {late}"
+        ));
+        assert!(outcome(&late).starts_with("f timed_out no sidecar has answered"), "{}", outcome(&late));
+        run("UPDATE quorum.sync_request SET requested_at = requested_at - interval '25 hours'");
+        let next = text("SELECT quorum.begin_sync('shop', false, '1 minute', false)::text");
+        assert_eq!(text("SELECT string_agg(id::text, ' ') FROM quorum.sync_request"), next);
+    }
+
+    #[pg_test]
+    fn whoever_follows_nothing_has_everything() {
+        run("SELECT quorum.create_channel('shop')");
+        let one = text("SELECT quorum.begin_sync('shop', false, '1 minute', true)::text");
+        assert_eq!(outcome(&one), "f []");
+        let all = text("SELECT quorum.begin_sync(NULL, true, '1 minute', false)::text");
+        assert_eq!(outcome(&all), "f");
+    }
+
+    #[pg_test(error = "there is no channel shop")]
+    fn no_channel_is_synchronised() {
+        run("SELECT quorum.begin_sync('shop', false, '1 minute', true)");
+    }
+
+    #[pg_test(error = "wait is 02:00:00: it takes more than nothing and at most an hour")]
+    fn nobody_waits_for_ever() {
+        run("SELECT quorum.begin_sync(NULL, true, '2 hours', true)");
+    }
+
+    #[pg_test(error = "invalid transaction termination")]
+    fn a_synchronisation_is_no_part_of_a_transaction() {
+        run("SELECT quorum.create_channel('shop'); CALL quorum.sync('shop')");
+    }
+
     #[pg_test(error = "there is no channel shop")]
     fn a_channel_must_be_there() {
         text(STATE);

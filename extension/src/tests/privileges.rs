@@ -63,11 +63,11 @@ mod tests {
             executable("quorum_admin"),
             "add_schemas admit_clients admits_clients advance_sequences alter_publication \
              alter_subscription applied_index applier_configure applier_forget applier_show \
-             applier_start applier_stop apply apply_entry apply_snapshot begin_load changes \
-             channel_ends \
+             applier_start applier_stop apply apply_entry apply_snapshot await_sync begin_load \
+             begin_sync changes channel_ends \
              channel_id channel_sequences confirm_applied copy_plan count_import create_channel cut \
              delta_outcome delta_state drop_channel drop_follower drop_rejected drop_versions \
-             dump_start enable_subscription end_load explain_readonly find_position flush_caches \
+             dump_start enable_subscription end_load end_sync explain_readonly find_position flush_caches \
              forget_statements info is_leader keep_log keep_versions key_number leader lease lease_renew \
              lease_revoke map mark_unsent merge_statements move_follower neighbours open_epoch \
              origin_name origin_number prune publication_ended publication_id publications_state \
@@ -77,7 +77,7 @@ mod tests {
              set_leader_hint \
              set_origin_name set_table_policy start_channel statement_hash statements_here \
              statements_state stop_channel subscribe subscription_id subscription_tables_found \
-             table_copied take_learned track unpublish unread_since unsubscribe untrack wait \
+             sync sync_full sync_outcome table_copied take_learned track unpublish unread_since unsubscribe untrack wait \
              wake_subscription wal_position weak_commits who_wins"
         );
         let tables = "SELECT count(*)::text FROM pg_class AS c WHERE c.relnamespace = 'quorum'::regnamespace

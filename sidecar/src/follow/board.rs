@@ -1,11 +1,13 @@
-//! What this node does for subscriptions now: for `/metrics`, kept in memory, so that a scrape asks no database; and which of those
-//! that rest it has woken, so that none stays awake of which nobody here knows.
+//! What this node does for subscriptions now: for `/metrics`, kept in memory, so that a scrape asks no database; which of those
+//! that rest it has woken, so that none stays awake of which nobody here knows; and what is asked for in SQL, for whoever does it.
 
 use super::target::Report;
 use crate::feed::Position;
-use std::collections::{BTreeMap, BTreeSet};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+use tokio::sync::Notify;
 
 /// Database and subscription.
 pub type Key = (String, String);
@@ -27,20 +29,65 @@ impl Seen {
     }
 }
 
+/// A synchronisation that `quorum.sync` or `quorum.sync_full` asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct SyncRequest {
+    pub id: i64,
+    /// `None`: everything that the database follows.
+    pub channel: Option<String>,
+    /// Results are to have the changed rows.
+    pub records: bool,
+    /// How long it may take from now on.
+    pub left_ms: u64,
+}
+
 /// All subscriptions that this node works for. Clones are the same board.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<Places>>);
+pub struct Board {
+    places: Arc<Mutex<Places>>,
+    asked: Arc<Notify>,
+}
 
 #[derive(Debug, Default)]
 struct Places {
     taken: BTreeMap<Key, (u64, Seen)>,
     next: u64,
     awake: BTreeSet<Key>,
+    /// Synchronisations that nobody works for yet, each with its database, and the numbers of all that are not done.
+    waiting: VecDeque<(String, SyncRequest)>,
+    known: BTreeSet<(String, i64)>,
 }
 
 impl Board {
     fn lock(&self) -> MutexGuard<'_, Places> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These are asked for in a database. Those that are known already are not taken again.
+    pub fn ask(&self, database: &str, requests: Vec<SyncRequest>) {
+        let mut places = self.lock();
+        for request in requests {
+            if places.known.insert((database.to_owned(), request.id)) {
+                places.waiting.push_back((database.to_owned(), request));
+                self.asked.notify_one();
+            }
+        }
+    }
+
+    /// The next one, when there is one. One at a time may wait for it.
+    pub async fn asked(&self) -> (String, SyncRequest) {
+        loop {
+            let next = self.lock().waiting.pop_front();
+            if let Some(next) = next {
+                return next;
+            }
+            self.asked.notified().await;
+        }
+    }
+
+    /// It was written down what came of one; should that have failed, it is asked for again.
+    pub fn answered(&self, database: &str, request: i64) {
+        self.lock().known.remove(&(database.to_owned(), request));
     }
 
     pub fn all(&self) -> BTreeMap<Key, Seen> {
@@ -148,6 +195,24 @@ mod tests {
         assert_eq!((board.all()[&key].state, board.all()[&key].applied), ("starting", None));
         drop(anew);
         assert!(board.all().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_is_done_once() {
+        let board = Board::default();
+        let request = |id| SyncRequest { id, channel: None, records: false, left_ms: 1000 };
+        board.ask("shop", vec![request(1), request(2)]);
+        // As it is seen until it is done.
+        board.ask("shop", vec![request(1), request(2)]);
+        board.ask("other", vec![request(1)]);
+        assert_eq!(board.asked().await, ("shop".to_owned(), request(1)));
+        assert_eq!(board.asked().await, ("shop".to_owned(), request(2)));
+        assert_eq!(board.asked().await, ("other".to_owned(), request(1)));
+        board.answered("shop", 1);
+        board.ask("shop", vec![request(1), request(2)]);
+        assert_eq!(board.asked().await, ("shop".to_owned(), request(1)));
+        let (asked, ()) = tokio::join!(board.asked(), async { board.ask("shop", vec![request(3)]) });
+        assert_eq!(asked, ("shop".to_owned(), request(3)));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! - `following` applies changes: `frames` reads the binary stream, `queue` makes batches of it.
 //! - The other direction: `publications` finds what other clusters are to follow of this one, `publishing` sees to it there,
 //!   `publication` is what is wanted.
-//! - `board` is what `/metrics` shows of it.
+//! - `board` is what `/metrics` shows of it; there lies, too, what the overseer finds that SQL asks the delta interface for.
 //! - `moment` finds the position that a time means.
 //! - `versions` is what is said of the version that is copied and followed; `director` what the delta interface asks the source.
 //! - `trouble` is what keeps a subscription from going on, and what its state says then.
@@ -50,7 +50,7 @@ pub use director::tick;
 pub use overseer::oversee;
 pub use publishing::addresses;
 pub use {
-    board::Board,
+    board::{Board, SyncRequest},
     publications::Face,
     remote::Remote,
     source::Source,

@@ -4,7 +4,7 @@
 //! Few sessions, one at a time. One that stays would hold up `DROP DATABASE`, so that only the admin database, and those that
 //! have subscriptions, are looked at each second; the others now and then, and all at once when REST has changed something.
 
-use super::board::Board;
+use super::board::{Board, SyncRequest};
 use super::local::Local;
 use super::publication::Publication;
 use super::publications::{Face, Means, Publications};
@@ -42,9 +42,12 @@ const DEADLINE: Duration = Duration::from_secs(22);
 
 const DATABASES: &str =
     "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
-/// Publications with the revision that the other cluster was told.
-const ALL: &str = "SELECT to_jsonb(s), NULL::jsonb, NULL::int4 FROM quorum.subscription s UNION ALL \
-    SELECT NULL, to_jsonb(p), x.done_revision FROM quorum.publication p JOIN quorum.publication_status x ON x.publication = p.id";
+/// Publications with the revision that the other cluster was told; synchronisations that somebody waits for.
+const ALL: &str = "SELECT to_jsonb(s), NULL::jsonb, NULL::int4, NULL::jsonb FROM quorum.subscription s UNION ALL \
+    SELECT NULL, to_jsonb(p), x.done_revision, NULL FROM quorum.publication p JOIN quorum.publication_status x ON x.publication = p.id \
+    UNION ALL SELECT NULL, NULL, NULL, jsonb_build_object('id', r.id, 'channel', r.channel, 'records', r.records, \
+    'left_ms', (extract(epoch FROM r.expires_at - clock_timestamp()) * 1000)::int8) \
+    FROM quorum.sync_request r WHERE r.done_at IS NULL AND r.expires_at > clock_timestamp() + interval '1 ms'";
 const REST: &str = "SELECT quorum.rest_subscription($1)";
 
 /// What the overseer is made of.
@@ -174,6 +177,7 @@ impl Overseer {
                 (database.failure, database.seen) = (None, true);
                 database.work_for((config, board), name, found.subscriptions);
                 database.publications.work_for(means, name, found.publications);
+                board.ask(name, found.syncs);
                 if stays || applies || database.is_worked_for() { ROUND } else { EMPTY.max(many) }
             }
             Err(error) if matches!(error.kind, Kind::NoExtension | Kind::UnknownDatabase) => {
@@ -240,6 +244,9 @@ impl Overseer {
                 let publication = Publication::read(publication).map_err(strange)?;
                 found.publications.push((publication, column(row, 2)?));
             }
+            // One that is not understood is of another version, and waits in vain.
+            let sync = column::<Option<Value>>(row, 3)?;
+            found.syncs.extend(sync.and_then(|sync| serde_json::from_value::<SyncRequest>(sync).ok()));
         }
         Ok(found)
     }
@@ -251,6 +258,7 @@ struct Found {
     subscriptions: Vec<Subscription>,
     /// With the revision that the other cluster was told last.
     publications: Vec<(Publication, Option<i32>)>,
+    syncs: Vec<SyncRequest>,
 }
 
 impl Database {

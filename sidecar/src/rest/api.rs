@@ -155,6 +155,13 @@ impl Api {
         self.inner.forward.scheme()
     }
 
+    /// Returns when this server stops.
+    pub(super) async fn stopped(&self) {
+        let mut stopping = self.inner.stopping.clone();
+        // The sender gone means the same as its signal.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    }
+
     /// A place among those who follow a stream, and the signal that ends it.
     pub(super) fn stream_place(&self) -> Result<sse::Place, Refusal> {
         self.place(&self.inner.streams, STREAMS_MAX, "clients follow streams")

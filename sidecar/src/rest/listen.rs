@@ -156,6 +156,7 @@ impl Bound {
         let key = token.or(cluster_key);
         let forward = Forward::new(key, tls.as_ref().map(|tls| Arc::clone(&tls.client)));
         let api = Api::new(handle, logins, Arc::new(forward), source, statements, stopping.clone());
+        super::routes::delta::work_for_sql(&api);
         let server = Arc::new(Server {
             filter: super::filter(&api),
             guard: Guard::new(api),

@@ -1,5 +1,7 @@
 //! The delta interface with a director and a worker: what each request does, with every answer that it can give.
 
+mod in_sql;
+
 use pgquorum_tests::{
     LineStream, Login, PATIENCE, Pair, await_until, pgquorum, pgquorum_reading, request, request_as,
     request_within,
@@ -106,6 +108,7 @@ fn a_director_and_its_worker() {
     rejected_and_counted(&world);
     pruned(&world);
     flushed_and_fetched(&world);
+    in_sql::asked(&world);
     asked_wrongly(&world);
     by_role_and_after_a_failover(world);
 }

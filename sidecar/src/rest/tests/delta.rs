@@ -3,6 +3,7 @@
 use super::*;
 use crate::feed::Given;
 use crate::feed::fake::insert;
+use crate::follow::SyncRequest;
 use serde_json::json;
 
 const BASES: [&str; 2] = ["/rest/v5/cluster", "/fact-finder/rest/v5/cluster"];
@@ -213,6 +214,48 @@ async fn a_worker_that_does_not_get_there_says_so() {
     served.database.subscription.lock().unwrap().as_mut().unwrap()["remote"] = json!(["http://127.0.0.1:1"]);
     let alone = served.send("POST /rest/v5/cluster/shop/database/sync", &[], "").await;
     assert_eq!((alone.status, &alone.json()["error"]), (500, &json!("DirectorFailed")), "{alone:?}");
+}
+
+/// What was written down of a synchronisation, when it is.
+async fn written(served: &Served, request: i64) -> Vec<(&'static str, String)> {
+    let find = || {
+        let calls = served.database.calls.lock().unwrap();
+        let mut ended = calls.iter().map(|(_, call)| call).filter(|call| call.function == "end_sync");
+        let found = ended.find(|call| call.arguments[0].value == Given::Number(request))?;
+        let more = found.arguments[1..].iter().map(|one| (one.name, format!("{:?}", one.value)));
+        Some(more.collect())
+    };
+    let wait = async {
+        loop {
+            if let Some(found) = find() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("nothing was written down")
+}
+
+#[tokio::test]
+async fn what_is_asked_for_in_sql_is_done_and_written_down() {
+    let director = director(3).await;
+    let served = worker(&director, 1, (1, 3)).await;
+    let ask = |id, channel: Option<&str>| {
+        let channel = channel.map(str::to_owned);
+        served.board.ask("postgres", vec![SyncRequest { id, channel, records: false, left_ms: 10_000 }]);
+    };
+    ask(7, Some("shop"));
+    let results = written(&served, 7).await;
+    assert_eq!((results.len(), results[0].0), (1, "results"));
+    assert!(results[0].1.contains("insert_exists") && !results[0].1.contains("record"), "{results:?}");
+    assert_eq!(called(&served), ["wake_subscription", "confirm_applied", "rest_subscription", "end_sync"]);
+    ask(8, None);
+    assert!(written(&served, 8).await.is_empty());
+    *director.database.version.lock().unwrap() = 2;
+    ask(9, Some("shop"));
+    let refused = written(&served, 9).await;
+    assert!(refused[0].0 == "code" && refused[0].1.contains("database_version_differs"), "{refused:?}");
+    assert!(refused[1].0 == "message" && refused[1].1.contains("outdated"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ mod users;
 use super::{PeerConnection, RestConfig, bind};
 use crate::clock;
 use crate::feed::fake::Fake;
+use crate::follow::Board;
 use crate::handle::{Asked, Handle, Traces};
 use crate::postgres::WeakCommits;
 use crate::statements::{self, Statements};
@@ -65,6 +66,7 @@ struct Served {
     asked: Arc<Mutex<Vec<Request>>>,
     /// What its channels are read from.
     database: Arc<Fake>,
+    board: Board,
     /// What it knows of statements.
     learner: Arc<statements::fake::Fake>,
     statements: Arc<Statements>,
@@ -99,13 +101,14 @@ async fn serve_with(config: &RestConfig, view: View, driver: Driver) -> Served {
     });
     let (weak_commits, counts) = watch::channel(Vec::new());
     let subscriptions_changed = Arc::new(tokio::sync::Notify::new());
+    let board = Board::default();
     let handle = Handle {
         view: views,
         requests,
         traces: traces.clone(),
         weak_commits: counts,
         subscriptions_changed,
-        subscriptions: crate::follow::Board::default(),
+        subscriptions: board.clone(),
         server: None,
     };
     let database = Arc::new(Fake::default());
@@ -116,7 +119,20 @@ async fn serve_with(config: &RestConfig, view: View, driver: Driver) -> Served {
     let done = tokio::spawn(async move {
         bound.serve(handle, source, serving, peer, async move { stopped.await.unwrap_or_default() }).await;
     });
-    Served { address, view, traces, weak_commits, asked, database, learner, statements, peers, stop, done }
+    Served {
+        address,
+        view,
+        traces,
+        weak_commits,
+        asked,
+        database,
+        board,
+        learner,
+        statements,
+        peers,
+        stop,
+        done,
+    }
 }
 
 impl Served {

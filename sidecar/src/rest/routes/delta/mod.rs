@@ -2,13 +2,16 @@
 //! one that follows it a worker. docs/delta-interface.md says what each request means here.
 //!
 //! - `error` has the words in which requests are refused; `state` what a channel's state is;
-//! - `worker` brings a worker to where its director is; `results` says what became of each change on the way.
+//! - `worker` brings a worker to where its director is; `results` says what became of each change on the way;
+//! - `asked` does the same for those who ask in SQL.
 
+mod asked;
 mod error;
 mod results;
 mod state;
 mod worker;
 
+pub(in crate::rest) use asked::work as work_for_sql;
 pub(in crate::rest) use error::refuse;
 
 use super::channel;
