@@ -156,12 +156,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
         FROM pg_index AS i, unnest(i.indkey::smallint[]) WITH ORDINALITY AS k (attnum, place)
         JOIN pg_attribute AS a ON a.attnum = k.attnum
         WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid AND k.place <= i.indnkeyatts
-    ))
+    ), 'types', quorum.described_types(c.oid))
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE n.nspname = describe_table."schema" AND c.relname = describe_table."table" AND c.relkind IN ('r', 'p')
 $$;
 COMMENT ON FUNCTION quorum.describe_table(text, text) IS
-    'What is needed to make such a table elsewhere: its columns with their types, without those that are computed, and its primary key. NULL: there is no such table.';
+    'What is needed to make such a table elsewhere: its columns with their types, without those that are computed, its primary key, and the enum, domain and composite types of users that it needs. NULL: there is no such table.';
 
 CREATE FUNCTION quorum.create_described_table("schema" text, "table" text, description jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -176,10 +176,9 @@ BEGIN
     PERFORM quorum.require_input(jsonb_array_length(create_described_table.description -> 'columns') > 0
             AND jsonb_array_length(create_described_table.description -> 'key') > 0,
         format('table %s.%s has no primary key there, by which its rows could be told apart', "schema", "table"));
-    -- A type is a name and, in brackets, numbers: nothing else may come from another cluster into a statement here.
+    PERFORM quorum.create_described_types(coalesce(create_described_table.description -> 'types', '[]'), owner);
     SELECT e ->> 'type' INTO wrong FROM jsonb_array_elements(create_described_table.description -> 'columns') AS e
-    WHERE (regexp_replace(e ->> 'type', '\([0-9, -]*\)', '')::text ~ '[();]') IS NOT FALSE
-       OR to_regtype(regexp_replace(e ->> 'type', '\([0-9, -]*\)', '')) IS NULL LIMIT 1;
+    WHERE NOT quorum.is_type_here(e ->> 'type') LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'table %.% cannot be made here: there is no type %', "schema", "table", wrong
             USING ERRCODE = 'undefined_object', HINT = 'Create the type, or the table itself, and try again.';
@@ -196,7 +195,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quorum.create_described_table(text, text, jsonb) IS
-    'Internal. Makes a table as quorum.describe_table describes one; it belongs to the owner of the database. Errors: 42704 there is no such type here, 22023 it has no primary key.';
+    'Internal. Makes a table as quorum.describe_table describes one, with the types that it needs and are not here; they belong to the owner of the database. Errors: 42704 there is no such type here, 22023 it has no primary key.';
 
 CREATE FUNCTION quorum.offer_table(
     channel text, "schema" text, "table" text, description jsonb DEFAULT NULL, versions boolean DEFAULT false

@@ -85,7 +85,12 @@ extension_sql_file!(
 extension_sql_file!("../../sql/delta.sql", name = "delta", requires = ["following"]);
 extension_sql_file!("../../sql/delta_sync.sql", name = "delta_sync", requires = ["delta"]);
 extension_sql_file!("../../sql/logger.sql", name = "logger", requires = ["feed", "versions"]);
-extension_sql_file!("../../sql/neighbours.sql", name = "neighbours", requires = ["following"]);
+extension_sql_file!("../../sql/described_types.sql", name = "described_types", requires = ["apply"]);
+extension_sql_file!(
+    "../../sql/neighbours.sql",
+    name = "neighbours",
+    requires = ["following", "described_types"]
+);
 extension_sql_file!("../../sql/applier.sql", name = "applier", requires = ["apply", "neighbours"]);
 extension_sql_file!(
     "../../sql/restore.sql",

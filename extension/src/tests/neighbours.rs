@@ -138,6 +138,76 @@ mod tests {
     }
 
     #[pg_test]
+    fn types_that_a_table_needs_are_made_with_it() {
+        run("CREATE SCHEMA far; CREATE SCHEMA \"far types\";
+             CREATE TYPE \"far types\".\"Mood\" AS ENUM ('calm', 'it''s angry', 'back\\slash');
+             CREATE DOMAIN far.kilo AS numeric(6, 2) DEFAULT 1 NOT NULL CHECK (VALUE > 0);
+             CREATE DOMAIN far.light AS far.kilo CHECK (VALUE < 5);
+             CREATE TYPE far.size AS (weight far.light, moods \"far types\".\"Mood\"[]);
+             CREATE TABLE far.lion (id int PRIMARY KEY, size far.size, sizes far.size[], kilo far.kilo)");
+        let describe = || text("SELECT quorum.describe_table('far', 'lion')::text");
+        let description = describe();
+        run("DROP SCHEMA far, \"far types\" CASCADE");
+        let offer = |table: &str| {
+            run(&format!("SELECT quorum.offer_table('cluster', 'far', '{table}', $d${description}$d$)"));
+        };
+        offer("lion");
+        assert_eq!(describe(), description);
+        // What is a constraint there was fulfilled there.
+        run("INSERT INTO far.lion VALUES (1, '(7,{calm})', NULL, -3)");
+        let owned = "SELECT count(*)::text FROM pg_type AS t JOIN pg_database AS d ON d.datdba = t.typowner
+                     WHERE d.datname = current_database() AND t.typname IN ('Mood', 'kilo', 'light', 'size')";
+        assert_eq!(text(owned), "4");
+        // Types that there are stay as they are.
+        run("ALTER TYPE \"far types\".\"Mood\" RENAME VALUE 'calm' TO 'quiet'");
+        offer("cub");
+        assert_eq!(
+            text(
+                "SELECT string_agg(enumlabel, ', ' ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = '\"far types\".\"Mood\"'::regtype"
+            ),
+            "quiet, it's angry, back\\slash"
+        );
+    }
+
+    #[pg_test]
+    fn a_type_that_cannot_be_made_is_named() {
+        run("CREATE SCHEMA far; CREATE TYPE far.span AS RANGE (subtype = int4);
+             CREATE TYPE far.pair AS (a far.span, b int);
+             CREATE TABLE far.t (id int PRIMARY KEY, s far.span); CREATE TABLE far.u (id int PRIMARY KEY, p far.pair)");
+        let describe = |table: &str| text(&format!("SELECT quorum.describe_table('far', '{table}')::text"));
+        let (t, u) = (describe("t"), describe("u"));
+        run("DROP SCHEMA far CASCADE");
+        let offer = |table: &str, description: &str| {
+            refused(&format!("SELECT quorum.offer_table('cluster', 'far', '{table}', $d${description}$d$)"))
+        };
+        assert_eq!(offer("t", &t), "42704 table far.t cannot be made here: there is no type far.span");
+        assert_eq!(offer("u", &u), "42704 type far.pair cannot be made here: there is no type far.span");
+        for (wrong, code) in [
+            (r#"{"schema": "pg_catalog", "name": "x", "kind": "enum", "labels": []}"#, "22023"),
+            (r#"{"schema": "public", "kind": "enum", "labels": []}"#, "22023"),
+            (r#"{"schema": "public", "name": "x", "kind": "range"}"#, "22023"),
+            (r#"{"schema": "public", "name": "x", "kind": "domain"}"#, "42704"),
+            (r#"{"schema": "public", "name": "x", "kind": "domain", "base": "int CHECK (true)"}"#, "42"),
+            (r#"{"schema": "public", "name": "x", "kind": "domain", "base": "int; DROP TABLE y"}"#, "42"),
+            (
+                r#"{"schema": "public", "name": "x", "kind": "composite", "attributes": [{"name": "a", "type": "int, b int"}]}"#,
+                "42",
+            ),
+        ] {
+            let said = refused(&format!("SELECT quorum.create_described_types('[{wrong}]', current_user)"));
+            assert!(said.starts_with(code), "{wrong}: {said}");
+        }
+        let label =
+            r#"{"schema": "public", "name": "x", "kind": "enum", "labels": ["a'); DROP TABLE y; --"]}"#;
+        let made = refused(&format!("SELECT quorum.create_described_types($d$[{label}]$d$, current_user)"));
+        assert_eq!(made, "done");
+        assert_eq!(
+            text("SELECT enumlabel::text FROM pg_enum WHERE enumtypid = 'public.x'::regtype"),
+            "a'); DROP TABLE y; --"
+        );
+    }
+
+    #[pg_test]
     fn a_neighbour_is_followed_with_the_tables_that_are_said() {
         let follow = |tables: &str| {
             run(&format!("SELECT quorum.follow_neighbour('node-b', '{{http://10.0.0.1:8008}}', 'cluster', 'd', '{tables}', '5:100', 'apply_remote',

@@ -82,6 +82,28 @@ fn update(node: &str, subscription: &Value) -> Value {
     json!({"operation": "update_node", "node_name": node, "subscriptions": [subscription]})
 }
 
+/// With a table come the types of its columns; one that cannot be made is named.
+fn types_are_made(a: &Cluster, b: &Cluster) {
+    dev(
+        b,
+        "CREATE TYPE wild.mood AS ENUM ('calm', 'it''s angry'); CREATE DOMAIN wild.kilo AS numeric(6, 2) CHECK (VALUE > 0); \
+         CREATE TYPE wild.size AS (weight wild.kilo, length int); CREATE TYPE wild.span AS RANGE (subtype = int4); \
+         CREATE TABLE wild.lion (id int PRIMARY KEY, mood wild.mood, moods wild.mood[], weight wild.kilo, size wild.size); \
+         CREATE TABLE wild.path (id int PRIMARY KEY, span wild.span)",
+    );
+    assert_eq!(
+        done(a, &update("b", &subscription("wild.lion", true, true)))["message"],
+        "Successfully updated 'b'"
+    );
+    dev(b, "INSERT INTO wild.lion VALUES (1, 'calm', '{calm,it''s angry}', 1.5, '(2.5,3)')");
+    let lion = "SELECT concat_ws(' ', mood, moods, weight, size) FROM wild.lion WHERE id = 1";
+    await_value(a, lion, "calm {calm,\"it's angry\"} 1.50 (2.50,3)");
+    dev(a, "UPDATE wild.lion SET mood = 'it''s angry', weight = 2 WHERE id = 1");
+    await_value(b, lion, "it's angry {calm,\"it's angry\"} 2.00 (2.50,3)");
+    let missing = refused(a, 400, &update("b", &subscription("wild.path", true, false)));
+    assert!(missing.contains("table wild.path cannot be made here: there is no type wild.span"), "{missing}");
+}
+
 #[test]
 fn tables_flow_both_ways_and_nodes_come_and_go() {
     let (a, b) = (Cluster::start_with(2, &SETTINGS), Cluster::start_with(1, &SETTINGS));
@@ -284,6 +306,8 @@ fn tables_flow_both_ways_and_nodes_come_and_go() {
     assert_eq!(found["connections"][0]["subscriptions"], json!([shown("dog", true, true)]));
     dev(&b, "INSERT INTO dog VALUES (6, 'configured')");
     await_value(&a, "SELECT name::text FROM dog WHERE id = 6", "configured");
+
+    types_are_made(&a, &b);
 
     // The other side is gone.
     b.down();
