@@ -32,6 +32,8 @@ pub struct Fake {
     pub subscription: Mutex<Option<Value>>,
     /// Subscriptions that are made, shown and ended; `None`: there is always one.
     pub kept: Mutex<Option<Vec<Value>>>,
+    /// What it knows of other clusters; `None`: it has a name and a route.
+    pub neighbours: Mutex<Option<Value>>,
     /// The channel's version.
     pub version: Mutex<u64>,
     /// What the next requests fail with.
@@ -83,6 +85,7 @@ impl Default for Fake {
             later: Mutex::default(),
             subscription: Mutex::default(),
             kept: Mutex::default(),
+            neighbours: Mutex::default(),
             version: Mutex::new(1),
             failure: Mutex::default(),
             waits: AtomicUsize::new(0),

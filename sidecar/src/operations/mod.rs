@@ -30,7 +30,7 @@ use crate::feed::Call;
 use request::{NewSelf, Purged};
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use wanted::Named;
 
 /// How long an operation waits for another one that changes something. One that another cluster asks for waits less, since that
@@ -58,11 +58,14 @@ impl Turns {
             Operation::Mirror { .. } | Operation::Forget { .. } => MIRROR_TURN,
             _ => TURN,
         };
-        let turn = tokio::time::timeout(wait, self.0.lock()).await;
-        let _turn = turn.map_err(|_| {
-            Fault::not_now("another operation that changes nodes or routes is under way here; try again")
-        })?;
+        let _turn = self.take(wait).await?;
         engine.perform(operation).await
+    }
+
+    async fn take(&self, wait: Duration) -> Result<MutexGuard<'_, ()>, Fault> {
+        tokio::time::timeout(wait, self.0.lock()).await.map_err(|_| {
+            Fault::not_now("another operation that changes nodes or routes is under way here; try again")
+        })
     }
 }
 
@@ -160,5 +163,21 @@ impl Engine<'_> {
             },
             "operationsApi": {"network": {"port": port}},
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_another_operation_in_vain_is_told_so() {
+        let turns = Turns::default();
+        let held = turns.take(TURN).await.expect("nobody else is there");
+        let refused = turns.take(Duration::from_millis(20)).await.expect_err("it is taken");
+        let told = "another operation that changes nodes or routes is under way here; try again";
+        assert_eq!((refused.status, refused.message.as_str()), (503, told));
+        drop(held);
+        assert!(turns.take(TURN).await.is_ok());
     }
 }

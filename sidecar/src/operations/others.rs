@@ -248,3 +248,45 @@ fn worst(said: Vec<Silence>) -> Silence {
     let most = said.into_iter().reduce(|one, other| if rank(&other) > rank(&one) { other } else { one });
     most.unwrap_or_else(|| Silence::Closed("no address of it is known".to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> String {
+        text.to_owned()
+    }
+
+    #[test]
+    fn what_another_cluster_does_not_do_is_told_with_its_name() {
+        let said = |silence: Silence| {
+            let Fault { status, message } = silence.of("berlin");
+            (status, message)
+        };
+        for silence in [Silence::TimedOut(text("x is silent")), Silence::Closed(text("x is silent"))] {
+            assert_eq!(said(silence), (503, text("Node 'berlin' does not answer: x is silent")));
+        }
+        for refused in [401, 403] {
+            let (status, message) = said(Silence::Refused(refused, text("Must login")));
+            let begin = "Node 'berlin' does not let this cluster in: Must login (all clusters share one user";
+            assert!(
+                status == 503 && message.starts_with(begin) && message.contains("set_configuration"),
+                "{message}"
+            );
+        }
+        for (refused, status) in [(400, 400), (404, 404), (429, 503), (500, 503), (503, 503)] {
+            let expected = text("Error returned from remote node berlin: it is so");
+            assert_eq!(said(Silence::Refused(refused, text("it is so"))), (status, expected), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_counts_for_more_than_silence() {
+        let (closed, late) = (Silence::Closed(text("a")), Silence::TimedOut(text("b")));
+        let refused = Silence::Refused(503, text("c"));
+        assert_eq!((closed.status(), late.status(), refused.status()), ("closed", "timeout", "closed"));
+        assert_eq!(worst(vec![closed.clone(), late.clone()]), late);
+        assert_eq!(worst(vec![refused.clone(), closed, late]), refused);
+        assert_eq!(worst(Vec::new()), Silence::Closed(text("no address of it is known")));
+    }
+}

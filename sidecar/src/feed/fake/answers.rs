@@ -194,7 +194,9 @@ impl Source for Fake {
             {
                 return Err(FeedError::new(Kind::AlreadyExists, "table public.orders exists"));
             }
-            let answer = neighbours::answer(call.function);
+            let known = self.neighbours.lock().unwrap().clone();
+            let known = known.filter(|_| call.function == "neighbours");
+            let answer = known.map_or_else(|| neighbours::answer(call.function), |known| known.to_string());
             neighbours::keep(&mut self.kept.lock().unwrap(), &call);
             self.calls.lock().unwrap().push((database.to_owned(), call));
             let later = self.later.lock().unwrap().take();

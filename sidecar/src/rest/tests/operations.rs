@@ -44,10 +44,14 @@ async fn refusals_are_in_the_words_of_the_interface() {
         let told = "There was an error processing your request. Check logs and try again.";
         assert_eq!(error(&answer) == told, expected == 500);
     }
-    for view in [leaderless(2), stranger(), removed(), stalled(1)] {
+    for (view, why) in [
+        (leaderless(2), "the cluster has no leader now"),
+        (stranger(), "this node has not heard of its cluster yet"),
+        (removed(), "node 2 was removed from its cluster"),
+        (stalled(1), "this node's sidecar has not run its loop for a while"),
+    ] {
         let answer = serve(view, accept).await.send("POST /", &[], status).await;
-        assert_eq!(answer.status, 503);
-        error(&answer);
+        assert!(answer.status == 503 && error(&answer).starts_with(why), "{answer:?}");
     }
 }
 
@@ -76,11 +80,64 @@ async fn any_node_takes_an_operation() {
     assert_eq!(functions, ["neighbours", "set_neighbour_routes", "neighbours", "set_neighbour_routes"]);
     // Passed on once only: two nodes that take each other for the leader do not send it to and fro.
     let hop = ["x-pgquorum-forwarded-by: 3"];
-    assert_eq!(follower.send("POST /", &hop, get).await.status, 503);
+    let hopped = follower.send("POST /", &hop, get).await;
+    assert!(
+        hopped.status == 503 && error(&hopped).starts_with("only the leader can do this, node 1"),
+        "{hopped:?}"
+    );
     // With something wrong in it, it goes nowhere.
     follower.change_view(|view| view.leader.as_mut().unwrap().api = SocketAddr::new(LOCAL, 1));
     assert_eq!(follower.send("POST /", &[], r#"{"operation": "x"}"#).await.status, 400);
-    assert_eq!(follower.send("POST /", &[], get).await.status, 503);
+    let dead = follower.send("POST /", &[], get).await;
+    assert!(
+        dead.status == 503 && error(&dead).starts_with("the leader at 127.0.0.1:1 could not be asked"),
+        "{dead:?}"
+    );
+}
+
+/// What a cluster knows of others, each with its address.
+fn knows(name: &str, others: &[(&str, &str)]) -> Option<Value> {
+    let node = |(name, address): &(&str, &str)| json!({"name": name, "remote": [address], "tables": []});
+    Some(json!({"node_name": name, "login": null, "has_secret": false, "ca": null, "hub": [], "leaf": [],
+        "nodes": others.iter().map(node).collect::<Vec<_>>()}))
+}
+
+#[tokio::test]
+async fn who_does_not_answer_in_time_is_told_from_who_is_not_there() {
+    let (leader, other) = (serve(view(1), accept).await, serve(view(1), accept).await);
+    *other.database.neighbours.lock().unwrap() = knows("n2", &[]);
+    // Connections are taken, and nothing is said.
+    let silent = tokio::net::TcpListener::bind((LOCAL, 0)).await.unwrap();
+    let (quiet, open) =
+        (format!("http://{}", silent.local_addr().unwrap()), format!("http://{}", other.address));
+    let (quiet, open, closed) = (quiet.as_str(), open.as_str(), "http://127.0.0.1:1");
+    let ask = async |operation: Value, others: &[(&str, &str)]| {
+        *leader.database.neighbours.lock().unwrap() = knows("n1", others);
+        let answer = leader.send("POST /", &[], &operation.to_string()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let network = |timeout: u64| json!({"operation": "cluster_network", "timeout": timeout});
+    let found = ask(network(20_000), &[("n2", open), ("n4", closed)]).await;
+    let (here, there) = (&found["nodes"][1], &found["nodes"][2]);
+    assert_eq!((&here["name"], &here["status"]), (&json!("n2"), &json!("open")), "{found}");
+    assert!(here["response_time"].is_u64() && here.get("error").is_none(), "{found}");
+    assert_eq!((&there["name"], &there["status"]), (&json!("n4"), &json!("closed")), "{found}");
+    let found = ask(network(50), &[("n3", quiet)]).await;
+    let late = &found["nodes"][1];
+    assert_eq!((&late["status"], &late["response_time"]), (&json!("timeout"), &Value::Null), "{found}");
+    assert!(late["error"].as_str().unwrap().ends_with("did not answer within 50ms"), "{found}");
+    assert_eq!((&late["connected_nodes"], &late["routes"]), (&json!([]), &json!([])), "{found}");
+
+    let status = json!({"operation": "cluster_status"});
+    let found = ask(status, &[("n2", open), ("n3", quiet), ("n4", closed), ("n5", open)]).await;
+    let connections = found["connections"].as_array().unwrap();
+    let shown = |at: usize| connections[at]["status"].as_str().unwrap();
+    assert_eq!([shown(0), shown(1), shown(2), shown(3)], ["open", "timeout", "closed", "closed"], "{found}");
+    assert!(connections[0]["latency_ms"].is_u64() && connections[1]["latency_ms"].is_null(), "{found}");
+    let why = |at: usize| connections[at]["error"].as_str().unwrap();
+    assert!(why(1).ends_with("did not answer within 2s"), "{found}");
+    assert_eq!(why(3), "at its addresses is now 'n2'");
 }
 
 #[tokio::test]
