@@ -2,7 +2,7 @@
 
 use postgres::{Client, Error, Row};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Rows by table and key, which is a JSON text. A column that is null is left out: it may have been added since.
 pub type Rows = BTreeMap<(String, String), Map<String, Value>>;
@@ -19,6 +19,10 @@ pub struct Replayed {
     /// Transactions whose last change was seen: none of them may come back.
     over: HashSet<String>,
     pub changes: u64,
+    /// How often a partition came to a table, or went.
+    pub partitions: u64,
+    /// Tables to which one came, or from which one went: the log does not say with which rows, so they are to be copied anew.
+    anew: BTreeSet<String>,
 }
 
 impl Replayed {
@@ -32,6 +36,8 @@ impl Replayed {
             transaction: String::new(),
             over: HashSet::new(),
             changes: 0,
+            partitions: 0,
+            anew: BTreeSet::new(),
         }
     }
 
@@ -67,6 +73,19 @@ impl Replayed {
         let unchanged: Vec<String> = row.get::<_, Option<Vec<String>>>(7).unwrap_or_default();
         let old = || (table.clone(), key.clone().unwrap_or_default());
         match op.as_str() {
+            "ddl" => {
+                let sql: String = row.get::<_, Option<String>>(8).unwrap_or_default();
+                // What a column had is gone with it, though no row is mentioned.
+                if let Some((_, dropped)) = sql.split_once("DROP COLUMN ") {
+                    let of_table = self.rows.iter_mut().filter(|((of, _), _)| *of == table);
+                    of_table.for_each(|(_, row)| drop(row.remove(dropped)));
+                }
+                if sql.contains("ATTACH PARTITION") || sql.contains("DETACH PARTITION") {
+                    self.partitions += 1;
+                    self.anew.insert(table);
+                }
+            }
+            _ if self.anew.contains(&table) => {}
             "insert" => {
                 assert!(unchanged.is_empty(), "{position}: an insert says all");
                 let before = self.rows.insert(old(), columns(&new.expect("an insert has a row")));
@@ -90,14 +109,6 @@ impl Replayed {
                 );
             }
             "truncate" => self.rows.retain(|(of, _), _| *of != table),
-            // What a column had is gone with it, though no row is mentioned.
-            "ddl" => {
-                let sql: String = row.get::<_, Option<String>>(8).unwrap_or_default();
-                if let Some((_, dropped)) = sql.split_once("DROP COLUMN ") {
-                    let of_table = self.rows.iter_mut().filter(|((of, _), _)| *of == table);
-                    of_table.for_each(|(_, row)| drop(row.remove(dropped)));
-                }
-            }
             other => panic!("{position}: {other}"),
         }
         self.position = position;
@@ -115,8 +126,10 @@ impl Replayed {
     pub fn compare(&mut self, client: &mut Client, tables: &[&str]) -> Result<(), Error> {
         let mut transaction =
             client.build_transaction().isolation_level(postgres::IsolationLevel::RepeatableRead).start()?;
-        // As a copy must: a table that is emptied or changed after the snapshot would be seen as it is then.
-        transaction.batch_execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", tables.join(", ")))?;
+        // As a copy must: a table that is emptied or changed after the snapshot would be seen as it is then, and so would one
+        // that gets another partition, for which a weaker lock is no hindrance.
+        transaction
+            .batch_execute(&format!("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE", tables.join(", ")))?;
         let end: String = transaction.query_one("SELECT quorum.dump_start($1)", &[&self.channel])?.get(0);
         let mut seen = Rows::new();
         for table in tables {
@@ -133,13 +146,27 @@ impl Replayed {
             assert!(self.read(client, 5000, up_to)? > 0, "changes up to {end}, after {}", self.position);
         }
         assert!(self.tick <= up_to, "the copy is at {} and the snapshot at {end}", self.position);
-        if self.rows != seen {
+        self.must_equal(&seen);
+        Ok(())
+    }
+
+    /// Compares with what a snapshot sees whose position is the copy's own. What is to be copied anew is copied from there.
+    fn must_equal(&mut self, seen: &Rows) {
+        let anew = std::mem::take(&mut self.anew);
+        if !anew.is_empty() {
+            self.rows.retain(|(table, _), _| !anew.contains(table));
+            let copied = seen.iter().filter(|((table, _), _)| anew.contains(table));
+            self.rows.extend(copied.map(|(key, row)| (key.clone(), row.clone())));
+        }
+        if self.rows != *seen {
             let missing: Vec<_> =
                 seen.iter().filter(|(k, v)| self.rows.get(*k) != Some(*v)).take(5).collect();
             let extra: Vec<_> = self.rows.iter().filter(|(k, v)| seen.get(*k) != Some(*v)).take(5).collect();
-            panic!("at {end} the copy differs; the snapshot has {missing:?}, the copy has {extra:?}");
+            panic!(
+                "at {} the copy differs; the snapshot has {missing:?}, the copy has {extra:?}",
+                self.position
+            );
         }
-        Ok(())
     }
 }
 

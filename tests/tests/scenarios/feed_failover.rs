@@ -76,7 +76,7 @@ fn the_model_holds_over_failovers() {
                 let (cluster, stop) = (&cluster, &stop);
                 scope.spawn(move || {
                     let mut random = SmallRng::seed_from_u64(round * 10 + number);
-                    let manner = Manner { weak: false, prepared: false };
+                    let manner = Manner { weak: false, prepared: false, partitions: true };
                     // It ends with the server.
                     // Or with its session, which may end, or be refused, while the server lives: then it begins anew.
                     while !stop.load(SeqCst) {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const MANNER: Manner = Manner { weak: true, prepared: true };
+const MANNER: Manner = Manner { weak: true, prepared: true, partitions: true };
 const WRITERS: u64 = 6;
 const CRASHES: u32 = 3;
 /// In each life of the server; the environment's CHANGES asks for another number.
@@ -94,7 +94,10 @@ fn a_copy_made_from_the_feed_equals_what_each_snapshot_sees() {
         finish_prepared(&server);
         let mut client = server.connect().expect("a session");
         compare(&mut client, &mut copy);
-        eprintln!("life {life}: {} changes, at {}", copy.changes, copy.position);
+        eprintln!(
+            "life {life}: {} changes, at {}; {} times a partition came or went",
+            copy.changes, copy.position, copy.partitions
+        );
     }
     let key = ("public.account".to_owned(), "{\"id\": -1}".to_owned());
     assert!(!copy.rows.contains_key(&key), "what is not committed is not there");
@@ -102,6 +105,7 @@ fn a_copy_made_from_the_feed_equals_what_each_snapshot_sees() {
     let mut client = server.connect().expect("a session");
     compare(&mut client, &mut copy);
     assert!(copy.rows.contains_key(&key), "a prepared transaction comes when it is committed");
+    assert!(changes < CHANGES || copy.partitions > 10, "a partition went and came back");
     let segments: i64 =
         client.query_one("SELECT segments FROM quorum.channel_state", &[]).expect("the state").get(0);
     assert!(changes < CHANGES || segments > 1, "segments were closed on the way");

@@ -12,16 +12,17 @@ pub const SCHEMA: &str = "
     CREATE TABLE account (id int PRIMARY KEY, n int NOT NULL, note text);
     CREATE TABLE entry (id int PRIMARY KEY, account int REFERENCES account ON UPDATE CASCADE ON DELETE CASCADE, n int);
     CREATE TABLE part (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
-    CREATE TABLE part_low PARTITION OF part FOR VALUES FROM (MINVALUE) TO (30);
-    CREATE TABLE part_high PARTITION OF part FOR VALUES FROM (30) TO (MAXVALUE);
+    CREATE TABLE part_low PARTITION OF part FOR VALUES FROM (MINVALUE) TO (20);
+    CREATE TABLE part_mid PARTITION OF part FOR VALUES FROM (20) TO (40);
+    CREATE TABLE part_high PARTITION OF part FOR VALUES FROM (40) TO (MAXVALUE);
     SELECT quorum.create_channel('shop');
     SELECT quorum.track('account', 'shop'), quorum.track('entry', 'shop'), quorum.track('part', 'shop')";
 
 /// One statement of a transaction. Those that fail roll back to the savepoint before them.
-fn statement(random: &mut SmallRng) -> String {
+fn statement(random: &mut SmallRng, partitions: bool) -> String {
     let (a, b, n) =
         (random.random_range(0..KEYS), random.random_range(0..KEYS), random.random_range(0..1000));
-    match random.random_range(0..17) {
+    match random.random_range(0..18) {
         0 | 1 => format!(
             "INSERT INTO account VALUES ({a}, {n}, repeat('x', {n} * {n} / 100)) ON CONFLICT (id) DO UPDATE SET n = account.n + 1"
         ),
@@ -43,11 +44,20 @@ fn statement(random: &mut SmallRng) -> String {
              WHERE id BETWEEN {a} AND {a} + 3"
         ),
         14 | 15 => format!("UPDATE entry SET extra = {n} WHERE id BETWEEN {a} * 10 AND {b} * 10"),
-        _ if n < 300 => "ALTER TABLE entry ADD COLUMN extra int".to_owned(),
-        _ if n < 500 => "ALTER TABLE entry DROP COLUMN extra".to_owned(),
-        _ if n < 550 => "TRUNCATE part".to_owned(),
-        _ if n < 600 => "TRUNCATE entry".to_owned(),
-        _ if n < 650 => "TRUNCATE part_low".to_owned(),
+        16 if n < 300 => "ALTER TABLE entry ADD COLUMN extra int".to_owned(),
+        16 if n < 500 => "ALTER TABLE entry DROP COLUMN extra".to_owned(),
+        16 if n < 550 => "TRUNCATE part".to_owned(),
+        16 if n < 600 => "TRUNCATE entry".to_owned(),
+        16 if n < 650 => "TRUNCATE part_low".to_owned(),
+        17 if partitions && n < 80 => "ALTER TABLE part DETACH PARTITION part_mid".to_owned(),
+        17 if partitions && n < 240 => {
+            "ALTER TABLE part ATTACH PARTITION part_mid FOR VALUES FROM (20) TO (40)".to_owned()
+        }
+        // Whether it is a partition or not: while it is none, nobody hears of its rows.
+        17 if partitions && n < 700 => format!(
+            "INSERT INTO part_mid VALUES (20 + {a} % 20, {n}) ON CONFLICT (id) DO UPDATE SET n = excluded.n"
+        ),
+        17 if partitions => format!("DELETE FROM part_mid WHERE id % 5 = {a} % 5"),
         _ => format!("DELETE FROM entry WHERE account = {a}"),
     }
 }
@@ -68,6 +78,8 @@ pub struct Manner {
     pub weak: bool,
     /// Some transactions are prepared first.
     pub prepared: bool,
+    /// A partition goes and comes back, with other rows.
+    pub partitions: bool,
 }
 
 /// Runs transactions until it is told to stop, or an error that is not one of the statements' own: the server is gone.
@@ -91,7 +103,7 @@ pub fn write(
         client.batch_execute(begin)?;
         for _ in 0..random.random_range(1..6) {
             client.batch_execute("SAVEPOINT s")?;
-            let kept = match client.batch_execute(&statement(random)) {
+            let kept = match client.batch_execute(&statement(random, manner.partitions)) {
                 Ok(()) => random.random_bool(0.8),
                 Err(error) if error.as_db_error().is_some() && !client.is_closed() => false,
                 Err(error) => return Err(error),

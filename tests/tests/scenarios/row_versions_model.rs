@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-const MANNER: Manner = Manner { weak: true, prepared: true };
+const MANNER: Manner = Manner { weak: true, prepared: true, partitions: false };
 const CRASHES: u32 = 2;
 /// In each life of the server; the environment's CHANGES asks for another number.
 const CHANGES: u64 = 4_000;
