@@ -17,6 +17,7 @@ mod plain;
 mod ports;
 mod probe;
 mod psql;
+mod recorded;
 mod replayed;
 mod session;
 mod several;

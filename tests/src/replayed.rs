@@ -1,8 +1,9 @@
-//! A copy of tracked tables that is made from a channel's changes alone, and compared with what a snapshot sees.
+//! A copy of tracked tables that is made from a channel's changes alone, and compared with what snapshots see.
 
+use crate::recorded::{self, Batch, Recorded};
 use postgres::{Client, Error, Row};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 /// Rows by table and key, which is a JSON text. A column that is null is left out: it may have been added since.
 pub type Rows = BTreeMap<(String, String), Map<String, Value>>;
@@ -23,6 +24,8 @@ pub struct Replayed {
     pub partitions: u64,
     /// Tables to which one came, or from which one went: the log does not say with which rows, so they are to be copied anew.
     anew: BTreeSet<String>,
+    /// What the batches' snapshots see.
+    recorded: Option<Recorded>,
 }
 
 impl Replayed {
@@ -38,7 +41,27 @@ impl Replayed {
             changes: 0,
             partitions: 0,
             anew: BTreeSet::new(),
+            recorded: None,
         }
+    }
+
+    /// The same, and where a batch ends the copy must equal what the batch's snapshot sees, by the table `recorded` of the
+    /// server.
+    pub fn checked(channel: &str) -> Replayed {
+        Replayed { recorded: Some(Recorded::new()), ..Replayed::new(channel) }
+    }
+
+    /// With the end of how many batches it was compared.
+    pub fn batches_compared(&self) -> usize {
+        self.recorded.as_ref().map_or(0, Recorded::batches)
+    }
+
+    /// How many batches end up to its position, by what a server lists.
+    ///
+    /// # Errors
+    /// The server refuses, or is gone.
+    pub fn batches_listed(&self, client: &mut Client) -> Result<usize, Error> {
+        Ok(recorded::batches(client, &self.channel, 0, self.tick)?.len())
     }
 
     /// Reads what there is after its position, at most so many changes, and replays it. How many there were.
@@ -47,16 +70,34 @@ impl Replayed {
     /// The server refuses, or is gone; nothing was replayed then.
     ///
     /// # Panics
-    /// A gap, a repetition, a transaction in two pieces, or a change that does not fit the copy.
+    /// A gap, a repetition, a transaction in two pieces, a change that does not fit the copy, or a copy that differs from what
+    /// a batch's snapshot sees.
     pub fn read(&mut self, client: &mut Client, limit: i32, up_to: i64) -> Result<usize, Error> {
         let sql =
             "SELECT position, tick, transaction::text, op, \"table\", key::text, new::text, unchanged, sql
                    FROM quorum.changes($1, $2, $3) WHERE tick <= $4";
         let rows = client.query(sql, &[&self.channel, &self.position, &limit, &up_to])?;
+        let mut batches = match (&self.recorded, rows.last()) {
+            (Some(recorded), Some(last)) => recorded.ahead(client, &self.channel, self.tick, last.get(1))?,
+            _ => VecDeque::new(),
+        };
         for row in &rows {
             self.replay(row);
+            if batches.front().is_some_and(|batch| batch.last_tick == self.tick) {
+                batches.pop_front().into_iter().for_each(|batch| self.check(batch));
+            }
         }
+        let passed = batches.front().map(|batch| batch.last_tick);
+        assert_eq!(passed, None, "{}: a batch ends where no change does", self.position);
         Ok(rows.len())
+    }
+
+    /// The copy is at the end of this batch.
+    fn check(&mut self, batch: Batch) {
+        let Some(mut recorded) = self.recorded.take() else { return };
+        recorded.advance(batch);
+        self.must_equal(recorded.rows(), "the batch's snapshot");
+        self.recorded = Some(recorded);
     }
 
     fn replay(&mut self, row: &Row) {
@@ -146,12 +187,12 @@ impl Replayed {
             assert!(self.read(client, 5000, up_to)? > 0, "changes up to {end}, after {}", self.position);
         }
         assert!(self.tick <= up_to, "the copy is at {} and the snapshot at {end}", self.position);
-        self.must_equal(&seen);
+        self.must_equal(&seen, "a snapshot");
         Ok(())
     }
 
     /// Compares with what a snapshot sees whose position is the copy's own. What is to be copied anew is copied from there.
-    fn must_equal(&mut self, seen: &Rows) {
+    fn must_equal(&mut self, seen: &Rows, whose: &str) {
         let anew = std::mem::take(&mut self.anew);
         if !anew.is_empty() {
             self.rows.retain(|(table, _), _| !anew.contains(table));
@@ -162,21 +203,18 @@ impl Replayed {
             let missing: Vec<_> =
                 seen.iter().filter(|(k, v)| self.rows.get(*k) != Some(*v)).take(5).collect();
             let extra: Vec<_> = self.rows.iter().filter(|(k, v)| seen.get(*k) != Some(*v)).take(5).collect();
-            panic!(
-                "at {} the copy differs; the snapshot has {missing:?}, the copy has {extra:?}",
-                self.position
-            );
+            panic!("at {} the copy differs; {whose} sees {missing:?}, the copy has {extra:?}", self.position);
         }
     }
 }
 
-fn columns(row: &str) -> Map<String, Value> {
+pub fn columns(row: &str) -> Map<String, Value> {
     let Ok(Value::Object(mut row)) = serde_json::from_str(row) else { panic!("no JSON object: {row}") };
     row.retain(|_, value| !value.is_null());
     row
 }
 
 /// The tables of these tests have the key `id`.
-fn key_of(row: &Map<String, Value>) -> String {
+pub fn key_of(row: &Map<String, Value>) -> String {
     format!("{{\"id\": {}}}", row["id"])
 }

@@ -1,6 +1,6 @@
 //! A reader goes on over failovers: no gap, no repetition, no other order, whichever node it asks.
 
-use super::feed_writers::{Manner, SCHEMA, Stops, write as write_anything};
+use super::feed_writers::{Manner, RECORD, SCHEMA, Stops, write as write_anything};
 use pgquorum_tests::{Cluster, PATIENCE, Replayed, await_until};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -58,14 +58,15 @@ fn the_feed_goes_on_over_failovers() {
 }
 
 /// The model of `feed_model` where leaders die under it: writers that do everything, and a copy that is the same as what
-/// a snapshot sees on each leader.
+/// each batch's snapshot sees, on whichever node it was read, and as what each leader's tables have.
 #[test]
 fn the_model_holds_over_failovers() {
     const ROUNDS: u64 = 3;
     const CHANGES: u64 = 3000;
     let cluster = Cluster::start_steady(3);
     cluster.sql(SCHEMA);
-    let mut copy = Replayed::new("shop");
+    cluster.sql(RECORD);
+    let mut copy = Replayed::checked("shop");
     for round in 0..=ROUNDS {
         let leader = cluster.leader();
         let stop = AtomicBool::new(false);
@@ -109,8 +110,16 @@ fn the_model_holds_over_failovers() {
             cluster.start_node(leader);
             cluster.await_replicas(2);
         }
-        eprintln!("round {round}: {} changes, at {}", copy.changes, copy.position);
+        eprintln!(
+            "round {round}: {} changes in {} batches, at {}; {} times a partition came or went",
+            copy.changes,
+            copy.batches_compared(),
+            copy.position,
+            copy.partitions
+        );
     }
+    let batches = cluster.connect(cluster.leader()).and_then(|mut client| copy.batches_listed(&mut client));
+    assert_eq!(copy.batches_compared(), batches.expect("the batches"), "each batch was compared");
 }
 
 /// Single-row transactions on one node, until it is gone or the time is over.

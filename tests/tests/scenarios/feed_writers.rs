@@ -18,6 +18,51 @@ pub const SCHEMA: &str = "
     SELECT quorum.create_channel('shop');
     SELECT quorum.track('account', 'shop'), quorum.track('entry', 'shop'), quorum.track('part', 'shop')";
 
+/// After [`SCHEMA`]: each change of a row is written down, for a copy that is checked batch by batch. What changes rows without
+/// a trigger of theirs (a column that is dropped, a table that is emptied, a partition that comes or goes) is written down
+/// by its own statement, which keeps everybody else away from these rows.
+pub const RECORD: &str = r#"
+    CREATE TABLE recorded (
+        seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+        "table" text NOT NULL, before int, after jsonb, dropped text);
+    CREATE INDEX ON recorded (xid);
+    CREATE FUNCTION record_row() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO public.recorded ("table", before, after)
+        VALUES (TG_ARGV[0], CASE WHEN TG_OP <> 'INSERT' THEN OLD.id END, CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END);
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION record_emptied() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        EXECUTE format('INSERT INTO public.recorded ("table", before) SELECT %L, t.id FROM %s AS t', TG_ARGV[0], TG_RELID::regclass);
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION record_ddl() RETURNS event_trigger LANGUAGE plpgsql SET search_path = public AS $$
+    DECLARE
+        changed oid[] := ARRAY(SELECT d.objid FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass);
+    BEGIN
+        IF 'entry'::regclass = ANY (changed) AND NOT EXISTS (
+            SELECT FROM pg_attribute AS a WHERE a.attrelid = 'entry'::regclass AND a.attname = 'extra') THEN
+            INSERT INTO recorded ("table", dropped) VALUES ('public.entry', 'extra');
+        END IF;
+        IF 'part'::regclass = ANY (changed) THEN
+            IF EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = 'part_mid'::regclass) THEN
+                INSERT INTO recorded ("table", after) SELECT 'public.part', to_jsonb(t) FROM part_mid AS t;
+            ELSE
+                INSERT INTO recorded ("table", before) SELECT 'public.part', t.id FROM part_mid AS t;
+            END IF;
+        END IF;
+    END $$;
+    CREATE TRIGGER record AFTER INSERT OR UPDATE OR DELETE ON account FOR EACH ROW EXECUTE FUNCTION record_row('public.account');
+    CREATE TRIGGER record AFTER INSERT OR UPDATE OR DELETE ON entry FOR EACH ROW EXECUTE FUNCTION record_row('public.entry');
+    CREATE TRIGGER record AFTER INSERT OR UPDATE OR DELETE ON part FOR EACH ROW EXECUTE FUNCTION record_row('public.part');
+    CREATE TRIGGER record_emptied BEFORE TRUNCATE ON entry EXECUTE FUNCTION record_emptied('public.entry');
+    CREATE TRIGGER record_emptied BEFORE TRUNCATE ON part_low EXECUTE FUNCTION record_emptied('public.part');
+    CREATE TRIGGER record_emptied BEFORE TRUNCATE ON part_mid EXECUTE FUNCTION record_emptied('public.part');
+    CREATE TRIGGER record_emptied BEFORE TRUNCATE ON part_high EXECUTE FUNCTION record_emptied('public.part');
+    CREATE EVENT TRIGGER record_ddl ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION record_ddl();
+"#;
+
 /// One statement of a transaction. Those that fail roll back to the savepoint before them.
 fn statement(random: &mut SmallRng, partitions: bool) -> String {
     let (a, b, n) =
