@@ -140,8 +140,8 @@ fn once(system: &mut System, before: &str, statement: &str) -> Seen {
     }
     system.drain();
     system.sql("CHECKPOINT");
-    let (tree, receiver) = (system.tree(), system.receiver());
-    let used = || tree.seconds() + receiver.map_or(0.0, process_seconds);
+    let (tree, reader) = (system.tree(), system.reader());
+    let used = || tree.seconds() + reader.seconds();
     let (cpu, start) = (used(), Instant::now());
     system.sql(statement);
     let seconds = start.elapsed().as_secs_f64();

@@ -42,6 +42,8 @@ struct Slice {
     tps: f64,
     /// Of all server processes and of who reads there, until it has everything.
     cpu_us: f64,
+    /// Of the processes of the server alone.
+    server_cpu_us: f64,
     wal_bytes: Option<f64>,
 }
 
@@ -50,10 +52,12 @@ struct Slice {
 pub struct Figures {
     pub tps: Samples,
     pub cpu_us: Samples,
+    pub server_cpu_us: Samples,
     pub wal_bytes: Samples,
     /// To the plain server in the same round.
     pub tps_ratio: Samples,
     pub cpu_ratio: Samples,
+    pub server_cpu_ratio: Samples,
     pub wal_ratio: Samples,
 }
 
@@ -78,7 +82,7 @@ pub fn measure(name: &str, fleet: &mut Fleet, plan: &Plan) -> Vec<Figures> {
         for at in (0..count).map(|i| (i + round) % count) {
             let system = &mut fleet.systems[at];
             let every = match system.kind {
-                Kind::Trigger | Kind::Wal2json => plan.peers_every,
+                Kind::Trigger | Kind::Wal2json | Kind::Pgoutput => plan.peers_every,
                 Kind::Default | Kind::Idle => plan.others_every,
                 Kind::Plain | Kind::Control | Kind::Captured => 1,
             };
@@ -113,11 +117,10 @@ fn slice(system: &mut System, load: &Load, length: Duration, count_wal: bool) ->
     // Each transaction of the load takes one number, and nobody else takes any.
     const XID: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
     let xid = |system: &mut System| system.ask(XID).parse::<f64>().expect("the number of a transaction");
-    let (tree, receiver) = (system.tree(), system.receiver());
-    let used = || tree.seconds() + receiver.map_or(0.0, crate::usage::process_seconds);
+    let (tree, reader) = (system.tree(), system.reader());
     let from = count_wal.then(|| system.ask(LSN));
     let first = xid(system);
-    let (cpu, start) = (used(), Instant::now());
+    let (of_server, of_reader, start) = (tree.seconds(), reader.seconds(), Instant::now());
     load.go_on();
     thread::sleep(length);
     load.stop();
@@ -125,10 +128,15 @@ fn slice(system: &mut System, load: &Load, length: Duration, count_wal: bool) ->
     system.await_idle();
     let transactions = xid(system) - first;
     system.drain();
-    let cpu = used() - cpu;
+    let (of_server, of_reader) = (tree.seconds() - of_server, reader.seconds() - of_reader);
     let to = count_wal.then(|| system.ask(LSN));
     let wal_bytes = from.zip(to).map(|(from, to)| system.wal_bytes(&from, &to) / transactions);
-    Slice { tps: transactions / seconds, cpu_us: cpu / transactions * 1e6, wal_bytes }
+    Slice {
+        tps: transactions / seconds,
+        cpu_us: (of_server + of_reader) / transactions * 1e6,
+        server_cpu_us: of_server / transactions * 1e6,
+        wal_bytes,
+    }
 }
 
 /// A pgbench that stands still until it is told to go on.
@@ -176,8 +184,10 @@ impl Figures {
     fn add(&mut self, slice: &Slice, plain: &Slice) {
         self.tps.add(slice.tps);
         self.cpu_us.add(slice.cpu_us);
+        self.server_cpu_us.add(slice.server_cpu_us);
         self.tps_ratio.add(slice.tps / plain.tps);
         self.cpu_ratio.add(slice.cpu_us / plain.cpu_us);
+        self.server_cpu_ratio.add(slice.server_cpu_us / plain.server_cpu_us);
         if let (Some(own), Some(plain)) = (slice.wal_bytes, plain.wal_bytes) {
             self.wal_bytes.add(own);
             self.wal_ratio.add(own / plain);
@@ -198,6 +208,11 @@ impl Figures {
             more.insert(format!("{name}_ratio_within"), within(&self.tps_ratio));
             more.insert(format!("{name}_cpu_ratio"), json!(rounded(self.cpu_ratio.median())));
             more.insert(format!("{name}_cpu_ratio_within"), within(&self.cpu_ratio));
+        }
+        // The others have nobody who reads.
+        if matches!(kind, Kind::Wal2json | Kind::Pgoutput) {
+            more.insert(format!("{name}_server_cpu_us"), json!(self.server_cpu_us.median().round()));
+            more.insert(format!("{name}_server_cpu_ratio"), json!(rounded(self.server_cpu_ratio.median())));
         }
         if self.wal_bytes.len() > 0 {
             more.insert(format!("{name}_wal_bytes"), json!(self.wal_bytes.median().round()));

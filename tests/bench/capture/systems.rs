@@ -1,6 +1,6 @@
 //! The systems that capture changes, each with a server of its own, and those that do not.
 
-use crate::usage::Tree;
+use crate::usage::{Tree, process_seconds};
 use pgquorum_tests::{PATIENCE, Plain, await_until, free_ports, postgres_program, server_directory_below};
 use postgres::Client;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ pub enum Kind {
     Trigger,
     /// A logical slot whose changes `pg_recvlogical` writes to /dev/null.
     Wal2json,
+    /// PostgreSQL's logical replication: a subscriber on this machine applies the changes in a second server.
+    Pgoutput,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             Kind::Idle => "idle_trigger",
             Kind::Trigger => "trigger",
             Kind::Wal2json => "wal2json",
+            Kind::Pgoutput => "pgoutput",
         }
     }
 
@@ -50,6 +53,7 @@ impl Kind {
                 "shared_preload_libraries = 'pgquorum'\npgquorum.learn_statements = off\n".to_owned()
             }
             Kind::Wal2json => wal2json_conf(),
+            Kind::Pgoutput => "wal_level = logical\n".to_owned(),
         }
     }
 }
@@ -103,6 +107,21 @@ pub struct System {
     server: Plain,
     session: Client,
     receiver: Option<Child>,
+    subscriber: Option<Box<System>>,
+}
+
+/// Whoever reads what is captured, if anybody does.
+#[derive(Clone, Copy)]
+pub struct Reader {
+    receiver: Option<i32>,
+    subscriber: Option<Tree>,
+}
+
+impl Reader {
+    /// CPU seconds since its start.
+    pub fn seconds(&self) -> f64 {
+        self.receiver.map_or(0.0, process_seconds) + self.subscriber.map_or(0.0, |tree| tree.seconds())
+    }
 }
 
 impl System {
@@ -115,7 +134,7 @@ impl System {
         std::fs::write(dir.join("pg_hba.conf"), trust).expect("pg_hba.conf");
         server.sql("SELECT pg_reload_conf()");
         let session = server.connect().unwrap_or_else(|e| panic!("{}: {e:?}", kind.name()));
-        System { kind, server, session, receiver: None }
+        System { kind, server, session, receiver: None, subscriber: None }
     }
 
     pub fn dsn(&self) -> String {
@@ -180,19 +199,36 @@ impl System {
                     other => Err(other.to_owned()),
                 });
             }
+            Kind::Pgoutput => {
+                let names: Vec<&str> = tables.iter().map(|table| table.name).collect();
+                self.sql(&format!("CREATE PUBLICATION {SLOT} FOR TABLE {}", names.join(", ")));
+                let dsn = self.dsn();
+                let subscriber = self.subscriber.as_mut().expect("a second server with the same tables");
+                // It has the same rows already.
+                subscriber.sql(&format!(
+                    "CREATE SUBSCRIPTION {SLOT} CONNECTION '{dsn}' PUBLICATION {SLOT} WITH (copy_data = false)"
+                ));
+                let sql = "SELECT count(*)::text FROM pg_stat_replication WHERE state = 'streaming'";
+                await_until(PATIENCE, "the subscriber", || match self.ask(sql).as_str() {
+                    "1" => Ok(()),
+                    other => Err(other.to_owned()),
+                });
+            }
         }
     }
 
-    /// Waits until whoever reads here has been sent everything that is committed.
+    /// Waits until whoever reads here has been sent everything that is committed; a subscriber has applied it.
     pub fn drain(&mut self) {
-        if self.receiver.is_none() {
-            return;
-        }
+        let place = match (&self.receiver, &self.subscriber) {
+            (Some(_), _) => "sent_lsn",
+            (None, Some(_)) => "replay_lsn",
+            (None, None) => return,
+        };
         // What is decoded is WAL that has been flushed, and only a commit in good time sees to that.
         self.sql("SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'bench', ''); RESET synchronous_commit");
         let end = self.ask("SELECT pg_current_wal_flush_lsn()::text");
-        let sql = format!("SELECT (sent_lsn >= '{end}')::text FROM pg_stat_replication");
-        await_until(3 * PATIENCE, "pg_recvlogical to have everything", || match self.ask(&sql).as_str() {
+        let sql = format!("SELECT (bool_and({place} >= '{end}'))::text FROM pg_stat_replication");
+        await_until(3 * PATIENCE, "the reader to have everything", || match self.ask(&sql).as_str() {
             "true" => Ok(()),
             other => Err(other.to_owned()),
         });
@@ -208,9 +244,16 @@ impl System {
         });
     }
 
-    /// The client that reads here.
-    pub fn receiver(&self) -> Option<i32> {
-        self.receiver.as_ref().map(|child| child.id() as i32)
+    pub fn reader(&self) -> Reader {
+        Reader {
+            receiver: self.receiver.as_ref().map(|child| child.id() as i32),
+            subscriber: self.subscriber.as_ref().map(|subscriber| subscriber.tree()),
+        }
+    }
+
+    pub fn checkpoint(&mut self) {
+        self.sql("CHECKPOINT");
+        self.subscriber.iter_mut().for_each(|subscriber| subscriber.sql("CHECKPOINT"));
     }
 
     /// Bytes of WAL between two places, full-page images aside.
@@ -257,7 +300,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// One server of each kind; `fill` makes its tables, which are captured from then on.
+    /// One server of each kind, and a subscriber where one belongs to it; `fill` makes its tables, with the same rows
+    /// everywhere, which are captured from then on.
     pub fn start(
         base: &Path,
         kinds: &[Kind],
@@ -271,6 +315,11 @@ impl Fleet {
             eprintln!("setting up {}", kind.name());
             let mut system = System::start(*kind, &fleet.root.join(kind.name()), conf);
             fill(&mut system);
+            if *kind == Kind::Pgoutput {
+                let mut subscriber = System::start(Kind::Plain, &fleet.root.join("subscriber"), conf);
+                fill(&mut subscriber);
+                system.subscriber = Some(Box::new(subscriber));
+            }
             system.capture(tables);
             fleet.systems.push(system);
         }
@@ -282,7 +331,7 @@ impl Fleet {
     }
 
     pub fn checkpoint(&mut self) {
-        self.systems.iter_mut().for_each(|system| system.sql("CHECKPOINT"));
+        self.systems.iter_mut().for_each(System::checkpoint);
     }
 }
 

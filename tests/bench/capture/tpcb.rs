@@ -1,5 +1,6 @@
 //! What capturing costs pgbench's TPC-B, all four tables captured, beside a row trigger in PL/pgSQL and a wal2json slot.
-//! Durable commits are measured on the disk; asynchronous ones in memory, where what the processor does shows.
+//! Durable commits are measured on the disk; asynchronous ones in memory, where what the processor does shows, and there
+//! PostgreSQL's logical replication with its subscriber is a peer, too.
 
 use super::slices::{self, Plan};
 use super::systems::{Fleet, Kind, Table, disk, memory, wal2json_refused};
@@ -15,8 +16,16 @@ const MUST: [f64; 2] = [0.97, 0.95];
 const MUST_CPU: [f64; 2] = [1.06, 1.10];
 const MUST_WAL: f64 = 2.0;
 
-const KINDS: [Kind; 7] =
-    [Kind::Plain, Kind::Control, Kind::Captured, Kind::Default, Kind::Idle, Kind::Trigger, Kind::Wal2json];
+const KINDS: [Kind; 8] = [
+    Kind::Plain,
+    Kind::Control,
+    Kind::Captured,
+    Kind::Default,
+    Kind::Idle,
+    Kind::Trigger,
+    Kind::Wal2json,
+    Kind::Pgoutput,
+];
 const SCALE: &str = "20";
 const CLIENTS: usize = 4;
 const CONF: &str = "shared_buffers = 512MB\nmax_wal_size = 4GB\ncheckpoint_timeout = 1h\nautovacuum = off\n\
@@ -43,7 +52,8 @@ fn one(name: &str, at: usize) -> bool {
     let durable = at == 0;
     let (base, commit) = if durable { (disk(), "on") } else { (memory(), "off") };
     let conf = format!("{CONF}synchronous_commit = {commit}\n");
-    let mut fleet = Fleet::start(base, &KINDS, &conf, &TABLES, |system| {
+    let kinds: Vec<Kind> = KINDS.into_iter().filter(|kind| !durable || *kind != Kind::Pgoutput).collect();
+    let mut fleet = Fleet::start(base, &kinds, &conf, &TABLES, |system| {
         pgbench(&system.dsn(), &["-i", "-q", "-s", SCALE]);
     });
     let plan = Plan {
