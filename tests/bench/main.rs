@@ -14,6 +14,7 @@ mod follow;
 mod is_leader;
 mod keep_alive;
 mod line;
+mod load;
 mod native;
 mod parameters;
 mod patroni;

@@ -3,26 +3,23 @@
 use pgquorum_tests::postgres_program;
 use std::process::{Command, Stdio};
 
-/// Runs pgbench; the password goes through the environment.
-///
-/// # Panics
-/// It fails.
-pub fn pgbench(dsn: &str, args: &[&str]) -> String {
+/// pgbench with these arguments; the password goes through the environment.
+pub fn command(dsn: &str, args: &[&str]) -> Command {
     let config: postgres::Config = dsn.parse().expect("a connection string");
     let password = String::from_utf8_lossy(config.get_password().unwrap_or_default()).into_owned();
     let mut command = Command::new(postgres_program("pgbench"));
     command.args(args).arg(dsn.replacen(&format!(":{password}@"), "@", 1)).env("PGPASSWORD", password);
-    let out = command.stdin(Stdio::null()).output().expect("pgbench");
-    assert!(out.status.success(), "pgbench {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).into_owned()
+    command
 }
 
-/// Transactions a second of a run of so many, all clients together; connecting is not counted.
-pub fn rate(dsn: &str, clients: u32, transactions: u32) -> f64 {
-    let each = transactions.div_ceil(clients).to_string();
-    let (clients, threads) = (clients.to_string(), clients.min(2).to_string());
-    let args = ["-n", "-N", "-M", "prepared", "-c", &clients, "-j", &threads, "-t", &each];
-    tps(&pgbench(dsn, &args))
+/// Runs pgbench.
+///
+/// # Panics
+/// It fails.
+pub fn pgbench(dsn: &str, args: &[&str]) -> String {
+    let out = command(dsn, args).stdin(Stdio::null()).output().expect("pgbench");
+    assert!(out.status.success(), "pgbench {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 /// The rate in what pgbench printed.

@@ -9,12 +9,16 @@
 
 use crate::Options;
 use crate::line::{Line, Must, Samples, rounded};
+use crate::load::{Load, await_idle, number};
 use crate::parameters;
-use crate::pgbench::{pgbench, rate};
+use crate::pgbench::pgbench;
 use crate::usage::{Tree, process_seconds};
 use pgquorum_tests::{Cluster, Plain, free_ports, server_directory_below};
+use postgres::Client;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The lease fence at 1 and 8 clients, and the wait for the quorum at all of [`CLIENTS`]: the same runs, two marks.
 pub const NAMES: [&str; 2] = ["tps-extension-loaded", "tps-quorum-wait"];
@@ -23,15 +27,13 @@ const MUST: [f64; 2] = [0.99, 0.98];
 const CLIENTS: [u32; 3] = [1, 8, 32];
 /// The first so many of [`CLIENTS`] count for each of [`NAMES`].
 const COUNTED: [usize; 2] = [2, 3];
-/// Many short rounds: what else goes on in the machine then weighs on all sides of a round alike. Slices of a second, a
-/// hundred of them, still moved by 3 % from run to run; slices of a quarter of a second do not.
-const ROUNDS: usize = 132;
+/// Many short rounds: what else goes on in the machine then weighs on all sides of a round alike.
+const ROUNDS: usize = 120;
+const SLICE: Duration = Duration::from_millis(250);
+/// Nothing is counted for so long on each side at the beginning.
+const WARM_UP: Duration = Duration::from_secs(3);
 /// Sets of servers, one after the other.
 const SETS: usize = 3;
-/// Transactions of a slice, all clients together.
-const SLICE: u32 = 400;
-const SLICE_BUSY: u32 = 1200;
-
 pub fn run(options: &Options) -> bool {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() { memory } else { Path::new("/var/tmp") };
@@ -95,7 +97,7 @@ impl Set {
         }
         set.checkpoint();
         for dsn in &set.targets {
-            rate(dsn, 8, 10 * SLICE_BUSY);
+            pgbench(dsn, &["-n", "-N", "-M", "prepared", "-c", "8", "-j", "2", "-t", "1500"]);
         }
         set
     }
@@ -113,15 +115,28 @@ impl Set {
         ([own, plain(0), plain(1)], nodes.iter().map(|node| node.sidecar_pid).collect())
     }
 
+    /// A session on each side.
+    fn sessions(&self) -> [Client; 3] {
+        let plain = |at: usize| self.plain[at].servers[0].connect().expect("a session");
+        [self.cluster.connect(self.cluster.leader()).expect("a session"), plain(0), plain(1)]
+    }
+
     fn measure(&self, clients: u32, rounds: &mut Rounds) {
         self.checkpoint();
-        let slice = if clients == 1 { SLICE } else { SLICE_BUSY };
         let (trees, sidecars) = self.processes();
         let used = |side: usize| {
             let servers: f64 = trees[side].iter().map(Tree::seconds).sum();
             let beside: f64 = sidecars.iter().map(|pid| process_seconds(*pid)).sum();
             servers + if side == 0 { beside } else { 0.0 }
         };
+        let (each, threads) = (clients.to_string(), clients.min(2).to_string());
+        let args = ["-n", "-N", "-M", "prepared", "-c", &each, "-j", &threads];
+        let mut sides: Vec<(Load, Client)> = Vec::new();
+        for (dsn, mut session) in self.targets.iter().zip(self.sessions()) {
+            let load = Load::start(dsn, &args, &mut session);
+            slice(&load, &mut session, WARM_UP);
+            sides.push((load, session));
+        }
         for number in 0..ROUNDS {
             // Who goes first, and in which direction, changes, so that what grows with time hits all.
             let mut order = [number % 3, (number + 1) % 3, (number + 2) % 3];
@@ -131,8 +146,9 @@ impl Set {
             let (mut tps, mut cpu) = ([0.0; 3], [0.0; 3]);
             for side in order {
                 let before = used(side);
-                tps[side] = rate(&self.targets[side], clients, slice);
-                cpu[side] = used(side) - before;
+                let (load, session) = &mut sides[side];
+                tps[side] = slice(load, session, SLICE);
+                cpu[side] = (used(side) - before) / tps[side];
                 rounds.sides[side].add(tps[side]);
             }
             // Half-way between the two plain ones: neither of them stands for PostgreSQL more than the other.
@@ -141,6 +157,23 @@ impl Set {
             rounds.cpu.add(cpu[0] / (cpu[1] * cpu[2]).sqrt());
         }
     }
+}
+
+/// Transactions a second while the load goes on for so long.
+fn slice(load: &Load, session: &mut Client, length: Duration) -> f64 {
+    // Each transaction adds a row at the end of this table, which is known without reading all of it. Numbers of
+    // transactions would not do: the cluster takes some itself.
+    const PAGES: &str = "SELECT pg_relation_size('pgbench_history') / current_setting('block_size')::int8";
+    // Each session fills a page of its own.
+    let first = (number(session, PAGES) - 256).max(0);
+    let rows = format!("SELECT count(*) FROM pgbench_history WHERE ctid >= '({first},0)'");
+    let (before, start) = (number(session, &rows), Instant::now());
+    load.go_on();
+    thread::sleep(length);
+    load.stop();
+    let seconds = start.elapsed().as_secs_f64();
+    await_idle(session);
+    (number(session, &rows) - before) as f64 / seconds
 }
 
 /// What was measured with one number of clients.
@@ -152,7 +185,7 @@ struct Rounds {
     ratios: Samples,
     /// Plain to plain.
     control: Samples,
-    /// CPU of all servers and sidecars while a slice runs, cluster to plain.
+    /// CPU of all servers and sidecars for a transaction, cluster to plain.
     cpu: Samples,
 }
 

@@ -6,11 +6,8 @@
 
 use super::systems::{Fleet, Kind, System};
 use crate::line::{Samples, rounded};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use pgquorum_tests::{PATIENCE, await_until, postgres_program};
+use crate::load::{Load, await_idle};
 use serde_json::{Map, Value, json};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,7 +64,10 @@ pub fn measure(name: &str, fleet: &mut Fleet, plan: &Plan) -> Vec<Figures> {
     let mut figures: Vec<Figures> = (0..count).map(|_| Figures::default()).collect();
     fleet.checkpoint();
     let load = |system: &mut System| {
-        let load = Load::start(system, plan);
+        let clients = plan.clients.to_string();
+        let mut args = vec!["-n", "-c", &clients, "-j", "2"];
+        args.extend(plan.more.iter().map(String::as_str));
+        let load = Load::start(&system.dsn(), &args, &mut system.session);
         slice(system, &load, Plan::WARM_UP, false);
         load
     };
@@ -125,7 +125,7 @@ fn slice(system: &mut System, load: &Load, length: Duration, count_wal: bool) ->
     thread::sleep(length);
     load.stop();
     let seconds = start.elapsed().as_secs_f64();
-    system.await_idle();
+    await_idle(&mut system.session);
     let transactions = xid(system) - first;
     system.drain();
     let (of_server, of_reader) = (tree.seconds() - of_server, reader.seconds() - of_reader);
@@ -136,47 +136,6 @@ fn slice(system: &mut System, load: &Load, length: Duration, count_wal: bool) ->
         cpu_us: (of_server + of_reader) / transactions * 1e6,
         server_cpu_us: of_server / transactions * 1e6,
         wal_bytes,
-    }
-}
-
-/// A pgbench that stands still until it is told to go on.
-struct Load(Child);
-
-impl Load {
-    fn start(system: &mut System, plan: &Plan) -> Load {
-        let clients = plan.clients.to_string();
-        let mut command = Command::new(postgres_program("pgbench"));
-        // It ends long before this.
-        command.args(["-n", "-c", &clients, "-j", "2", "-T", "3600"]).args(&plan.more).arg(system.dsn());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let load = Load(command.spawn().expect("pgbench"));
-        let sql = "SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'pgbench' AND xact_start IS NOT NULL";
-        await_until(PATIENCE, "pgbench's sessions", || match system.ask(sql).as_str() {
-            "0" => Err("no transaction yet".to_owned()),
-            _ => Ok(()),
-        });
-        load.stop();
-        system.await_idle();
-        load
-    }
-
-    fn go_on(&self) {
-        self.signal(Signal::SIGCONT);
-    }
-
-    fn stop(&self) {
-        self.signal(Signal::SIGSTOP);
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id() as i32), signal).expect("pgbench runs");
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -105,7 +105,7 @@ pub fn wal2json_conf() -> String {
 pub struct System {
     pub kind: Kind,
     server: Plain,
-    session: Client,
+    pub session: Client,
     receiver: Option<Child>,
     subscriber: Option<Box<System>>,
 }
@@ -230,16 +230,6 @@ impl System {
         let sql = format!("SELECT (bool_and({place} >= '{end}'))::text FROM pg_stat_replication");
         await_until(3 * PATIENCE, "the reader to have everything", || match self.ask(&sql).as_str() {
             "true" => Ok(()),
-            other => Err(other.to_owned()),
-        });
-    }
-
-    /// Waits until every session waits for its client, also within a transaction, or for another one's lock.
-    pub fn await_idle(&mut self) {
-        let sql = "SELECT count(*)::text FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active' AND \
-                   wait_event_type IS DISTINCT FROM 'Lock' AND pid <> pg_backend_pid()";
-        await_until(PATIENCE, "sessions that wait for their clients", || match self.ask(sql).as_str() {
-            "0" => Ok(()),
             other => Err(other.to_owned()),
         });
     }
