@@ -25,7 +25,8 @@ pub mod unbatched;
 
 pub use collections::Listed;
 pub use error::{
-    BATCH_NOT_FOUND, DUPLICATE_NAME, FORBIDDEN, Failure, INVALID_JSON, Result, SUPERFLUOUS_SUFFIX,
+    BATCH_NOT_FOUND, DATABASE_NOT_FOUND, DUPLICATE_NAME, FORBIDDEN, Failure, INVALID_JSON, Result,
+    SUPERFLUOUS_SUFFIX,
 };
 pub use follow::{Followed, Wanted, follow};
 pub use lines::Dialect;

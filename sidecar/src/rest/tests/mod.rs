@@ -18,6 +18,7 @@ mod reads;
 mod registry;
 mod remote;
 mod replication;
+mod replication_failures;
 mod restore;
 mod streams;
 mod subscriptions;

@@ -162,7 +162,8 @@ pub(super) async fn make_follower(call: &Call) -> Result<Response> {
     call.leads()?;
     let body = call.body.as_ref().map_err(Clone::clone)?;
     let (config, password) = settings(body)?;
-    // Nothing is stopped before it is known that the remote can be asked.
+    // Nobody is asked for a database that is not there, and nothing is stopped before it is known that the remote can be asked.
+    shown(call).await?;
     let remote = Remote::new(&config, password.as_deref(), name(call, &call.database))?;
     remote.identify().await?;
     change_it(call, Change::new("applier_stop")).await?;

@@ -12,12 +12,16 @@ const ENGINE: &str = "rocksdb";
 /// How much a log keeps that `logger-start` makes: as many bytes as ArangoDB's.
 const KEPT_BYTES: i64 = 128 << 20;
 
-pub(super) fn version(call: &Call) -> Response {
+/// A database that is named must be there; where none is, nodes without data answer, too.
+pub(super) async fn version(call: &Call) -> Result<Response> {
+    if call.database != call.api.feed().source().default_database() {
+        call.log().await?;
+    }
     let mut answer = json!({"server": "arango", "version": VERSION, "license": "community"});
     if call.flag("details", false).unwrap_or(false) {
         answer["details"] = json!({"pgquorum": env!("CARGO_PKG_VERSION"), "mode": "server"});
     }
-    json(&answer)
+    Ok(json(&answer))
 }
 
 pub(super) async fn collections(call: &Call) -> Result<Response> {
@@ -154,7 +158,8 @@ pub(super) async fn inventory(call: &Call, ready: bool) -> Result<Response> {
         None => None,
         Some(id) => {
             call.leads()?;
-            Some(call.api.replication().batches.find(&call.id(), id)?)
+            let found = call.api.replication().batches.find(&call.id(), id);
+            Some(call.in_batch(found).await?)
         }
     };
     let log = call.log().await?;

@@ -8,7 +8,10 @@ mod read;
 mod restore;
 
 use crate::feed::ChannelId;
-use crate::replication::{CHANNEL, Failure, INVALID_JSON, Log, Result, SUPERFLUOUS_SUFFIX, SYSTEM};
+use crate::replication::{
+    BATCH_NOT_FOUND, CHANNEL, DATABASE_NOT_FOUND, Failure, INVALID_JSON, Log, Result, SUPERFLUOUS_SUFFIX,
+    SYSTEM,
+};
 use crate::rest::api::{Api, query};
 use crate::rest::body;
 use crate::rest::guard::Sender;
@@ -99,7 +102,7 @@ async fn answer(call: Call, path: &str) -> Result<Response> {
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     match segments.as_slice() {
         ["_open", "auth"] => auth::open(call).await,
-        ["_api", "version"] => Ok(describe::version(&call)),
+        ["_api", "version"] => describe::version(&call).await,
         ["_api", "collection"] => describe::collections(&call).await,
         ["_api", "replication", command] => match (*command, call.method == Method::PUT) {
             ("server-id", _) => describe::server_id(&call).await,
@@ -126,7 +129,7 @@ async fn answer(call: Call, path: &str) -> Result<Response> {
             ("make-follower" | "make-slave", _) => applier::make_follower(&call).await,
             _ => Err(unknown(path)),
         },
-        ["_api", "replication", "batch", batch] => read::change_batch(&call, batch),
+        ["_api", "replication", "batch", batch] => read::change_batch(&call, batch).await,
         ["_api", "wal", "range"] => describe::wal_range(&call).await,
         ["_api", "wal", "lastTick"] => describe::wal_last_tick(&call).await,
         ["_api", "wal", "tail"] => read::follow(&call, crate::replication::Dialect::Wal).await,
@@ -148,6 +151,18 @@ impl Call {
     async fn log(&self) -> Result<Log> {
         self.api.data_view().map_err(unavailable)?;
         Log::read(self.api.feed().source(), &self.id()).await
+    }
+
+    /// What was done with a batch. Where the whole database is missing, that is why there is none.
+    async fn in_batch<T>(&self, done: Result<T>) -> Result<T> {
+        if let Err(failure) = &done
+            && failure.number == BATCH_NOT_FOUND
+            && let Err(unknown) = self.log().await
+            && unknown.number == DATABASE_NOT_FOUND
+        {
+            return Err(unknown);
+        }
+        done
     }
 
     /// Only the leader can do this.

@@ -47,13 +47,14 @@ async fn running_log(call: &Call) -> Result<Log> {
     Ok(log)
 }
 
-pub(super) fn change_batch(call: &Call, id: &str) -> Result<Response> {
+pub(super) async fn change_batch(call: &Call, id: &str) -> Result<Response> {
     call.leads()?;
     let batches = &call.api.replication().batches;
-    match call.method {
-        Method::PUT => batches.renew(&call.id(), id, ttl(call)?)?,
-        _ => batches.end(&call.id(), id)?,
-    }
+    let changed = match call.method {
+        Method::PUT => batches.renew(&call.id(), id, ttl(call)?),
+        _ => batches.end(&call.id(), id),
+    };
+    call.in_batch(changed).await?;
     Ok(lines(Vec::new(), &[]))
 }
 
@@ -91,20 +92,21 @@ pub(super) async fn dump(call: &Call) -> Result<Response> {
     call.flag("includeSystem", true)?;
     let (ticks, in_columns) = (call.flag("ticks", true)?, call.flag("inColumns", false)?);
     let asked = Asked { from, to, chunk_bytes: chunk_bytes(call)?, ticks, in_columns };
-    let id = call.id();
     let dumped = match call.query.get("batchId").filter(|batch| !batch.is_empty()) {
-        Some(batch) => {
-            let batches = &call.api.replication().batches;
-            let held = batches.find(&id, batch)?;
-            let named = if held.has(collection) { None } else { named_by_id(call, collection).await? };
-            let _place = call.api.reader_place().map_err(super::unavailable)?;
-            batches.dump(&id, batch, named.as_deref().unwrap_or(collection), asked).await?
-        }
-        None => dump_without_batch(call, collection, asked).await?,
+        Some(batch) => dump_in_batch(call, batch, collection, asked).await,
+        None => dump_without_batch(call, collection, asked).await,
     };
-    let Dumped { lines: bytes, last_included, more } = dumped;
+    let Dumped { lines: bytes, last_included, more } = call.in_batch(dumped).await?;
     let last = last_included.unwrap_or(0).to_string();
     Ok(lines(bytes, &[("checkmore", more.to_string()), ("lastincluded", last)]))
+}
+
+async fn dump_in_batch(call: &Call, batch: &str, collection: &str, asked: Asked) -> Result<Dumped> {
+    let (id, batches) = (call.id(), &call.api.replication().batches);
+    let held = batches.find(&id, batch)?;
+    let named = if held.has(collection) { None } else { named_by_id(call, collection).await? };
+    let _place = call.api.reader_place().map_err(super::unavailable)?;
+    batches.dump(&id, batch, named.as_deref().unwrap_or(collection), asked).await
 }
 
 /// Each reader has a snapshot of its own, from its first request to the last row.
