@@ -45,6 +45,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     of integer := quorum.channel_id(stop_channel.channel);
+    noted bigint;
     member record;
 BEGIN
     -- Waits for those who track a table just now; whoever comes later waits for this.
@@ -60,6 +61,7 @@ BEGIN
                   FROM quorum.tracked_table AS t WHERE t.channel = of ORDER BY t.relid LOOP
         -- Puts the entry into the log that it is not tracked any more.
         PERFORM quorum.untrack(member.relid::regclass);
+        noted := member.schema_version;
         INSERT INTO quorum.resting_table (relid, channel, columns, filter_sql, old_image, versions, schema_version)
         VALUES (member.relid, of, member.columns, member.filter_sql, member.old_image, member.versions, member.schema_version)
         -- Another stopped channel had it before.
@@ -67,6 +69,10 @@ BEGIN
             SET channel = excluded.channel, columns = excluded.columns, filter_sql = excluded.filter_sql,
                 old_image = excluded.old_image, versions = excluded.versions, schema_version = excluded.schema_version;
     END LOOP;
+    -- It is about all of them; an entry is of one table.
+    IF noted IS NOT NULL THEN
+        PERFORM quorum.record_entry(of, noted, 'STOP');
+    END IF;
     RETURN true;
 END
 $$;
@@ -101,6 +107,8 @@ BEGIN
         INSERT INTO quorum.channel_start AS s (channel, first_tick) VALUES (of, last + 2)
         ON CONFLICT (channel) DO UPDATE SET first_tick = greatest(s.first_tick, excluded.first_tick);
         UPDATE quorum.channel AS c SET database_version = c.database_version + 1, version_tick = last WHERE c.id = of;
+        -- The first one that is read.
+        PERFORM quorum.record_entry(of, entry, 'START');
     END IF;
     FOR member IN DELETE FROM quorum.resting_table AS r USING pg_class AS c
                   WHERE r.channel = of AND c.oid = r.relid

@@ -116,6 +116,10 @@ fn one(
                 }
                 return Ok(());
             }
+            // What it means that the channel rests, or goes on, is said of each table.
+            if change.ddl.is_some_and(|entry| matches!(entry.tag, b"STOP" | b"START")) {
+                return Ok(());
+            }
             ddl(session, table, version, position, change, way)
         }
         Op::Truncate => {

@@ -24,9 +24,9 @@ fn filter_holds(relation: pg_sys::Oid, tree: &str) -> bool {
 /// Puts an entry about a tracked table into the log, with the text of the statement that runs.
 #[pg_extern]
 fn record_entry(channel: i32, schema_version: i64, tag: &str) {
-    // That tracking begins or ends, or caches are flushed, has no statement of its own.
-    let sql =
-        if matches!(tag, "TRACK" | "UNTRACK" | "FLUSH CACHES") { String::new() } else { statement::text() };
+    // That tracking begins or ends, a channel rests or goes on, or caches are flushed, has no statement of its own.
+    let own = matches!(tag, "TRACK" | "UNTRACK" | "STOP" | "START" | "FLUSH CACHES");
+    let sql = if own { String::new() } else { statement::text() };
     super::ddl(channel, u64::try_from(schema_version).unwrap_or(0), tag, &sql);
 }
 

@@ -8,6 +8,7 @@ use super::tick::{Step, Tick};
 use crate::feed::{After, ChannelId, Feed, FeedError, Kind, LAST, LogRow, Piece, Pieces, Position, Source};
 use pgquorum_change::{Change, Decoder, Op};
 use std::sync::Arc;
+use transaction::broken;
 
 /// Set in the flags of a transaction's first log row.
 const FIRST: u32 = 1;
@@ -265,7 +266,12 @@ impl Writer {
                 let tick = Tick::end(before)?;
                 self.out.put(tick, |bytes| self.lines.commit(bytes, tick, xid));
             }
-            return if has_key { self.about(change, place.at).await } else { Ok(()) };
+            return match change.ddl.map_or(&b""[..], |ddl| ddl.tag) {
+                // Of the log as a whole, whichever table it is written by.
+                tag @ (b"STOP" | b"START") => self.logger(tag == b"STOP", place.at),
+                _ if has_key => self.about(change, place.at).await,
+                _ => Ok(()),
+            };
         }
         if has_key {
             self.begin(place).await?;
@@ -331,6 +337,13 @@ impl Writer {
         Ok(())
     }
 
+    fn logger(&mut self, stopped: bool, at: Position) -> Result<()> {
+        let (before, tick) = (Position { tick: at.tick.saturating_sub(1), ..at }, Tick::end(at)?);
+        let last = if stopped { Some(Tick::end(before)?) } else { None };
+        self.out.put(tick, |bytes| self.lines.logger(bytes, tick, last));
+        Ok(())
+    }
+
     async fn about(&mut self, change: &Change<'_>, at: Position) -> Result<()> {
         let (version, tag) = (change.schema_version, change.ddl.map_or(&b""[..], |ddl| ddl.tag));
         let tick = Tick::end(at)?;
@@ -371,14 +384,6 @@ fn incomplete(collection: &str, tick: Tick) -> Failure {
          the table is not tracked with old_image 'full'. Track it anew: SELECT quorum.untrack('{collection}'), then \
          quorum.track('{collection}', channel => '_logger', old_image => 'full'). A reader goes on with a new batch, or, \
          without this change, with from={tick}"
-    ))
-}
-
-fn broken(row: &LogRow, why: &dyn std::fmt::Display) -> Failure {
-    Failure::internal(format!(
-        "the log row with ticks {} to {} of transaction {} in epoch {} cannot be read: {why}. Another node may hold a good \
-         copy: read there, and check this node's disk",
-        row.first_tick, row.last_tick, row.xid, row.epoch
     ))
 }
 

@@ -17,6 +17,8 @@ pub const DROPPED: u16 = 2001;
 pub const RENAMED: u16 = 2002;
 pub const CHANGED: u16 = 2003;
 pub const TRUNCATED: u16 = 2004;
+pub const LOGGER_STOPPED: u16 = 1000;
+pub const LOGGER_STARTED: u16 = 1001;
 
 /// Whose words the lines are in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,15 @@ impl Lines {
         self.head(out, tick, kind, tid);
         self.collection(out, of.cid);
         let _ = write!(out, ",\"key\":\"{key}\",\"rev\":\"{tick}\",\"cname\":\"{}\",\"data\":", of.name);
+    }
+
+    /// The logger was stopped when the log ended at `last`; without that, it was started.
+    pub fn logger(&self, out: &mut Vec<u8>, tick: Tick, last: Option<Tick>) {
+        self.head(out, tick, if last.is_some() { LOGGER_STOPPED } else { LOGGER_STARTED }, 0);
+        if let Some(last) = last {
+            let _ = write!(out, ",\"lastTick\":\"{last}\"");
+        }
+        out.extend_from_slice(b"}\n");
     }
 
     /// Something that became of a collection as a whole.

@@ -187,21 +187,35 @@ fn documents_of_others_become_rows_and_lies_do_not() {
         (24, r#""type":2000,"cid":"8","collection":{"name":"fresh"}"#),
         (25, r#""type":2300,"tid":"0","cname":"fresh","key":"f","data":{"_key":"f"}"#),
         (26, r#""type":2004,"cid":"5","cname":"users""#),
-        (27, r#""type":2100,"cid":"5","index":{"id":"9"}"#),
+        // Indexes and databases are this side's own affair.
+        (27, r#""type":2100,"cid":"5","index":{"id":"9","type":"hash","unique":true,"fields":["n"]}"#),
+        (28, r#""type":2101,"cid":"5","id":"9""#),
+        (29, r#""type":1100,"db":"other","data":{"name":"other"}"#),
+        // What is incomplete when the logger is stopped stays so.
+        (30, r#""type":2200,"tid":"9""#),
+        (31, r#""type":2302,"tid":"9","cname":"fresh","key":"f""#),
+        (32, r#""type":1000,"lastTick":"31""#),
+        (33, r#""type":1001"#),
+        (34, r#""type":2201,"tid":"9""#),
+        // The revision that it replaces is the remote's alone.
+        (
+            35,
+            r#""type":2300,"tid":"0","cid":"6","key":"b","rev":"35","oldRev":"23","data":{"_key":"b","n":5}"#,
+        ),
     ]);
-    scene.await_tick(27);
-    assert_eq!(scene.rows(wide), "a 7 none 14; b 1 none 2");
+    scene.await_tick(35);
+    assert_eq!(scene.rows(wide), "a 7 none 14; b 5 none 10");
     assert_eq!(
         scene.rows("SELECT (SELECT count(*) FROM users) || ' ' || (SELECT count(*) FROM fresh)"),
         "0 1"
     );
 
     // Failures that pass: nothing of a bad answer is applied, and it goes on.
-    let good = r#"{"tick":"31","type":2300,"tid":"0","cname":"users","key":"a","data":{"_key":"a"}}"#;
+    let good = r#"{"tick":"36","type":2300,"tid":"0","cname":"users","key":"a","data":{"_key":"a"}}"#;
     for (status, body, number) in [
         (500, "broken".to_owned(), 1402),
         (503, "{}".to_owned(), 1402),
-        (200, format!("{good}\n{{\"tick\":\"32\",\"type\":23"), 1401),
+        (200, format!("{good}\n{{\"tick\":\"37\",\"type\":23"), 1401),
         (200, format!("{good}\nnonsense\n"), 1401),
         (200, format!("{good}\n{good}\n"), 1401),
         (200, "{\"tick\":\"3\",\"type\":2302,\"cname\":\"users\",\"key\":\"a\"}\n".to_owned(), 1401),

@@ -86,9 +86,11 @@ fn a_gap_of_a_stopped_logger_is_told_to_every_reader() {
     assert!(refused.is_err_and(|error| error.code().is_some_and(|code| code.code() == "55000")));
     assert_eq!(send(port, "POST /_api/replication/batch", "{}").1["errorNum"], 1412);
     flush();
-    // What was recorded can be read to its end, which says that the tables are not tracked any more.
+    // What was recorded can be read to its end, which says that the tables are not tracked any more, and the logger rests.
     let rest = follow(port, &before_stop);
-    assert_eq!(types(&rest), [2001, 2001], "{rest:?}");
+    assert_eq!(types(&rest), [2001, 2001, 1000], "{rest:?}");
+    let said = lines(&rest);
+    assert_eq!(said[2]["lastTick"], said[1]["tick"], "{rest:?}");
     assert_eq!((field(&rest, "active"), field(&rest, "frompresent")), ("false", "true"));
     let at_stop = field(&rest, "lastincluded").to_owned();
     let end = follow(port, &at_stop);
@@ -105,8 +107,8 @@ fn a_gap_of_a_stopped_logger_is_told_to_every_reader() {
     for from in ["0", before_stop.as_str(), at_stop.as_str()] {
         let gap = follow(port, from);
         assert_eq!((field(&gap, "active"), field(&gap, "frompresent")), ("true", "false"), "{from}: {gap:?}");
-        assert_eq!(types(&gap), [2000, 2000, 2300], "{from}: {gap:?}");
-        assert_eq!(lines(&gap)[2]["key"], "3", "the row filter is there again");
+        assert_eq!(types(&gap), [1001, 2000, 2000, 2300], "{from}: {gap:?}");
+        assert_eq!(lines(&gap)[3]["key"], "3", "the row filter is there again");
     }
     let (status, refusal) = send(port, &format!("GET /channels/_logger/changes?after={own_position}"), "");
     assert_eq!((status, &refusal["code"]), (410, &json!("position_purged")), "{refusal}");

@@ -4,18 +4,15 @@ use super::fault::{Fault, Result};
 use super::remote::number_of;
 use super::reply::Reply;
 use crate::replication::lines::{
-    BEGIN, CHANGED, COMMIT, CREATED, DROPPED, REMOVAL, RENAMED, TRUNCATED, UPSERT,
+    BEGIN, CHANGED, COMMIT, CREATED, DROPPED, EDGE, LOGGER_STARTED, LOGGER_STOPPED, REMOVAL, RENAMED,
+    TRUNCATED, UPSERT,
 };
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::fmt;
 
-/// The document that is written is one of an edge collection.
-const EDGE: u16 = 2301;
 const ABORT: u16 = 2202;
-const LOGGER_STOPPED: u16 = 1000;
-const LOGGER_STARTED: u16 = 1001;
 
 /// How a line names a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -306,12 +303,21 @@ mod tests {
             r#"{"tick":"12","type":2302,"db":"d","cuid":"h1/5","cname":"t","tid":"0","data":{"_key":"1"}}"#;
         let Ok((12, Event::Change(0, change))) = event(tail) else { panic!() };
         assert_eq!((change.collection, change.key.as_str()), (name("t"), "1"));
+        // The revision that an update replaced is that server's own: no row here has one.
+        let update = r#"{"tick":"13","type":2301,"tid":"0","cid":"5","key":"1","rev":"13","oldRev":"12","data":{"_key":"1","_from":"u/1"}}"#;
+        let Ok((13, Event::Change(0, change))) = event(update) else { panic!() };
+        assert_eq!(change.op, Op::Upsert(["_from", "_key"].map(str::to_owned).to_vec()));
         for (line, expected) in [
             (r#"{"tick":"1","type":2200,"tid":"7","collections":[]}"#, Event::Begin(7)),
             (r#"{"tick":"1","type":2201,"tid":"7"}"#, Event::Commit(7)),
             (r#"{"tick":"1","type":2202,"tid":"7"}"#, Event::Abort(7)),
+            (r#"{"tick":"1","type":1000,"lastTick":"90"}"#, Event::Break),
             (r#"{"tick":1,"type":1001}"#, Event::Break),
+            (r#"{"tick":"1","type":1100,"db":"d","data":{"name":"d","id":"7"}}"#, Event::Other),
+            (r#"{"tick":"1","type":1101,"db":"d"}"#, Event::Other),
             (r#"{"tick":"1","type":2100,"cid":"5","index":{}}"#, Event::Other),
+            (r#"{"tick":"1","type":2101,"cid":"5","id":"9"}"#, Event::Other),
+            (r#"{"tick":"1","type":2110,"cuid":"h1/6","data":{"name":"v"}}"#, Event::Other),
             (r#"{"tick":"1","type":2004,"cid":"5","cname":"t"}"#, Event::Fate(Fate::Truncated, name("t"))),
             (
                 r#"{"tick":"1","type":2002,"cid":"5","collection":{"name":"u"}}"#,

@@ -321,6 +321,27 @@ async fn values_that_are_nowhere_are_no_silent_loss() {
     assert_eq!(summary(&behind), ["2300 0 3"]);
 }
 
+#[tokio::test]
+async fn a_logger_that_stops_and_goes_on_says_so() {
+    let (feed, fake) = feed();
+    fake.commit(1, &[insert(1, 1, "a"), insert(1, 2, "b"), ddl("UNTRACK"), ddl("STOP")]);
+    fake.commit(2, &[ddl("START"), ddl("TRACK")]);
+    let all = ask(&feed, Tick(0), Tick::MAX, MANY).await;
+    let found =
+        ["2200 1 -", "2300 1 1", "2300 1 2", "2201 1 -", "2001 0 -", "1000 0 -", "1001 0 -", "2000 0 -"];
+    assert_eq!(summary(&all), found);
+    let whole = lines(&all);
+    let stopped = serde_json::json!({"tick": tick(5, 4, Step::End).to_string(), "type": 1000, "tid": "0", "database": "16000",
+        "lastTick": whole[4]["tick"]});
+    let started = serde_json::json!({"tick": tick(5, 5, Step::End).to_string(), "type": 1001, "tid": "0", "database": "16000"});
+    assert_eq!((&whole[5], &whole[6]), (&stopped, &started));
+    for (at, line) in whole.iter().enumerate() {
+        let from = Tick::parse(line["tick"].as_str().unwrap()).unwrap();
+        assert_eq!(lines(&ask(&feed, from, Tick::MAX, MANY).await), whole[at + 1..], "after {line}");
+        assert_eq!(lines(&ask(&feed, Tick(0), from, MANY).await), whole[..=at], "up to {line}");
+    }
+}
+
 /// The entry of the old name is for those who follow by names.
 #[tokio::test]
 async fn another_name_is_said_once() {

@@ -1,9 +1,9 @@
 //! What a transaction does, as it is told where it begins.
 
-use super::{Place, broken};
+use super::Place;
 use crate::feed::{LAST, LogRow};
 use crate::replication::collections::Collections;
-use crate::replication::error::Result;
+use crate::replication::error::{Failure, Result};
 use pgquorum_change::{Decoder, Op};
 
 /// What the rest of a transaction does to which collection; none: its end is not among these rows.
@@ -36,4 +36,13 @@ pub(super) async fn operations(
         }
     }
     Ok(None)
+}
+
+/// A row of the log that does not read as it was written.
+pub(super) fn broken(row: &LogRow, why: &dyn std::fmt::Display) -> Failure {
+    Failure::internal(format!(
+        "the log row with ticks {} to {} of transaction {} in epoch {} cannot be read: {why}. Another node may hold a good \
+         copy: read there, and check this node's disk",
+        row.first_tick, row.last_tick, row.xid, row.epoch
+    ))
 }
