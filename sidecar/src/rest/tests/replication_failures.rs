@@ -323,7 +323,7 @@ async fn what_is_unknown_or_larger_than_need_be_is_no_failure() {
         format!("wal/tail?from=0&{huge}&barrierId=5"),
         format!("replication/dump?collection=orders&{huge}&flush=true"),
         "replication/logger-follow?from=0&chunkSize=0&serverId=0&syncerId=0&something=1".to_owned(),
-        "replication/inventory?includeSystem=&something=perhaps".to_owned(),
+        "replication/inventory?batchId=&collection=&includeSystem=&something=perhaps".to_owned(),
         "version?details=perhaps".to_owned(),
     ] {
         assert_eq!(served.get(&format!("/_api/{path}")).await.status, 200, "{path}");

@@ -154,7 +154,7 @@ pub(super) async fn stop(call: &Call) -> Result<Response> {
 pub(super) async fn inventory(call: &Call, ready: bool) -> Result<Response> {
     call.flag("includeSystem", true)?;
     let global = call.is_global()?;
-    let batch = match call.query.get("batchId") {
+    let batch = match call.query.get("batchId").filter(|id| !id.is_empty()) {
         None => None,
         Some(id) => {
             call.leads()?;
@@ -168,7 +168,7 @@ pub(super) async fn inventory(call: &Call, ready: bool) -> Result<Response> {
         // Tables that came later are not in its snapshot.
         listed.retain(|one| batch.has(&one.collection.name));
     }
-    if let Some(name) = call.query.get("collection") {
+    if let Some(name) = call.query.get("collection").filter(|name| !name.is_empty()) {
         listed.retain(|one| one.collection.name == name || one.collection.cid.to_string() == name);
         if listed.is_empty() {
             return Err(Failure::no_collection(name));
