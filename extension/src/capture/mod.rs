@@ -24,8 +24,8 @@ use crate::guc;
 use crate::pg::relcache::{self, Changes};
 use crate::pg::spill::SpillFile;
 use crate::pg::tables::Table;
-use crate::pg::trigger::{self, OpenTable, RowEvent};
-use crate::pg::{process, statement, version_rows};
+use crate::pg::trigger::{self, OpenTable, RowEvent, Truncation};
+use crate::pg::{statement, version_rows};
 use crate::versions;
 use crate::versions::entry::{Entry, What};
 
@@ -52,17 +52,14 @@ thread_local! {
 struct Capture {
     buffers: Buffers,
     tables: Vec<Known>,
-    /// Partitioned tables that were truncated whole.
+    /// Partitioned tables that are being truncated whole.
     truncated: Vec<Truncated>,
 }
 
-#[derive(Clone, Copy)]
 struct Truncated {
     root: u32,
-    /// The number of the command that does it.
-    command: u32,
-    /// Nesting level of the savepoint.
-    level: i32,
+    /// Which TRUNCATE does it. Triggers of users that run in it may run commands of their own.
+    statement: Truncation,
 }
 
 /// What is known of a table with our trigger.
@@ -203,12 +200,12 @@ fn too_long() -> ! {
 
 /// The TRUNCATE trigger. What empties a tracked table is one entry. What empties one partition deletes its rows.
 pub fn truncate(table: OpenTable) {
-    let (relid, command) = (table.relid(), process::command());
+    let (relid, statement) = (table.relid(), Truncation::running());
     look_up(table);
     let root = CAPTURE.with_borrow(|capture| {
         let known = capture.tables.iter().find(|known| known.relid == relid)?;
         let root = known.table.as_ref()?.root;
-        let whole = |all: &Truncated| (all.root, all.command) == (root, command);
+        let whole = |all: &Truncated| (all.root, all.statement) == (root, statement);
         Some((root, capture.truncated.iter().any(whole)))
     });
     match root {
@@ -218,12 +215,21 @@ pub fn truncate(table: OpenTable) {
                 let Some(keeping) = table.keeping else { return Ok(()) };
                 buffers.append(VERSIONS, place.level, place.limit, |out| Entry::truncated(keeping).put(out))
             });
-            let whole = Truncated { root, command, level: LEVEL.get() };
-            CAPTURE.with_borrow_mut(|capture| capture.truncated.push(whole));
+            statement.at_end();
+            CAPTURE.with_borrow_mut(|capture| capture.truncated.push(Truncated { root, statement }));
         }
         Some((_, false)) => trigger::for_each_row(table, row),
         _ => {}
     }
+}
+
+/// A TRUNCATE is over, or was broken off: another one may look the same. Must not raise anything.
+pub fn truncation_ended(statement: Truncation) {
+    let _ = CAPTURE.try_with(|capture| {
+        if let Ok(mut capture) = capture.try_borrow_mut() {
+            capture.truncated.retain(|all| all.statement != statement);
+        }
+    });
 }
 
 /// A row that is not here was deleted elsewhere: whoever follows this database is to hear of it, and its version is that of
@@ -274,14 +280,8 @@ pub fn at_savepoint(what: Savepoint, level: i32) {
             // Borrowed only if an error broke out of the trigger, which the unwinding has ended by now.
             if let Ok(mut capture) = capture.try_borrow_mut() {
                 match what {
-                    Savepoint::Released => {
-                        capture.buffers.released(level);
-                        capture.truncated.iter_mut().for_each(|all| all.level = all.level.min(level - 1));
-                    }
-                    _ => {
-                        capture.buffers.rolled_back(level);
-                        capture.truncated.retain(|all| all.level < level);
-                    }
+                    Savepoint::Released => capture.buffers.released(level),
+                    _ => capture.buffers.rolled_back(level),
                 }
             }
         });

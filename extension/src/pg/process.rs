@@ -26,12 +26,6 @@ pub fn has_transaction_id() -> bool {
     unsafe { GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
-/// The number of the present command in its transaction.
-pub fn command() -> u32 {
-    // SAFETY: reads state of this process.
-    unsafe { pg_sys::GetCurrentCommandId(false) }
-}
-
 /// The nesting level of the present savepoint; the transaction itself is 1.
 pub fn nesting_level() -> i32 {
     // SAFETY: reads state of this process.

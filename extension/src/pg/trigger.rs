@@ -1,6 +1,8 @@
 //! The triggers of tracked tables. Entry points that PostgreSQL calls with its own convention: for each row of a large
 //! statement the way through a wrapper would cost as much as the capture.
 
+use std::ffi::c_void;
+
 use pgquorum_change::Op;
 use pgrx::PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED;
 use pgrx::prelude::*;
@@ -32,6 +34,35 @@ pub struct RowEvent {
     pub table: OpenTable,
     pub old: Option<Tuple>,
     pub new: Option<Tuple>,
+}
+
+/// A TRUNCATE that runs, by the memory that PostgreSQL keeps for it until it ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Truncation(pg_sys::MemoryContext);
+
+impl Truncation {
+    /// The one whose trigger is running; to be called in the trigger's own memory context.
+    pub fn running() -> Self {
+        // SAFETY: a trigger is called in the context for one row, which the executor's state owns; so does ExecuteTruncateGuts.
+        unsafe { Self((*pg_sys::CurrentMemoryContext).parent) }
+    }
+
+    /// Has [`capture::truncation_ended`] called when it is over, however it ends.
+    pub fn at_end(self) {
+        // SAFETY: the context is alive, and what is called when it goes lies in it.
+        unsafe {
+            let size = size_of::<pg_sys::MemoryContextCallback>();
+            let callback: *mut pg_sys::MemoryContextCallback =
+                pg_sys::MemoryContextAllocZero(self.0, size).cast();
+            (*callback).func = Some(truncation_ended);
+            (*callback).arg = self.0.cast();
+            pg_sys::MemoryContextRegisterResetCallback(self.0, callback);
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn truncation_ended(context: *mut c_void) {
+    capture::truncation_ended(Truncation(context.cast()));
 }
 
 #[unsafe(no_mangle)]

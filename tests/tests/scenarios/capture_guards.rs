@@ -152,6 +152,37 @@ fn a_truncate_rolled_back_leaves_nothing() {
     );
 }
 
+/// Triggers of users are commands of their own in the middle of it.
+#[test]
+fn a_truncate_with_triggers_of_users_is_one_entry() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    run(
+        c,
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE said (t text);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2, 3);
+         SELECT quorum.track('p', 'c'); INSERT INTO p VALUES (1), (2);
+         CREATE FUNCTION say() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO said VALUES (TG_RELID::regclass::text); RETURN NULL; END $$;
+         CREATE TRIGGER aa BEFORE TRUNCATE ON p EXECUTE FUNCTION say();
+         CREATE TRIGGER aa BEFORE TRUNCATE ON p1 EXECUTE FUNCTION say();
+         CREATE TRIGGER zz BEFORE TRUNCATE ON p2 EXECUTE FUNCTION say()",
+    );
+    take_log(c);
+    expect_log(c, "TRUNCATE p", &[r#"{"op":"truncate","table":"p"}"#]);
+    assert_eq!(c.query_one("SELECT count(*) FROM said", &[]).expect("a number").get::<_, i64>(0), 3);
+    // One after the other in a transaction: rows that came in between are said to be gone.
+    expect_log(
+        c,
+        "BEGIN; TRUNCATE p; INSERT INTO p VALUES (3); TRUNCATE p2; COMMIT",
+        &[
+            r#"{"op":"truncate","table":"p"}"#,
+            r#"{"op":"insert","table":"p","key":{"id":3},"new":{"id":3}}"#,
+            r#"{"op":"delete","table":"p","key":{"id":3}}"#,
+        ],
+    );
+}
+
 #[test]
 fn large_keys_are_never_left_out() {
     let log = LogServer::start("");
