@@ -102,8 +102,8 @@ fn what_was_committed_before_the_beginning_does_not_come_although_it_is_in_no_ba
     let pair = Pair::start((1, 1), TABLES);
     pair.track(&["a", "b", "c"]);
     // Ten seconds between two batches, as long as somebody reads; so this one keeps the rows out of a batch.
-    let slow = json!({"pgquorum.batch_interval": "10s"});
-    assert_eq!(pair.source.send(1, "PATCH", "/db-config", Some(&slow)).0, 200);
+    pair.source.sql("ALTER SYSTEM SET pgquorum.batch_interval = '10s'");
+    pair.source.sql("SELECT pg_reload_conf()");
     await_until(PATIENCE, "the interval", || {
         match pair.source.ask(1, "SHOW pgquorum.batch_interval").as_str() {
             "10s" => Ok(()),
