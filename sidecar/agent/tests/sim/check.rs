@@ -120,7 +120,9 @@ impl World {
         let now = self.now;
         let server = &self.machines[&node].server;
         let newest = (self.check.durability.0, self.check.durability.1.k);
-        let strong = server.sync.k > 0 && newest.1 > 0 || self.check.durability.1.voters.len() == 1;
+        // Who is alone needs nobody; another one, whose commits waited for nobody, promised nothing.
+        let alone = self.check.durability.1.voters.iter().eq([&node]);
+        let strong = server.sync.k > 0 && newest.1 > 0 || alone;
         // (a) As many standbys have it as the cluster promises, in data that fit together.
         let whole = |m: &&crate::machine::Machine| {
             m.id != node && m.server.whole_at.is_none() && m.server.has(waiter.index, waiter.uid)

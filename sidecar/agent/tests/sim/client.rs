@@ -1,9 +1,9 @@
 //! Clients that write to whatever takes writes, and remember what was acknowledged.
 
 use crate::postgres::{Record, Waiter, What};
-use crate::world::World;
+use crate::world::{Time, World};
 use pgquorum_agent::barrier::Replayed;
-use pgquorum_agent::types::{Lsn, NodeId};
+use pgquorum_agent::types::{Epoch, Lsn, NodeId};
 use rand::Rng;
 
 impl World {
@@ -49,20 +49,25 @@ impl World {
         let ids: Vec<NodeId> = self.machines.keys().copied().collect();
         for id in ids {
             let m = &self.machines[&id];
-            if !m.server.lease_holds(m.clock(self.now)) || m.disk_fault.is_some() || self.rng.random_bool(0.2)
-            {
+            let stands = m.disk_fault.is_some() || m.stands_still();
+            if !m.server.lease_holds(m.clock(self.now)) || stands || self.rng.random_bool(0.2) {
                 continue;
             }
             let epoch = m.server.lease.epoch;
-            let (index, entered) = (m.server.wal.len(), self.now);
-            let record = self.append(id, What::Write);
-            let waiter = Waiter { uid: record.uid, index, lsn: record.end, epoch, entered };
-            let server = &mut self.machines.get_mut(&id).expect("machines stay").server;
-            if server.sync.k == 0 {
-                self.acknowledged(id, waiter);
-            } else {
-                server.waiters.push(waiter);
-            }
+            self.commit(id, epoch, self.now);
+        }
+    }
+
+    /// A client's transaction that passed the check of this epoch's lease at this time.
+    pub fn commit(&mut self, node: NodeId, epoch: Epoch, entered: Time) {
+        let index = self.machines[&node].server.wal.len();
+        let record = self.append(node, What::Write);
+        let waiter = Waiter { uid: record.uid, index, lsn: record.end, epoch, entered };
+        let server = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        if server.sync.k == 0 {
+            self.acknowledged(node, waiter);
+        } else {
+            server.waiters.push(waiter);
         }
     }
 }

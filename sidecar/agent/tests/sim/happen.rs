@@ -12,6 +12,7 @@ use std::hash::Hash;
 
 impl World {
     pub fn happen(&mut self, event: Event) {
+        let Some(event) = self.let_wait(event) else { return };
         match event {
             Event::Tick { node, life } => {
                 if self.machines[&node].life == life && self.machines[&node].alive() {
@@ -192,8 +193,7 @@ impl World {
                 Action::RenewLease { epoch, sent_at, ms } => self.renew_lease(node, epoch, sent_at + ms),
                 Action::RevokeLease { epoch, hint } => {
                     self.hints.insert(node, hint);
-                    let lease = &mut self.machines.get_mut(&node).expect("machines stay").server.lease;
-                    lease.revoked = lease.revoked.max(epoch);
+                    self.revoke_lease(node, epoch);
                 }
                 Action::LostReported { id } => self.note(node, format!("its report {id} is in the log")),
                 Action::Exit => {

@@ -2,6 +2,7 @@
 
 use crate::disk::Disk;
 use crate::postgres::Server;
+use crate::standstill::Standstill;
 use crate::world::{Event, Time, World};
 use pgquorum_agent::force::force;
 use pgquorum_agent::logstore::Restored;
@@ -52,6 +53,8 @@ pub struct Machine {
     /// What is wrong with the disk under the database, and since when.
     pub disk_fault: Option<(DiskFault, Time)>,
     pub server: Server,
+    /// If processes of the server were stopped; see `standstill()`.
+    pub standstill: Option<Standstill>,
     pub process_op: Option<RunningOp>,
     /// A rewind that a later operation waits for.
     pub sealed: Option<RunningOp>,
@@ -83,6 +86,7 @@ impl Machine {
             disk,
             disk_fault: None,
             server,
+            standstill: None,
             process_op: None,
             sealed: None,
             side_ops: BTreeMap::new(),
@@ -115,7 +119,7 @@ impl Machine {
     /// What the sidecar measures of its node's writes.
     pub fn write_path(&self, now: Time) -> WritePath {
         let primary = self.server.is_primary();
-        match self.disk_fault {
+        let mut path = match self.disk_fault {
             None => WritePath::default(),
             Some((DiskFault::Hangs { .. }, since)) => {
                 let waits = (now - since).max(1);
@@ -127,7 +131,9 @@ impl Machine {
                 disk_refused: Some("no space".to_owned()),
                 ..WritePath::default()
             },
-        }
+        };
+        self.add_standstill(now, &mut path);
+        path
     }
 }
 

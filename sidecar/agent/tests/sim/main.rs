@@ -16,5 +16,6 @@ mod postgres;
 mod repair;
 mod scenarios;
 mod seeds;
+mod standstill;
 mod streams;
 mod world;

@@ -2,6 +2,7 @@
 
 use crate::machine::{DiskFault, Machine};
 use crate::postgres::Server;
+use crate::standstill::Processes;
 use crate::world::{Time, World};
 use pgquorum_agent::force::whole_log;
 use pgquorum_agent::logstore::Restored;
@@ -72,7 +73,7 @@ impl World {
         let node = self.some_node();
         let lasts: Time = self.rng.random_range(50..4000);
         let leader = self.open_leader().filter(|_| self.rng.random_bool(0.5)).unwrap_or(node);
-        match self.rng.random_range(0..18) {
+        match self.rng.random_range(0..19) {
             14 | 15 => {
                 if self.can_lose_a_store(leader) {
                     self.lose_store(leader);
@@ -120,10 +121,7 @@ impl World {
                 self.kill_sidecar(leader);
                 self.script(lasts, move |w| w.start(leader));
             }
-            4 | 5 => {
-                self.freeze(leader);
-                self.script(lasts / 2, move |w| w.thaw(leader));
-            }
+            4 | 5 | 18 => self.stand_still(leader, lasts),
             6 | 7 => {
                 let peers: Vec<NodeId> = self.machines.keys().copied().filter(|&n| n != leader).collect();
                 let one_way = self.rng.random_range(0..3);
@@ -190,6 +188,33 @@ impl World {
                 self.op_failures = self.rng.random_range(0.0..0.3);
                 let usual = self.setup.op_failures;
                 self.script(lasts, move |w| w.op_failures = usual);
+            }
+        }
+    }
+
+    /// SIGSTOP of a part of a node, and SIGCONT. What is not noticed does not last long.
+    fn stand_still(&mut self, node: NodeId, lasts: Time) {
+        match self.rng.random_range(0..4) {
+            0 => {
+                self.freeze(node);
+                self.script(lasts / 2, move |w| w.thaw(node));
+            }
+            1 => {
+                self.freeze(node);
+                self.freeze_server(node, Processes::All);
+                let sidecar_first = self.rng.random_bool(0.5);
+                self.script(lasts, move |w| {
+                    if sidecar_first {
+                        w.thaw(node);
+                    }
+                    w.thaw_server(node);
+                    w.thaw(node);
+                });
+            }
+            part => {
+                let processes = if part == 2 { Processes::All } else { Processes::Postmaster };
+                self.freeze_server(node, processes);
+                self.script(lasts * 2, move |w| w.thaw_server(node));
             }
         }
     }
@@ -287,6 +312,7 @@ impl World {
         let ids: Vec<NodeId> = self.machines.keys().copied().collect();
         for id in ids {
             self.mend_disk(id);
+            self.thaw_server(id);
             self.thaw(id);
             self.start(id);
         }

@@ -6,6 +6,9 @@ use pgquorum_agent::postgres::{PgObservation, PgOp, PgProcess, StandbyState};
 use pgquorum_agent::types::NodeId;
 use rand::Rng;
 
+/// Who lets nobody in for so long is closed.
+const PATIENCE_MS: u64 = 1_000;
+
 impl World {
     pub fn observe(&mut self, node: NodeId) {
         let m = &self.machines[&node];
@@ -13,7 +16,11 @@ impl World {
             return;
         }
         let path = m.write_path(self.now);
+        let closed = m.server.held || path.door_waits >= PATIENCE_MS;
         self.input(node, Input::WritePath(path));
+        if self.look_in_vain(node) {
+            return;
+        }
         self.admit_if_settled(node);
         let m = &self.machines[&node];
         let s = &m.server;
@@ -30,7 +37,7 @@ impl World {
             });
         let observation = PgObservation {
             process: if s.rewinding { PgProcess::Absent } else { s.process },
-            pid: if running { (s.run & 0xffff) as u32 + 1 } else { 0 },
+            pid: if running { s.pid() } else { 0 },
             system_identifier: 1,
             in_recovery: running && s.recovery,
             timeline: rewound.map_or(s.timeline, |r| r.timeline),
@@ -53,10 +60,15 @@ impl World {
             history: s.history.clone(),
             recorded_index: if s.is_primary() { s.recorded() } else { 0 },
             rewound: rewound.is_some(),
+            closed,
             replaying: (s.process == PgProcess::Starting).then_some(s.wal.len() as u64),
             ..PgObservation::default()
         };
-        let life = m.life;
+        self.report(node, observation);
+    }
+
+    /// What was seen reaches the agent.
+    pub fn report(&mut self, node: NodeId, observation: PgObservation) {
         let late = if self.rng.random_bool(0.1) {
             self.rng.random_range(0..40)
         } else {
@@ -65,7 +77,7 @@ impl World {
         // Late, but never in another order.
         let m = self.machines.get_mut(&node).expect("machines stay");
         m.observed_at = m.observed_at.max(self.now + late);
-        let delay = m.observed_at - self.now;
+        let (delay, life) = (m.observed_at - self.now, m.life);
         self.after(delay, Event::Observed { node, life, observation: Box::new(observation) });
     }
 }

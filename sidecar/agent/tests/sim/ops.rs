@@ -3,8 +3,8 @@
 use crate::machine::RunningOp;
 use crate::postgres::What;
 use crate::world::{Event, Time, World};
-use pgquorum_agent::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, PgProcess, StopMode};
-use pgquorum_agent::types::NodeId;
+use pgquorum_agent::postgres::{PgFailure, PgFailureKind, PgOp, PgOutcome, PgProcess, StopMode, SyncSet};
+use pgquorum_agent::types::{NodeId, Timeline};
 use rand::Rng;
 
 pub type Result = std::result::Result<PgOutcome, PgFailure>;
@@ -91,6 +91,10 @@ impl World {
             m.side_ops.values().find(|o| o.token == token).cloned()
         };
         let Some(mut op) = found else { return };
+        // What is under way goes on in other processes than the sidecar's.
+        if m.frozen && op.stage == 0 {
+            return self.after(10, Event::Operation { node, token });
+        }
         if m.hangs() {
             return self.after(20, Event::Operation { node, token });
         }
@@ -141,6 +145,9 @@ impl World {
     }
 
     fn process_stage(&mut self, node: NodeId, op: &mut RunningOp) -> Stage {
+        if let Some(stage) = self.held_up(node, op) {
+            return stage;
+        }
         match op.op.clone() {
             PgOp::Start => self.start_server(node),
             PgOp::Stop(mode) => self.stop_server(node, op, mode),
@@ -161,9 +168,7 @@ impl World {
                     return if matches!(started, Stage::Ends(Ok(_))) { Stage::Next(1) } else { started };
                 }
                 let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
-                s.conninfo = Some(upstream.node);
-                let stays = !std::mem::take(&mut s.unheard);
-                s.receiver = s.receiver.filter(|r| stays && r.upstream == upstream.node);
+                s.read_upstream(Some(upstream.node), false);
                 self.after(2, Event::Upkeep { again: false });
                 done()
             }
@@ -193,22 +198,12 @@ impl World {
                 if s.recovery && op.stage == 0 {
                     return Stage::Next(self.rng.random_range(10..120));
                 }
-                s.sync = sync;
-                s.reload_at = s.wal.len();
-                let promoted = s.recovery;
-                if promoted {
-                    let end = s.end();
-                    s.history.push((s.timeline, end));
-                    s.timeline = timeline;
-                    s.primary_on = Some(timeline);
-                    s.recovery = false;
-                    s.receiver = None;
-                    s.conninfo = None;
-                    let run = s.run;
-                    self.check_promoted(node, run, timeline);
-                    self.append(node, What::Other);
+                if s.recovery {
+                    self.leave_recovery(node, timeline, sync);
+                } else {
+                    (s.sync, s.reload_at) = (sync, s.wal.len());
+                    self.check_rule(node);
                 }
-                self.check_rule(node);
                 let switch_lsn =
                     self.machines[&node].server.history.last().map_or(Default::default(), |h| h.1);
                 Stage::Ends(Ok(PgOutcome::Promoted { timeline, switch_lsn }))
@@ -217,6 +212,20 @@ impl World {
             PgOp::Clone(upstream) => self.copy(node, upstream.node, op.stage),
             _ => failure(PgFailureKind::Other, "not a process operation"),
         }
+    }
+
+    /// Makes a standby the primary.
+    pub fn leave_recovery(&mut self, node: NodeId, timeline: Timeline, sync: SyncSet) {
+        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        (s.sync, s.reload_at) = (sync, s.wal.len());
+        let end = s.end();
+        s.history.push((s.timeline, end));
+        (s.timeline, s.primary_on, s.recovery) = (timeline, Some(timeline), false);
+        (s.receiver, s.conninfo) = (None, None);
+        let run = s.run;
+        self.check_promoted(node, run, timeline);
+        self.append(node, What::Other);
+        self.check_rule(node);
     }
 
     fn start_server(&mut self, node: NodeId) -> Stage {
@@ -230,18 +239,24 @@ impl World {
                 s.run += 1;
                 let run = s.run;
                 let delay = self.rng.random_range(30..300);
-                self.script(delay, move |w| {
-                    let s = &mut w.machines.get_mut(&node).expect("machines stay").server;
-                    if s.run == run && s.process == PgProcess::Starting && s.is_whole() {
-                        s.whole_at = None;
-                        (s.process, s.recovery, s.clean) = (PgProcess::Running, true, false);
-                        w.after(1, Event::Observe { node, again: false });
-                    }
-                });
+                self.script(delay, move |w| w.come_up(node, run));
                 Stage::Wait(10)
             }
             PgProcess::Starting => Stage::Wait(10),
             PgProcess::Running => done(),
+        }
+    }
+
+    fn come_up(&mut self, node: NodeId, run: u64) {
+        let m = self.machines.get_mut(&node).expect("machines stay");
+        if m.standstill().is_some() {
+            return self.script(20, move |w| w.come_up(node, run));
+        }
+        let s = &mut m.server;
+        if s.run == run && s.process == PgProcess::Starting && s.is_whole() {
+            s.whole_at = None;
+            (s.process, s.recovery, s.clean) = (PgProcess::Running, true, false);
+            self.after(1, Event::Observe { node, again: false });
         }
     }
 
@@ -296,6 +311,9 @@ impl World {
     fn side_stage(&mut self, node: NodeId, op: &mut RunningOp) -> Stage {
         let now = self.now;
         let delay = self.rng.random_range(1..60);
+        if let Some(stage) = self.held_up(node, op) {
+            return stage;
+        }
         if !matches!(op.op, PgOp::Configure(_)) && !self.machines[&node].server.is_primary() {
             return failure(PgFailureKind::NotRunning, "no primary runs here");
         }

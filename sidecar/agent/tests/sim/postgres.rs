@@ -150,6 +150,11 @@ impl Server {
         self.is_running() && !self.recovery
     }
 
+    /// Tells one run from the next.
+    pub fn pid(&self) -> u32 {
+        (self.run & 0xffff) as u32 + 1
+    }
+
     pub fn end(&self) -> Lsn {
         self.wal.last().map_or(Lsn(0), |r| r.end)
     }
@@ -200,6 +205,13 @@ impl Server {
         self.waiters.clear();
         self.lease = Lease::default();
         self.checkpointed = false;
+    }
+
+    /// Takes another upstream out of its configuration. `unheard`: under the name that acknowledges nothing.
+    pub fn read_upstream(&mut self, upstream: Option<NodeId>, unheard: bool) {
+        let stays = self.unheard == unheard;
+        (self.conninfo, self.unheard) = (upstream, unheard);
+        self.receiver = self.receiver.filter(|r| stays && Some(r.upstream) == upstream);
     }
 
     /// Takes over a record that an upstream sent.

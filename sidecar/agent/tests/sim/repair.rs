@@ -1,6 +1,6 @@
 //! Rewinds and copies of a fake server.
 
-use crate::machine::RunningOp;
+use crate::machine::{Machine, RunningOp};
 use crate::ops::{Stage, done, failure};
 use crate::postgres::Server;
 use crate::world::{Event, World};
@@ -9,19 +9,21 @@ use pgquorum_agent::types::NodeId;
 use rand::Rng;
 
 impl World {
-    /// Whether `node` can copy from a primary now.
-    fn source(&self, node: NodeId, upstream: NodeId) -> bool {
+    /// Whether `node` can copy from a primary now. Who is connected need not be let in.
+    fn source(&self, node: NodeId, upstream: NodeId, connected: bool) -> bool {
         let blocked = self.net.wal_blocked(node, upstream) || self.net.wal_blocked(upstream, node);
-        !blocked && self.machines.get(&upstream).is_some_and(|m| m.server.is_primary())
+        let there = |m: &Machine| m.server.is_primary() && (connected || m.standstill().is_none());
+        !blocked && self.machines.get(&upstream).is_some_and(there)
     }
 
     /// Connects, stops the server, writes into its data, starts it: only then it has the WAL that makes it whole.
     pub fn rewind(&mut self, node: NodeId, upstream: NodeId, op: &mut RunningOp) -> Stage {
-        let there = self.source(node, upstream);
+        let there = self.source(node, upstream, op.stage > 2);
         if op.stage == 2 && there && self.wal_gone_for == Some(node) {
             // There is nothing to take back, so it is started as it is.
             return self.begin_following(node, upstream);
         }
+        let stalls = self.machines.get(&upstream).is_some_and(Machine::stands_still);
         let (soon, delay) = (self.rng.random_range(5..100), self.rng.random_range(self.rewind_ms.clone()));
         let fails = self.rewinds_fail;
         let source = self.machines.get(&upstream).map_or_else(Server::absent, |m| m.server.clone());
@@ -43,6 +45,7 @@ impl World {
                 Stage::Next(delay)
             }
             0 | 2 => failure(PgFailureKind::Other, "the source is not there, or there is no common point"),
+            3 if there && stalls => Stage::Wait(50),
             3 => {
                 s.rewinding = false;
                 if !there {
@@ -77,7 +80,11 @@ impl World {
     /// A rewound server that has got the WAL it needs is there.
     pub fn become_whole(&mut self, node: NodeId) {
         let now = self.now;
-        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        let m = self.machines.get_mut(&node).expect("machines stay");
+        if m.standstill().is_some() {
+            return;
+        }
+        let s = &mut m.server;
         let Some((index, record)) = s.whole_at.filter(|_| s.process == PgProcess::Starting) else { return };
         if s.is_whole() {
             (s.whole_at, s.lost_wal) = (None, false);
@@ -93,11 +100,14 @@ impl World {
     }
 
     pub fn copy(&mut self, node: NodeId, upstream: NodeId, stage: u32) -> Stage {
-        if !self.source(node, upstream) {
+        if !self.source(node, upstream, stage > 0) {
             return failure(PgFailureKind::Other, "the source is not there");
         }
         if stage == 0 {
             return Stage::Next(self.rng.random_range(200..self.copy_ms));
+        }
+        if self.machines[&upstream].stands_still() {
+            return Stage::Wait(50);
         }
         let source = self.machines[&upstream].server.clone();
         self.wal_gone_for = self.wal_gone_for.filter(|gone| *gone != node);

@@ -1,6 +1,7 @@
 //! Streaming replication and the leases: WAL to standbys, confirmations back, commits released; and the connections
 //! between sidecars.
 
+use crate::machine::Machine;
 use crate::postgres::{Receiver, Sender};
 use crate::world::{Event, Time, World};
 use pgquorum_agent::node::{Input, Link};
@@ -14,21 +15,36 @@ const LINK_SILENCE_MS: Time = 600;
 
 impl World {
     pub fn renew_lease(&mut self, node: NodeId, epoch: Epoch, until: Millis) {
+        if self.keep_renewal(node, epoch, until) {
+            return;
+        }
         let m = self.machines.get_mut(&node).expect("machines stay");
         if !m.server.is_primary() {
             return;
         }
+        let over = until <= m.clock(self.now);
         let lease = &mut m.server.lease;
         if epoch <= lease.revoked || epoch < lease.epoch {
             return;
         }
         let first = epoch > lease.epoch;
+        // The first lease of an epoch must have something left.
+        if first && over {
+            return;
+        }
         lease.until = if first { until } else { lease.until.max(until) };
         lease.epoch = epoch;
         if first {
             self.note(node, format!("writable in epoch {epoch}"));
             self.check_opened(node, epoch);
             self.admit_clients(node);
+        }
+    }
+
+    pub fn revoke_lease(&mut self, node: NodeId, epoch: Epoch) {
+        if !self.keep_revocation(node, epoch) {
+            let lease = &mut self.machines.get_mut(&node).expect("machines stay").server.lease;
+            lease.revoked = lease.revoked.max(epoch);
         }
     }
 
@@ -113,6 +129,11 @@ impl World {
         if self.net.wal_blocked(standby, upstream) || self.net.wal_blocked(upstream, standby) {
             return;
         }
+        // Both ends begin a process for it.
+        let stands = |n: NodeId| self.machines.get(&n).is_some_and(|m| m.standstill().is_some());
+        if stands(standby) || stands(upstream) {
+            return;
+        }
         let generation = self.token();
         let now = self.now;
         let Some(up) = self.machines.get(&upstream) else { return };
@@ -142,6 +163,12 @@ impl World {
         self.after(2, Event::Observe { node: standby, again: false });
     }
 
+    /// Nothing is heard over the stream between two servers: the network is in the way, or the peer stands still.
+    fn is_silent(&self, id: NodeId, peer: NodeId) -> bool {
+        let blocked = self.net.wal_blocked(peer, id) || self.net.wal_blocked(id, peer);
+        blocked || self.machines.get(&peer).is_some_and(Machine::stands_still)
+    }
+
     /// Connections come and go.
     pub fn upkeep(&mut self) {
         let ids: Vec<NodeId> = self.machines.keys().copied().collect();
@@ -157,10 +184,13 @@ impl World {
 
     fn upkeep_streams(&mut self, id: NodeId) {
         let now = self.now;
+        if self.machines[&id].stands_still() {
+            return;
+        }
         let server = &self.machines[&id].server;
         if let Some(receiver) = server.receiver {
             let up = receiver.upstream;
-            let blocked = self.net.wal_blocked(up, id) || self.net.wal_blocked(id, up);
+            let blocked = self.is_silent(id, up);
             let sender = self.machines.get(&up).and_then(|m| m.server.senders.get(&id));
             let gone = sender.is_none_or(|s| s.generation != receiver.generation);
             let server = &mut self.machines.get_mut(&id).expect("machines stay").server;
@@ -182,7 +212,7 @@ impl World {
         let senders: Vec<(NodeId, u64, Time)> =
             self.machines[&id].server.senders.iter().map(|(&n, s)| (n, s.generation, s.heard)).collect();
         for (peer, generation, heard) in senders {
-            let blocked = self.net.wal_blocked(peer, id) || self.net.wal_blocked(id, peer);
+            let blocked = self.is_silent(id, peer);
             let receiver = self.machines[&peer].server.receiver;
             let gone = receiver.is_none_or(|r| r.generation != generation);
             let server = &mut self.machines.get_mut(&id).expect("machines stay").server;

@@ -251,6 +251,9 @@ impl World {
         m.links.clear();
         m.checked = 0;
         m.agent = Some(Node::new(id, &m.disk.state, m.clock(now), seed));
+        if let Some(still) = m.standstill_mut() {
+            still.forget_sessions(now);
+        }
         let life = m.life;
         self.note(id, "sidecar starts");
         self.after(1, Event::Tick { node: id, life });

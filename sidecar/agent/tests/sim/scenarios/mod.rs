@@ -10,6 +10,7 @@ mod registry;
 mod regressions;
 mod rejoin;
 mod sizes;
+mod standstill;
 mod stuck;
 mod users;
 

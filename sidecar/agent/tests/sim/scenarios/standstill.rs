@@ -1,0 +1,139 @@
+//! SIGSTOP: what stands still answers nothing, closes nothing, forgets nothing, and may go on at any moment.
+
+use super::{at_work, heals, isolate, next_primary, others};
+use crate::standstill::Processes;
+use crate::world::{Setup, World};
+use pgquorum_agent::request::Request;
+use pgquorum_agent::settings::{SettingsPatch, Span};
+
+/// Three times the node timeout, a second until the next knock, the end of the lease, an election.
+const NOTICED_MS: u64 = 6000;
+
+fn acknowledges(w: &mut World) {
+    let acks = w.check.acks.len();
+    w.run(500);
+    assert!(w.check.acks.len() > acks, "seed {}: nothing is acknowledged: {}", w.setup.seed, w.describe());
+}
+
+#[test]
+fn a_leader_whose_server_stands_still_is_replaced() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, if seed % 3 == 0 { 5 } else { 3 }));
+        let epoch = w.check.newest_epoch();
+        w.freeze_server(leader, Processes::All);
+        assert_ne!(next_primary(&mut w, epoch, 4000), leader, "seed {seed}");
+        acknowledges(&mut w);
+        w.thaw_server(leader);
+        heals(w);
+    }
+}
+
+/// Whoever is connected goes on writing until another leads.
+#[test]
+fn a_leader_whose_postmaster_stands_still_is_replaced() {
+    let mut knocked = 0;
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        w.freeze_server(leader, Processes::Postmaster);
+        acknowledges(&mut w);
+        assert_ne!(next_primary(&mut w, epoch, NOTICED_MS), leader, "seed {seed}");
+        acknowledges(&mut w);
+        knocked += u64::from(w.traces.iter().any(|t| t.2 == "stuck" && t.3.contains("no new sessions")));
+        w.thaw_server(leader);
+        heals(w);
+    }
+    assert!(knocked > 0, "no leader found out that nobody gets in");
+}
+
+#[test]
+fn a_short_standstill_deposes_nobody() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        for _ in 0..3 {
+            w.freeze_server(leader, Processes::All);
+            w.run(1500);
+            w.thaw_server(leader);
+            acknowledges(&mut w);
+        }
+        assert_eq!(w.check.newest_epoch(), epoch, "seed {seed}");
+        heals(w);
+    }
+}
+
+/// The machine stands still in the midst of commits. When another leads its server goes on, and nobody is there to stop it:
+/// some commits had passed the check of the lease, some were written, of some the confirmation lies in the kernel.
+#[test]
+fn what_stood_still_goes_on_beside_the_next_epoch() {
+    let mut late = 0;
+    for seed in 0..20 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let (epoch, standbys) = (w.check.newest_epoch(), others(&w, leader));
+        w.client_ms = 2;
+        // Only one standby gets the last writes, or both do.
+        if seed % 2 == 0 {
+            w.net.wal_blocks.extend([(leader, standbys[0]), (standbys[0], leader)]);
+        }
+        w.run(100 + seed);
+        w.freeze(leader);
+        w.freeze_server(leader, Processes::All);
+        let end = w.machines[&leader].server.end();
+        assert_ne!(next_primary(&mut w, epoch, 6000), leader, "seed {seed}");
+        acknowledges(&mut w);
+        w.thaw_server(leader);
+        w.run(1000);
+        w.assert_sound();
+        let m = &w.machines[&leader];
+        assert!(!m.server.lease_holds(m.clock(w.now)), "seed {seed}: it takes writes");
+        late += u64::from(m.server.end() > end);
+        w.thaw(leader);
+        heals(w);
+    }
+    assert!(late > 3, "next to nothing went on: {late}");
+}
+
+/// With so long a lease the server still has it when another node is asked to lead, and the word that it is over waits with
+/// everything else. Where commits wait for nobody, only time keeps two servers from acknowledging at once.
+#[test]
+fn a_lease_that_outlasts_a_standstill_is_waited_for_where_commits_wait_for_nobody() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3).with_k(0));
+        let patch = SettingsPatch { node_timeout: Some(Span(5_000)), ..SettingsPatch::default() };
+        w.request(leader, Request::SetSettings { patch });
+        // Until the shorter one counts no more.
+        w.run(15_000);
+        let epoch = w.check.newest_epoch();
+        w.freeze_server(leader, Processes::All);
+        let offered = |w: &World| w.traces.iter().any(|t| t.2 == "hand-over" && t.1 == leader);
+        let end = w.now + 4000;
+        assert!(w.run_until(end, offered), "seed {seed}: {}", w.describe());
+        w.client_ms = 2;
+        w.run(600 + seed * 60);
+        w.thaw_server(leader);
+        let m = &w.machines[&leader];
+        assert!(m.server.lease_holds(m.clock(w.now)), "seed {seed}: the scenario needs a lease that holds");
+        next_primary(&mut w, epoch, 15_000);
+        w.run(1000);
+        heals(w);
+    }
+}
+
+/// It streams and acknowledges, whatever its sidecar wants; so its sidecar promises nothing.
+#[test]
+fn a_standby_whose_postmaster_stands_still_gives_no_pledge() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let (epoch, standby) = (w.check.newest_epoch(), others(&w, leader)[seed as usize % 2]);
+        w.freeze_server(standby, Processes::Postmaster);
+        isolate(&mut w, leader);
+        for peer in others(&w, leader) {
+            w.net.wal_open.extend([(leader, peer), (peer, leader)]);
+        }
+        w.run(9000);
+        assert_eq!(w.check.newest_epoch(), epoch, "seed {seed}: one pledge of three was enough");
+        w.thaw_server(standby);
+        assert_ne!(next_primary(&mut w, epoch, 5000), leader, "seed {seed}");
+        heals(w);
+    }
+}
