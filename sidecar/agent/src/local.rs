@@ -185,7 +185,8 @@ impl Node {
             (PgOp::Promote { .. }, result) => self.promotion_done(result),
             (PgOp::Stop(_), result) => {
                 self.local.promoted = false;
-                if result.is_ok() && self.local.obs.is_running() {
+                let there = matches!(self.local.obs.process, PgProcess::Running | PgProcess::Starting);
+                if result.is_ok() && there {
                     self.local.stopped_pid = Some(self.local.obs.pid);
                     self.local.obs.process = PgProcess::Stopped;
                     self.local.obs.settled = false;

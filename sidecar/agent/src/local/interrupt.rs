@@ -4,7 +4,7 @@
 use super::Repair;
 use super::start_up::{Need, REPLAY_LIMIT_MS};
 use crate::node::Node;
-use crate::postgres::{PgOp, PgProcess, Upstream};
+use crate::postgres::{PgOp, PgProcess, StopMode, Upstream};
 use crate::types::{Epoch, Millis};
 
 /// A copy is given up for a pledge only if the others did not suffice for so long: it may be hours of work.
@@ -71,6 +71,10 @@ impl Node {
 
     /// A server that is not there yet. If it was rewound it needs its upstream for that.
     pub(super) fn drive_starting(&mut self, must_cut: bool) {
+        if self.is_silent_primary() {
+            self.end_silent_primary();
+            return;
+        }
         let later = self.now < self.local.retry_at.max(self.local.repair_at);
         if must_cut || later {
             return;
@@ -91,6 +95,26 @@ impl Node {
             self.begin(next);
         } else if self.local.not_streaming_since.is_some_and(|at| self.now >= at + REPLAY_LIMIT_MS) {
             self.repair(Repair::Clone);
+        }
+    }
+
+    /// Whether the process that does not answer is that of a primary, and another node was appointed since. It may stand
+    /// still for ever, with all its clients, or go on at any moment.
+    fn is_silent_primary(&self) -> bool {
+        let pid = self.local.obs.pid;
+        let other = self.cluster.appointment.as_ref().is_some_and(|a| a.node != self.id);
+        let ours = self.local.primary_pid == Some(pid) && self.local.stopped_pid != Some(pid);
+        pid != 0 && ours && other
+    }
+
+    fn end_silent_primary(&mut self) {
+        if self.now >= self.local.retry_at {
+            self.fence("another node was appointed".to_owned());
+            self.trace(
+                "demote",
+                "the server does not answer, and another node was appointed: it is ended".to_owned(),
+            );
+            self.start_operation(PgOp::Stop(StopMode::Immediate));
         }
     }
 

@@ -28,6 +28,20 @@ fn a_leader_whose_server_stands_still_is_replaced() {
     }
 }
 
+/// It would hold its clients for ever, and the cluster has one standby less.
+#[test]
+fn a_replaced_server_that_stands_still_is_ended_and_comes_back() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        w.freeze_server(leader, if seed % 2 == 0 { Processes::All } else { Processes::Postmaster });
+        assert_ne!(next_primary(&mut w, epoch, NOTICED_MS), leader, "seed {seed}");
+        let end = w.now + 15_000;
+        assert!(w.run_until(end, World::converged), "seed {seed}: {}", w.describe());
+        heals(w);
+    }
+}
+
 /// Whoever is connected goes on writing until another leads.
 #[test]
 fn a_leader_whose_postmaster_stands_still_is_replaced() {
