@@ -1,4 +1,5 @@
-//! The first process of a server stands still, its sessions run on: whoever is connected writes, nobody else gets in.
+//! The first process of a server stands still, its sessions run on: whoever is connected writes, nobody else gets in. Or
+//! all of its processes stand still.
 
 use pgquorum_tests::{Cluster, PATIENCE, await_until, poll_until, request};
 use postgres::error::SqlState;
@@ -29,6 +30,19 @@ fn a_leader_that_takes_no_new_sessions_is_replaced() {
     report.assert_nothing_lost();
     let gap = report.longest_gap_ms;
     eprintln!("node {new} took over; longest time without an acknowledged write: {gap:.0} ms");
+}
+
+/// Nobody is served and nothing is refused, and nobody thaws it: the sidecar ends it, and it comes back as a standby.
+#[test]
+fn a_leader_whose_whole_server_stands_still_is_replaced_and_comes_back() {
+    let cluster = Cluster::start(3);
+    let old = cluster.leader();
+    let probe = cluster.probe();
+    cluster.freeze(old, Some("postgres"));
+    cluster.await_leader(Some(old));
+    cluster.await_replicas(2);
+    cluster.assert_one_writable();
+    probe.finish().assert_nothing_lost();
 }
 
 /// It streams on and acknowledges. But it says that nobody can log in there, and is not chosen to lead.
