@@ -195,7 +195,10 @@ impl Node {
                 }
             }
             Phase::Promoting(_) if stuck => self.abdicate("the server was not promoted in time"),
-            Phase::Promoting(_) => self.check_primary_lives(),
+            Phase::Promoting(_) => {
+                self.check_primary_lives();
+                self.check_write_path();
+            }
             Phase::Opening(appointment, switch_lsn) => self.drive_opening(appointment, switch_lsn),
             Phase::Open(_) => self.drive_open(),
             Phase::Preparing(..) | Phase::Stopping(..) | Phase::Yielding(_) | Phase::Offered(_) => {

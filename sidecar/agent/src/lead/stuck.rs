@@ -26,11 +26,16 @@ pub struct QuorumProgress {
 impl Node {
     pub(super) fn check_write_path(&mut self) {
         self.note_quorum_progress();
-        // A planned change, too, may wait for a checkpoint or a shutdown that the disk holds up.
+        // A planned change, too, may wait for a checkpoint or a shutdown that the disk holds up, and a promotion for a
+        // server that stands still.
         let there = |l: &Lead| {
             matches!(
                 l.phase,
-                Phase::Open(_) | Phase::Opening(..) | Phase::Preparing(..) | Phase::Stopping(..)
+                Phase::Promoting(_)
+                    | Phase::Opening(..)
+                    | Phase::Open(_)
+                    | Phase::Preparing(..)
+                    | Phase::Stopping(..)
             )
         };
         if self.gave_up_lately() || !self.lead.as_ref().is_some_and(there) {

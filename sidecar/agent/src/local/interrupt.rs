@@ -18,6 +18,8 @@ impl Node {
         // What brings the end of this server's WAL to light.
         let show = || if obs.is_running() { PgOp::CutReception } else { PgOp::Start };
         match op {
+            // It was to lead once more, and does not answer.
+            PgOp::Promote { .. } if self.is_silent_primary() => Some(PgOp::Stop(StopMode::Immediate)),
             PgOp::Follow(_) if must_cut && obs.is_running() => Some(PgOp::CutReception),
             PgOp::Rewind(_) if must_cut && whole => Some(show()),
             PgOp::Clone(_) if must_cut && whole && !self.local.damaged && self.pledge_overdue() => {
@@ -72,7 +74,9 @@ impl Node {
     /// A server that is not there yet. If it was rewound it needs its upstream for that.
     pub(super) fn drive_starting(&mut self, must_cut: bool) {
         if self.is_silent_primary() {
-            self.end_silent_primary();
+            if self.now >= self.local.retry_at {
+                self.begin(PgOp::Stop(StopMode::Immediate));
+            }
             return;
         }
         let later = self.now < self.local.retry_at.max(self.local.repair_at);
@@ -104,18 +108,7 @@ impl Node {
         let pid = self.local.obs.pid;
         let other = self.cluster.appointment.as_ref().is_some_and(|a| a.node != self.id);
         let ours = self.local.primary_pid == Some(pid) && self.local.stopped_pid != Some(pid);
-        pid != 0 && ours && other
-    }
-
-    fn end_silent_primary(&mut self) {
-        if self.now >= self.local.retry_at {
-            self.fence("another node was appointed".to_owned());
-            self.trace(
-                "demote",
-                "the server does not answer, and another node was appointed: it is ended".to_owned(),
-            );
-            self.start_operation(PgOp::Stop(StopMode::Immediate));
-        }
+        self.local.obs.process == PgProcess::Starting && pid != 0 && ours && other
     }
 
     /// How rewound data become whole: along a primary in whose history they end, or not at all.
@@ -146,6 +139,11 @@ impl Node {
                     upstream.node
                 );
                 self.trace("feed", text);
+            }
+            PgOp::Stop(_) => {
+                self.fence("another node was appointed".to_owned());
+                let text = "the server does not answer, and another node was appointed: it is ended";
+                self.trace("demote", text.to_owned());
             }
             PgOp::Start | PgOp::CutReception if self.local.repair.is_some() => {
                 self.local.stream.checked_at = None;

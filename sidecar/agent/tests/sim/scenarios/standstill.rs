@@ -42,6 +42,53 @@ fn a_replaced_server_that_stands_still_is_ended_and_comes_back() {
     }
 }
 
+/// It lost its leadership, gets it back because its server runs, and just then that stands still.
+#[test]
+fn a_primary_that_stands_still_when_it_is_appointed_again_is_not_waited_for() {
+    let mut again = 0;
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let (epoch, standbys) = (w.check.newest_epoch(), others(&w, leader));
+        isolate(&mut w, leader);
+        w.net.block_both(standbys[0], standbys[1]);
+        let (from, end) = (w.now, w.now + 4000);
+        let deposed = |t: &(u64, u64, &str, String)| t.0 >= from && t.1 == leader && t.2 == "deposed";
+        assert!(w.run_until(end, |w| w.traces.iter().any(deposed)), "seed {seed}");
+        w.freeze_server(leader, Processes::All);
+        w.heal_network();
+        assert_ne!(next_primary(&mut w, epoch, NOTICED_MS), leader, "seed {seed}");
+        again += usize::from(w.check.appointments.range(epoch + 1..).any(|(_, a)| a.node == leader));
+        // Nobody thaws it.
+        let end = w.now + 15_000;
+        assert!(w.run_until(end, World::converged), "seed {seed}: {}", w.describe());
+        heals(w);
+    }
+    assert!(again > 0, "no leader was appointed again");
+}
+
+/// It may be promoted at any moment, long after others have given it up.
+#[test]
+fn a_standby_that_stands_still_when_it_is_appointed_is_not_waited_for() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 5));
+        let epoch = w.check.newest_epoch();
+        w.kill_node(leader);
+        let appointed = |w: &World| w.check.appointments.range(epoch + 1..).next().map(|(_, a)| a.node);
+        let end = w.now + 4000;
+        while w.now < end && appointed(&w).is_none() {
+            w.run(1);
+        }
+        let first = appointed(&w).expect("somebody is appointed");
+        w.run(seed * 8);
+        w.freeze_server(first, Processes::All);
+        if w.check.newest_epoch() == epoch {
+            assert_ne!(next_primary(&mut w, epoch, NOTICED_MS), first, "seed {seed}");
+        }
+        w.thaw_server(first);
+        heals(w);
+    }
+}
+
 /// Whoever is connected goes on writing until another leads.
 #[test]
 fn a_leader_whose_postmaster_stands_still_is_replaced() {
