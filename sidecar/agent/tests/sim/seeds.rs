@@ -2,6 +2,7 @@
 
 use crate::machine::Machine;
 use crate::world::{Setup, World};
+use pgquorum_agent::cluster::Cluster;
 use pgquorum_agent::force::whole_log;
 use pgquorum_agent::member::{Member, Role};
 use pgquorum_agent::node::Node;
@@ -54,8 +55,12 @@ fn disaster(world: &mut World) {
     world.heal_network();
     let ids: Vec<NodeId> = world.machines.keys().copied().collect();
     ids.iter().for_each(|&id| world.kill_node(id));
+    // One that was taken out, and stood still meanwhile, takes itself for a member; the others would go on without it.
+    let logs = world.machines.values().filter_map(|m| whole_log(&m.disk.state).ok());
+    let Some(newest) = logs.max_by_key(|c| c.applied_index) else { return };
     let can = |m: &&Machine| {
-        let member = whole_log(&m.disk.state).is_ok_and(|c| c.member(m.id).is_some_and(Member::holds_data));
+        let member = |c: &Cluster| c.member(m.id).is_some_and(Member::holds_data);
+        let member = member(&newest) && whole_log(&m.disk.state).is_ok_and(|c| member(&c));
         member && !m.retired && !m.disk.lost && m.server.process == PgProcess::Stopped
     };
     let Some(survivor) = world.machines.values().filter(can).max_by_key(|m| m.server.end()).map(|m| m.id)
