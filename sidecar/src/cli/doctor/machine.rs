@@ -267,6 +267,15 @@ mod tests {
     use super::super::Verdict;
     use super::*;
 
+    /// The configuration of a node whose data and state belong into this directory.
+    fn node_in(dir: &Path) -> NodeConfig {
+        let file = dir.join("node.toml");
+        let text = "node = 1\nip = '127.0.0.1'\napi-port = 8008\ndb-port = 5432\n\
+                    data-dir = 'data'\nstate-dir = 'state'";
+        std::fs::write(&file, text).unwrap();
+        NodeConfig::load(&file).unwrap()
+    }
+
     #[test]
     fn full_disks_are_told_apart() {
         let at = |free| space("space", Path::new("/x"), free, 100 << 30).verdict;
@@ -281,11 +290,7 @@ mod tests {
     #[test]
     fn the_disk_of_the_wal_is_looked_at_where_it_has_its_own() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("node.toml");
-        let text = "node = 1\nip = '127.0.0.1'\napi-port = 8008\ndb-port = 5432\n\
-                    data-dir = 'data'\nstate-dir = 'state'";
-        std::fs::write(&file, text).unwrap();
-        let config = NodeConfig::load(&file).unwrap();
+        let config = node_in(dir.path());
         let wal = config.data_dir.join("pg_wal");
         std::fs::create_dir_all(&wal).unwrap();
         assert!(wal_space(&config).is_empty());
@@ -309,11 +314,7 @@ mod tests {
     #[test]
     fn a_disk_that_hangs_holds_up_only_the_checks_that_need_it() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("node.toml");
-        let text = "node = 1\nip = '127.0.0.1'\napi-port = 8008\ndb-port = 5432\n\
-                    data-dir = 'data'\nstate-dir = 'state'";
-        std::fs::write(&file, text).unwrap();
-        let config = NodeConfig::load(&file).unwrap();
+        let config = node_in(dir.path());
         std::fs::create_dir(&config.state_dir).unwrap();
         std::fs::write(config.store_file(), "a log").unwrap();
         // Who opens a pipe for reading into which nobody writes waits, as on a disk that hangs.
