@@ -15,6 +15,7 @@ use pgrx::{PgAtomic, pg_shmem_init};
 use crate::error::Refusal;
 use crate::guc;
 use crate::pg::login;
+use crate::pg::single::Single;
 
 // SAFETY: the name is this extension's own.
 static ADMITTED: PgAtomic<AtomicBool> = unsafe { PgAtomic::new(c"pgquorum clients admitted") };
@@ -28,10 +29,8 @@ pub fn init() {
     HELD_AT_START.store(guc::FENCE.get() && guc::LAST_PRIMARY_TIMELINE.get() > 0, SeqCst);
 }
 
-thread_local! {
-    /// This session was let in because it asks to bypass the fence, and has not shown yet that it may.
-    static MUST_BYPASS: Cell<bool> = const { Cell::new(false) };
-}
+/// This session was let in because it asks to bypass the fence, and has not shown yet that it may.
+static MUST_BYPASS: Single<Cell<bool>> = Single::cell(false);
 
 /// From now on clients may log in, until the server is started again.
 pub fn admit() {
@@ -51,6 +50,12 @@ pub fn after_authentication() {
         refuse();
     }
     MUST_BYPASS.set(true);
+}
+
+/// Has [`before_commit`] anything to look at?
+#[inline]
+pub fn must_look() -> bool {
+    MUST_BYPASS.get()
 }
 
 /// At pre-commit. The first one is that of the log-in itself, after PostgreSQL took the session's options.

@@ -15,6 +15,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 use crate::error::Refusal;
 use crate::guc;
 use crate::pg::client::{self, Message};
+use crate::pg::single::Single;
 use crate::pg::syncrep::{self, Waited};
 use crate::pg::{clock, process};
 use crate::shmem::{self, LeaseState};
@@ -91,9 +92,7 @@ impl Hold {
     }
 }
 
-thread_local! {
-    static HOLDS_ON: Cell<bool> = const { Cell::new(false) };
-}
+static HOLDS_ON: Single<Cell<bool>> = Single::cell(false);
 
 /// From now on cancel requests do not end this process's waits, also where there is no fence. For the cutter: what it
 /// shows when its commit returns must be on the standbys.

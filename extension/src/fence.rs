@@ -10,6 +10,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION;
 
 use crate::error::Refusal;
 use crate::guc;
+use crate::pg::single::Single;
 use crate::pg::{clock, process, session};
 use crate::shmem::{self, LeaseState};
 use crate::weak_commits;
@@ -17,26 +18,33 @@ use crate::weak_commits;
 /// How often a waiting writer looks at the lease. The sidecar renews every 100 ms.
 const LEASE_POLL_MS: i64 = 5;
 
-thread_local! {
-    /// This session was made read-only when it connected, and has not been healed yet.
-    static MADE_READ_ONLY: Cell<bool> = const { Cell::new(false) };
-}
+/// This session was made read-only when it connected, and has not been healed yet.
+static MADE_READ_ONLY: Single<Cell<bool>> = Single::cell(false);
 
 /// At pre-commit and pre-prepare of every transaction. An ERROR is legal here.
 pub fn before_commit() {
     if MADE_READ_ONLY.get() {
         heal(session::reset_read_only);
     }
-    if guc::FENCE.get() && process::has_transaction_id() {
+    if guc::quick(&guc::FENCE) && process::has_transaction_id() {
         require_lease("commit");
         weak_commits::before_commit();
     }
 }
 
+/// Is it plain that [`before_commit`] would let this transaction pass, and do nothing?
+#[inline]
+pub fn lets_pass() -> bool {
+    !MADE_READ_ONLY.get()
+        && (!guc::quick(&guc::FENCE)
+            || !process::has_transaction_id()
+            || (lease_valid() && !weak_commits::must_look()))
+}
+
 /// At pre-commit, when the transaction's changes went into the log: that can take a while, and the lease may have run
 /// out meanwhile. An ERROR is legal here.
 pub fn after_log() {
-    if guc::FENCE.get() {
+    if guc::quick(&guc::FENCE) {
         require_lease("commit");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use pgrx::guc::GucValue;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `pgquorum.fence`: refuse commits of writers while there is no valid lease.
@@ -34,6 +35,25 @@ pub static SEGMENT_SIZE_MB: GucSetting<i32> = GucSetting::<i32>::new(64);
 pub static TOMBSTONE_AGE_S: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 3600);
 /// `pgquorum.clock_skew_max`, milliseconds.
 pub static CLOCK_SKEW_MAX_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
+/// The value of a setting that is looked at in every statement or transaction: pgrx's own `get` makes sure each time which
+/// thread it is in, which costs more than all the rest.
+#[inline]
+pub fn quick<T: GucValue<Raw = T> + Copy>(setting: &GucSetting<T>) -> T {
+    // SAFETY: server processes have one thread, and PostgreSQL changes settings in it.
+    unsafe { *setting.as_ptr() }
+}
+
+/// The same for a text; `None`: it is empty.
+#[inline]
+pub fn text(setting: &GucSetting<Option<CString>>) -> Option<CString> {
+    // SAFETY: as above; the text is null, or ends with a zero.
+    let is_given = unsafe {
+        let text = *setting.as_ptr();
+        !text.is_null() && *text != 0
+    };
+    if is_given { setting.get() } else { None }
+}
 
 /// Defines the settings and reserves their prefix, so that a misspelt one is an error.
 pub fn init() {

@@ -87,6 +87,12 @@ pub fn allowed() -> bool {
     !guc::FENCE.get() || guc::ALLOW_WEAK_COMMITS.get() || guc::BYPASS_FENCE.get()
 }
 
+/// Has [`before_commit`] anything to look at?
+#[inline]
+pub fn must_look() -> bool {
+    commit_level::is_weak()
+}
+
 /// At pre-commit of a transaction that has written, with the fence on. An ERROR is legal here.
 #[inline]
 pub fn before_commit() {

@@ -40,12 +40,11 @@ use pgrx::prelude::*;
 use error::ApplyError;
 use state::Session;
 
+use crate::pg::single::Single;
 use crate::pg::{apply_session, process};
 
-thread_local! {
-    /// What the present transaction applies.
-    static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
-}
+/// What the present transaction applies.
+static SESSION: Single<RefCell<Option<Session>>> = Single::new(None);
 
 /// Applies whole frames `P` and `R` of the binary stream of the source. An empty batch tells where the subscription is.
 ///
@@ -100,16 +99,22 @@ fn applied(subscription: i32, batch: &[u8], only: Option<&str>) -> Result<Row, A
     let outcome = session.apply(batch);
     // Also where it failed: what is open is to be known until the transaction's end.
     let row = session.row();
-    SESSION.set(Some(session));
+    SESSION.replace(Some(session));
     outcome.map(|()| row)
 }
 
 /// At pre-commit and pre-prepare: refuses to commit a part of a transaction of the source, and closes what is open.
 #[inline]
 pub fn before_commit() {
-    if SESSION.with_borrow(Option::is_some) {
+    if is_applying() {
         end();
     }
+}
+
+/// Is anything open that [`before_commit`] or [`after_end`] has to see to?
+#[inline]
+pub fn is_applying() -> bool {
+    SESSION.look(Option::is_some)
 }
 
 #[cold]
@@ -124,5 +129,5 @@ fn end() {
 
 /// After a commit or abort. What was open, PostgreSQL has closed. Must not raise anything.
 pub fn after_end() {
-    let _ = SESSION.try_with(|session| session.try_borrow_mut().map(|mut session| session.take()));
+    let _ = SESSION.try_with(Option::take);
 }

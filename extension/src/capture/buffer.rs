@@ -47,9 +47,15 @@ pub struct Buffer<F> {
 /// A change is longer than its length can say.
 pub struct TooLong;
 
+impl<F> Buffers<F> {
+    pub const fn new() -> Self {
+        Self { channels: Vec::new(), marks: Vec::new(), spare: Vec::new() }
+    }
+}
+
 impl<F> Default for Buffers<F> {
     fn default() -> Self {
-        Self { channels: Vec::new(), marks: Vec::new(), spare: Vec::new() }
+        Self::new()
     }
 }
 

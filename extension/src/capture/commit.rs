@@ -12,18 +12,18 @@ use crate::guc;
 use crate::log::slots;
 use crate::pg::log_heap::{self, Identity, LogHeap, RowBuffer};
 use crate::pg::relcache::{self, Changes};
+use crate::pg::single::Single;
 use crate::pg::spill::SpillFile;
 use crate::pg::{origin, process, statement, tracking};
 use crate::versions;
 
-thread_local! {
-    static WRITER: RefCell<Writer> = RefCell::new(Writer::default());
-    /// The log tables that channels grow in.
-    static SEGMENTS: RefCell<Vec<Segment>> = const { RefCell::new(Vec::new()) };
-    /// What this transaction has written; for its preparation.
-    static WRITTEN: RefCell<Vec<slots::Written>> = const { RefCell::new(Vec::new()) };
-    static XID: Cell<u64> = const { Cell::new(0) };
-}
+/// Made by the first transaction that needs it.
+static WRITER: Single<RefCell<Option<Writer>>> = Single::new(None);
+/// The log tables that channels grow in.
+static SEGMENTS: Single<RefCell<Vec<Segment>>> = Single::new(Vec::new());
+/// What this transaction has written; for its preparation.
+static WRITTEN: Single<RefCell<Vec<slots::Written>>> = Single::new(Vec::new());
+static XID: Single<Cell<u64>> = Single::cell(0);
 
 /// Room that is kept between transactions.
 #[derive(Default)]
@@ -52,14 +52,14 @@ pub fn before_commit() -> bool {
 fn write() {
     // Taken out, so that nothing is borrowed while rows are inserted; after an error they are gone with the
     // transaction.
-    let mut buffers = CAPTURE.with_borrow_mut(|capture| {
+    let mut buffers = CAPTURE.with(|capture| {
         capture.refresh();
         std::mem::take(&mut capture.buffers)
     });
-    let name = guc::ORIGIN.get().and_then(|name| origin::name(&name));
+    let name = guc::text(&guc::ORIGIN).and_then(|name| origin::name(&name));
     let mut header = Header {
         origin: name.as_deref(),
-        origin_commit_us: guc::ORIGIN_COMMIT_TIME.get().and_then(|time| origin::time_us(&time)),
+        origin_commit_us: guc::text(&guc::ORIGIN_COMMIT_TIME).and_then(|time| origin::time_us(&time)),
         commit_us: process::now_us(),
     };
     if let Some(entries) = buffers.filled().find(|buffer| buffer.channel == VERSIONS) {
@@ -85,14 +85,14 @@ fn write() {
 /// The buffer's memory serves the next transaction.
 fn keep(mut buffers: Buffers) {
     buffers.clear();
-    CAPTURE.with_borrow_mut(|capture| capture.buffers = buffers);
+    CAPTURE.with(|capture| capture.buffers = buffers);
 }
 
 fn write_channel(buffer: &mut Buffer<SpillFile>, mut heap: LogHeap, identity: Identity, header: &Header) {
     let frontier = slots::begin(identity.xid, log_heap::database(), heap.oid());
     heap.keep_behind(frontier, buffer.channel);
-    WRITER.with_borrow_mut(|writer| {
-        let Writer { chunker, row } = writer;
+    WRITER.with(|writer| {
+        let Writer { chunker, row } = writer.get_or_insert_default();
         chunker.begin(header);
         let mut store = |chunk: pgquorum_change::Chunk| {
             heap.insert(identity, &chunk, row);
@@ -104,7 +104,7 @@ fn write_channel(buffer: &mut Buffer<SpillFile>, mut heap: LogHeap, identity: Id
         let Ok(()) = chunker.finish(&mut store);
     });
     if let Some(written) = heap.written() {
-        WRITTEN.with_borrow_mut(|all| all.push(written));
+        WRITTEN.with(|all| all.push(written));
     }
     heap.close();
 }
@@ -112,7 +112,7 @@ fn write_channel(buffer: &mut Buffer<SpillFile>, mut heap: LogHeap, identity: Id
 /// Opens the table in which a channel's log grows; `None`: there is no such channel any more.
 fn open_segment(channel: i32) -> Option<LogHeap> {
     loop {
-        let known = SEGMENTS.with_borrow(|all| all.iter().find(|s| s.channel == channel).copied());
+        let known = SEGMENTS.look(|all| all.iter().find(|s| s.channel == channel).copied());
         let segment = match known {
             Some(segment) => segment,
             None => look_up(channel)?,
@@ -120,13 +120,13 @@ fn open_segment(channel: i32) -> Option<LogHeap> {
         let heap = LogHeap::open(segment.heap);
         // Opening takes a lock, and with it come the notices: was the segment closed meanwhile?
         if let Some(changes) = relcache::changes() {
-            CAPTURE.with_borrow_mut(|capture| capture.forget(&changes));
+            CAPTURE.with(|capture| capture.forget(&changes));
         }
-        let still = SEGMENTS.with_borrow(|all| all.iter().any(|s| s.heap == segment.heap));
+        let still = SEGMENTS.look(|all| all.iter().any(|s| s.heap == segment.heap));
         match heap {
             Some(heap) if still => return Some(heap),
             Some(heap) => heap.close(),
-            None => SEGMENTS.with_borrow_mut(Vec::clear),
+            None => SEGMENTS.with(Vec::clear),
         }
     }
 }
@@ -143,7 +143,7 @@ fn look_up(channel: i32) -> Option<Segment> {
         tracking::Segment::Missing => no_segment(channel),
     };
     let segment = Segment { channel, heap };
-    SEGMENTS.with_borrow_mut(|all| all.push(segment));
+    SEGMENTS.with(|all| all.push(segment));
     Some(segment)
 }
 
@@ -155,7 +155,7 @@ fn no_segment(channel: i32) -> ! {
 
 /// After notices of changed tables. Which of them was the list of segments does not matter: they are few.
 pub fn forget_segments(_changes: &Changes) {
-    SEGMENTS.with_borrow_mut(Vec::clear);
+    SEGMENTS.with(Vec::clear);
 }
 
 /// After a commit or abort, when others see what became of the transaction. Must not raise anything.
@@ -172,7 +172,7 @@ pub fn after_end() {
 /// After the transaction was prepared: what it wrote is shown until it has been read. Must not raise anything.
 pub fn after_prepare() {
     if DIRTY.get() {
-        WRITTEN.with_borrow(|all| slots::hand_over(XID.get(), log_heap::database(), all));
+        WRITTEN.look(|all| slots::hand_over(XID.get(), log_heap::database(), all));
     }
     // It may yet be rolled back.
     versions::origins::forget();
@@ -181,12 +181,10 @@ pub fn after_prepare() {
 
 fn clear() {
     XID.set(0);
-    let _ = WRITTEN.try_with(|all| all.try_borrow_mut().map(|mut all| all.clear()));
-    CAPTURE.with(|capture| {
-        if let Ok(mut capture) = capture.try_borrow_mut() {
-            capture.buffers.clear();
-            capture.truncated.clear();
-        }
+    let _ = WRITTEN.try_with(Vec::clear);
+    let _ = CAPTURE.try_with(|capture| {
+        capture.buffers.clear();
+        capture.truncated.clear();
     });
 }
 

@@ -22,6 +22,7 @@ use pgrx::PgSqlErrorCode::{
 use crate::error::Refusal;
 use crate::guc;
 use crate::pg::relcache::{self, Changes};
+use crate::pg::single::Single;
 use crate::pg::spill::SpillFile;
 use crate::pg::tables::Table;
 use crate::pg::trigger::{self, OpenTable, RowEvent, Truncation};
@@ -38,17 +39,14 @@ const VERSIONS: i32 = 0;
 /// The changes of this process's transaction.
 type Buffers = buffer::Buffers<SpillFile>;
 
-thread_local! {
-    static CAPTURE: RefCell<Capture> = RefCell::new(Capture::default());
-    /// Something was captured in this transaction.
-    static DIRTY: Cell<bool> = const { Cell::new(false) };
-    /// Nesting level of savepoints; the transaction itself is 1.
-    static LEVEL: Cell<i32> = const { Cell::new(1) };
-    /// This transaction's changes are in the log: what would be captured now would not get there.
-    static CLOSED: Cell<bool> = const { Cell::new(false) };
-}
+static CAPTURE: Single<RefCell<Capture>> = Single::new(Capture::new());
+/// Something was captured in this transaction.
+static DIRTY: Single<Cell<bool>> = Single::cell(false);
+/// Nesting level of savepoints; the transaction itself is 1.
+static LEVEL: Single<Cell<i32>> = Single::cell(1);
+/// This transaction's changes are in the log: what would be captured now would not get there.
+static CLOSED: Single<Cell<bool>> = Single::cell(false);
 
-#[derive(Default)]
 struct Capture {
     buffers: Buffers,
     tables: Vec<Known>,
@@ -77,6 +75,10 @@ impl Known {
 }
 
 impl Capture {
+    const fn new() -> Self {
+        Self { buffers: Buffers::new(), tables: Vec::new(), truncated: Vec::new() }
+    }
+
     /// Forgets what notices say has changed. Before anything that is known is used.
     #[inline]
     fn refresh(&mut self) {
@@ -107,7 +109,7 @@ fn look_up(table: OpenTable) {
         Some(_) => {}
         None => warn_untracked(),
     }
-    CAPTURE.with_borrow_mut(|capture| {
+    CAPTURE.with(|capture| {
         capture.tables.retain(|known| known.relid != relid);
         capture.tables.push(Known { relid, table: found });
     });
@@ -119,9 +121,15 @@ fn warn_untracked() {
         .warn();
 }
 
+/// Was anything captured in the present transaction?
+#[inline]
+pub fn is_dirty() -> bool {
+    DIRTY.get()
+}
+
 /// Has the present transaction captured anything that was not rolled back to a savepoint?
 pub fn holds_changes() -> bool {
-    DIRTY.get() && CAPTURE.with_borrow_mut(|capture| capture.buffers.filled().next().is_some())
+    DIRTY.get() && CAPTURE.with(|capture| capture.buffers.filled().next().is_some())
 }
 
 /// The row trigger.
@@ -152,10 +160,10 @@ fn append(
     mut write: impl FnMut(&mut Table, &mut Buffers, Place) -> Result<(), buffer::TooLong>,
 ) {
     require_open();
-    let limit = usize::try_from(guc::CAPTURE_MEMORY_KB.get()).unwrap_or(0) * 1024;
+    let limit = usize::try_from(guc::quick(&guc::CAPTURE_MEMORY_KB)).unwrap_or(0) * 1024;
     let place = Place { level: LEVEL.get(), limit };
     loop {
-        let result = CAPTURE.with_borrow_mut(|capture| {
+        let result = CAPTURE.with(|capture| {
             capture.refresh();
             let relid = table.relid();
             let known = capture.tables.iter_mut().find(|known| known.relid == relid)?;
@@ -202,7 +210,7 @@ fn too_long() -> ! {
 pub fn truncate(table: OpenTable) {
     let (relid, statement) = (table.relid(), Truncation::running());
     look_up(table);
-    let root = CAPTURE.with_borrow(|capture| {
+    let root = CAPTURE.look(|capture| {
         let known = capture.tables.iter().find(|known| known.relid == relid)?;
         let root = known.table.as_ref()?.root;
         let whole = |all: &Truncated| (all.root, all.statement) == (root, statement);
@@ -216,7 +224,7 @@ pub fn truncate(table: OpenTable) {
                 buffers.append(VERSIONS, place.level, place.limit, |out| Entry::truncated(keeping).put(out))
             });
             statement.at_end();
-            CAPTURE.with_borrow_mut(|capture| capture.truncated.push(Truncated { root, statement }));
+            CAPTURE.with(|capture| capture.truncated.push(Truncated { root, statement }));
         }
         Some((_, false)) => trigger::for_each_row(table, row),
         _ => {}
@@ -225,11 +233,7 @@ pub fn truncate(table: OpenTable) {
 
 /// A TRUNCATE is over, or was broken off: another one may look the same. Must not raise anything.
 pub fn truncation_ended(statement: Truncation) {
-    let _ = CAPTURE.try_with(|capture| {
-        if let Ok(mut capture) = capture.try_borrow_mut() {
-            capture.truncated.retain(|all| all.statement != statement);
-        }
-    });
+    let _ = CAPTURE.try_with(|capture| capture.truncated.retain(|all| all.statement != statement));
 }
 
 /// A row that is not here was deleted elsewhere: whoever follows this database is to hear of it, and its version is that of
@@ -249,7 +253,7 @@ pub fn deleted(table: OpenTable, key: &[impl AsRef<[u8]>]) {
 fn ddl(channel: i32, schema_version: u64, tag: &str, sql: &str) {
     require_open();
     let level = LEVEL.get();
-    let result = CAPTURE.with_borrow_mut(|capture| {
+    let result = CAPTURE.with(|capture| {
         DIRTY.set(true);
         capture.buffers.append(channel, level, usize::MAX, |out| {
             pgquorum_change::Encoder::ddl(out, schema_version, tag, sql);
@@ -276,23 +280,17 @@ pub fn at_savepoint(what: Savepoint, level: i32) {
         forget_made_versions();
     }
     if DIRTY.get() && what != Savepoint::Started {
-        CAPTURE.with(|capture| {
-            // Borrowed only if an error broke out of the trigger, which the unwinding has ended by now.
-            if let Ok(mut capture) = capture.try_borrow_mut() {
-                match what {
-                    Savepoint::Released => capture.buffers.released(level),
-                    _ => capture.buffers.rolled_back(level),
-                }
-            }
+        // Borrowed only if an error broke out of the trigger, which the unwinding has ended by now.
+        let _ = CAPTURE.try_with(|capture| match what {
+            Savepoint::Released => capture.buffers.released(level),
+            _ => capture.buffers.rolled_back(level),
         });
     }
 }
 
 /// A schema version that a trigger recorded is gone with what was rolled back.
 fn forget_made_versions() {
-    CAPTURE.with(|capture| {
-        if let Ok(mut capture) = capture.try_borrow_mut() {
-            capture.tables.retain(|known| !known.table.as_ref().is_some_and(|table| table.made_version));
-        }
+    let _ = CAPTURE.try_with(|capture| {
+        capture.tables.retain(|known| !known.table.as_ref().is_some_and(|table| table.made_version));
     });
 }

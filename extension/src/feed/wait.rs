@@ -12,6 +12,7 @@ use super::shared::{self, Asking, State};
 use super::view::{ChannelView, channel_id};
 use crate::error::Refusal;
 use crate::pg::condition::Condition;
+use crate::pg::single::Single;
 use crate::pg::table::View;
 use crate::pg::{clock, process, snapshot, worker};
 
@@ -23,15 +24,19 @@ const WAIT_MS_MAX: f64 = 3_600_000.0;
 /// Long enough for a cut whose commit waits for standbys.
 const CUT_MS_MAX: u64 = 60_000;
 
-thread_local! {
-    /// This transaction has made a channel: its database needs a cutter when it has committed.
-    static MADE_CHANNEL: Cell<bool> = const { Cell::new(false) };
-}
+/// This transaction has made a channel: its database needs a cutter when it has committed.
+static MADE_CHANNEL: Single<Cell<bool>> = Single::cell(false);
 
 /// Internal. Lets a cutter be started for this database when the transaction commits.
 #[pg_extern]
 fn start_cutter() {
     MADE_CHANNEL.set(true);
+}
+
+/// Has [`after_transaction`] anything to do?
+#[inline]
+pub fn has_made_channel() -> bool {
+    MADE_CHANNEL.get()
 }
 
 /// At the end of a transaction. Must not raise anything.

@@ -6,11 +6,10 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 
 use super::owner_rights;
+use super::single::Single;
 
-thread_local! {
-    /// The owner with whose rights the next statement is run if it is a COPY FROM; 0: nobody.
-    static NEXT: Cell<u32> = const { Cell::new(0) };
-}
+/// The owner with whose rights the next statement is run if it is a COPY FROM; 0: nobody.
+static NEXT: Single<Cell<u32>> = Single::cell(0);
 
 /// The rights that were in force; `None`: they were not changed.
 pub type Outer = Option<owner_rights::Outer>;
@@ -23,7 +22,7 @@ pub fn announce(owner: u32) {
 
 /// An error has come before the COPY. Must not raise anything.
 pub fn forget() {
-    let _ = NEXT.try_with(|next| next.set(0));
+    NEXT.set(0);
 }
 
 /// A utility statement begins. What is returned is to be given to [`end`] when it has ended without an error; after an error the

@@ -5,14 +5,14 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
+use super::single::Single;
+
 unsafe extern "C-unwind" {
     /// utils/bytea.h; missing from pgrx's bindings.
     static mut bytea_output: c_int;
 }
 
-thread_local! {
-    static UTC: Cell<*mut pg_sys::pg_tz> = const { Cell::new(std::ptr::null_mut()) };
-}
+static UTC: Single<Cell<*mut pg_sys::pg_tz>> = Single::cell(std::ptr::null_mut());
 
 /// The log's formats while it lives: DateStyle ISO, IntervalStyle postgres, extra_float_digits 1, bytea as hex, times in
 /// UTC. Only variables are changed, and back when it is dropped; nobody looks at the settings meanwhile.

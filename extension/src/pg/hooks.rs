@@ -59,8 +59,34 @@ pub fn init() {
     }
 }
 
-#[pg_guard]
+/// Most transactions have nothing that concerns us, and then nothing here can raise an error: they are spared pgrx's guard,
+/// which costs more than all the rest.
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT if nothing_concerns_us() && fence::lets_pass() => {
+            let _ = capture::before_commit();
+            syncrep::hear_warnings();
+        }
+        pg_sys::XactEvent::XACT_EVENT_COMMIT if nothing_concerns_us() => {
+            syncrep::after_transaction();
+            capture::after_end();
+            guarded((), || nesting::after_transaction(true));
+        }
+        _ => see_to_transaction_end(event),
+    }
+}
+
+#[inline]
+fn nothing_concerns_us() -> bool {
+    !(capture::is_dirty()
+        || apply::is_applying()
+        || barrier::must_look()
+        || feed::wait::has_made_channel()
+        || withdraw::has_changed_something())
+}
+
+#[pg_guard]
+extern "C-unwind" fn see_to_transaction_end(event: pg_sys::XactEvent::Type) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
             apply::before_commit();

@@ -11,16 +11,15 @@ use pg_sys::SysCacheIdentifier as Cache;
 use pgrx::prelude::*;
 
 use super::relcache;
+use super::single::Single;
 use crate::statements::proof::Examined;
 
 const PLACES: usize = 512;
 const TREES: usize = 16;
 
-thread_local! {
-    static GENERATION: Cell<u32> = const { Cell::new(0) };
-    static FINE: [Cell<u64>; PLACES] = const { [const { Cell::new(0) }; PLACES] };
-    static INHERITORS: [Cell<Option<Tree>>; TREES] = const { [const { Cell::new(None) }; TREES] };
-}
+static GENERATION: Single<Cell<u32>> = Single::cell(0);
+static FINE: Single<[Cell<u64>; PLACES]> = Single::of([const { Cell::new(0) }; PLACES]);
+static INHERITORS: Single<[Cell<Option<Tree>>; TREES]> = Single::of([const { Cell::new(None) }; TREES]);
 
 /// Asks to be told of changes; once, from `_PG_init`.
 pub fn init() {
@@ -76,12 +75,12 @@ impl Stamp {
     /// The object was found to be fine, and nothing that matters to it has changed since.
     #[inline]
     pub fn is_fine(self) -> bool {
-        FINE.with(|fine| fine[self.place()].get() == self.0)
+        FINE.inner()[self.place()].get() == self.0
     }
 
     /// Only for what is fine in every statement and rests on no other object that can change.
     pub fn keep(self) {
-        FINE.with(|fine| fine[self.place()].set(self.0));
+        FINE.inner()[self.place()].set(self.0);
     }
 }
 
@@ -95,12 +94,12 @@ struct Tree {
 
 /// What was found of the inheritors of a relation, if no relation has changed since.
 pub fn inheritors(root: u32) -> Option<Examined> {
-    let tree = INHERITORS.with(|trees| trees[root as usize % TREES].get())?;
+    let tree = INHERITORS.inner()[root as usize % TREES].get()?;
     (tree.root == root && tree.generation == relcache::generation()).then_some(tree.found)
 }
 
 /// `generation` is that of [`relcache::generation`] before the look.
 pub fn keep_inheritors(root: u32, generation: u64, found: &Examined) {
     let tree = Tree { root, generation, found: *found };
-    INHERITORS.with(|trees| trees[root as usize % TREES].set(Some(tree)));
+    INHERITORS.inner()[root as usize % TREES].set(Some(tree));
 }

@@ -39,7 +39,9 @@ unsafe extern "C-unwind" fn at_object(
         }
         match access {
             ObjectAccessType::OAT_FUNCTION_EXECUTE
-                if is_on()
+                // Most are PostgreSQL's own and harmless; that is known soonest.
+                if !proof::is_plainly_harmless(object.to_u32())
+                    && is_on()
                     && proof::forbidden_at_run(object.to_u32())
                     && !watch::only_gets_ready(nesting::depth()) =>
             {

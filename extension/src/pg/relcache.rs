@@ -4,15 +4,15 @@ use std::cell::{Cell, RefCell};
 
 use pgrx::prelude::*;
 
-thread_local! {
-    /// Tables about which something is kept in this process.
-    static WATCHED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
-    static CHANGED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
-    static ANY: Cell<bool> = const { Cell::new(false) };
-    static ALL: Cell<bool> = const { Cell::new(false) };
-    /// How many notices there were.
-    static GENERATION: Cell<u64> = const { Cell::new(0) };
-}
+use super::single::Single;
+
+/// Tables about which something is kept in this process.
+static WATCHED: Single<RefCell<Vec<u32>>> = Single::new(Vec::new());
+static CHANGED: Single<RefCell<Vec<u32>>> = Single::new(Vec::new());
+static ANY: Single<Cell<bool>> = Single::cell(false);
+static ALL: Single<Cell<bool>> = Single::cell(false);
+/// How many notices there were.
+static GENERATION: Single<Cell<u64>> = Single::cell(0);
 
 /// Asks to be told; once, from `_PG_init`.
 pub fn init() {
@@ -27,8 +27,8 @@ unsafe extern "C-unwind" fn at_change(_argument: pg_sys::Datum, relid: pg_sys::O
     if relid == 0 {
         ALL.set(true);
         ANY.set(true);
-    } else if WATCHED.with_borrow(|watched| watched.contains(&relid)) {
-        CHANGED.with_borrow_mut(|changed| changed.push(relid));
+    } else if WATCHED.look(|watched| watched.contains(&relid)) {
+        CHANGED.with(|changed| changed.push(relid));
         ANY.set(true);
     }
 }
@@ -41,7 +41,7 @@ pub fn generation() -> u64 {
 /// From now on notices about this table are wanted; true: they were not before, so what was read of it just now may
 /// have changed unnoticed.
 pub fn watch(relid: u32) -> bool {
-    WATCHED.with_borrow_mut(|watched| {
+    WATCHED.with(|watched| {
         let new = !watched.contains(&relid);
         if new {
             watched.push(relid);

@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 
 use super::encoding;
+use super::single::Single;
 
 /// A piece of a query string that lives as long as its statement; null: none.
 #[derive(Clone, Copy)]
@@ -18,11 +19,9 @@ pub struct Statement {
 
 const NONE: Statement = Statement { start: std::ptr::null(), length: 0, own: false };
 
-thread_local! {
-    static CURRENT: Cell<Statement> = const { Cell::new(NONE) };
-    /// The statement that begins next is ours.
-    static NEXT_IS_OWN: Cell<bool> = const { Cell::new(false) };
-}
+static CURRENT: Single<Cell<Statement>> = Single::cell(NONE);
+/// The statement that begins next is ours.
+static NEXT_IS_OWN: Single<Cell<bool>> = Single::cell(false);
 
 /// A statement begins; what was running before is to be given to [`leave`].
 ///

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use super::guard::guarded;
 use super::nesting::{enter, is_clients, leave};
 use super::{jumble, notices, object_hooks, rewind_files};
+use crate::guc::quick;
 use crate::statements::proof::{self, Examined};
 use crate::statements::{is_broken, learn, recognise, settings, table, watch};
 
@@ -69,7 +70,7 @@ pub fn init() {
 pub fn is_on() -> bool {
     // SAFETY: a setting's variable.
     let standard = unsafe { pg_sys::standard_conforming_strings };
-    standard && settings::LEARN.get() && !is_broken() && table::is_there() && session_learns()
+    standard && quick(&settings::LEARN) && !is_broken() && table::is_there() && session_learns()
 }
 
 #[inline]

@@ -6,18 +6,17 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::process;
+use super::single::Single;
 
 /// What PostgreSQL says, before it is translated, when it is about to give up a wait.
 const CANCELLED: &CStr = c"canceling wait for synchronous replication due to user request";
 const TERMINATED: &CStr =
     c"canceling the wait for synchronous replication and terminating connection due to administrator command";
 
-thread_local! {
-    /// `log_min_messages` as it was before [`hear_warnings`].
-    static QUIET: Cell<Option<i32>> = const { Cell::new(None) };
-    /// Where output goes, as it was when the session was told to end in a wait that then succeeded.
-    static OUTPUT: Cell<Option<pg_sys::CommandDest::Type>> = const { Cell::new(None) };
-}
+/// `log_min_messages` as it was before [`hear_warnings`].
+static QUIET: Single<Cell<Option<i32>>> = Single::cell(None);
+/// Where output goes, as it was when the session was told to end in a wait that then succeeded.
+static OUTPUT: Single<Cell<Option<pg_sys::CommandDest::Type>>> = Single::cell(None);
 
 /// What ended one step of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

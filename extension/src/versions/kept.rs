@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::HERE;
+use crate::pg::single::Single;
 use crate::pg::table::{Key, Order, Row, Table, View};
 use crate::pg::version_rows::Stored;
 use crate::pg::worker::lock;
@@ -25,21 +26,19 @@ pub struct Kept {
     pub truncated: Option<Stored>,
 }
 
-thread_local! {
-    static ALL: RefCell<Option<Vec<Kept>>> = const { RefCell::new(None) };
-}
+static ALL: Single<RefCell<Option<Vec<Kept>>>> = Single::new(None);
 
 /// After notices of changed tables.
 pub fn forget() {
-    let _ = ALL.try_with(|all| all.try_borrow_mut().map(|mut all| *all = None));
+    let _ = ALL.try_with(Option::take);
 }
 
 /// When tables with these numbers were emptied last, in microseconds since 1970.
 pub fn truncated_us(keeping: i32) -> Option<i64> {
-    if ALL.with_borrow(Option::is_none) {
+    if ALL.look(Option::is_none) {
         load();
     }
-    ALL.with_borrow(|all| {
+    ALL.look(|all| {
         let kept = all.iter().flatten().find(|kept| kept.keeping == keeping)?;
         kept.truncated.map(|truncated| truncated.commit_us)
     })
@@ -56,7 +55,7 @@ fn load() {
             true
         });
     }
-    ALL.set(Some(found));
+    ALL.replace(Some(found));
 }
 
 fn of(row: &Row) -> Option<Kept> {
