@@ -81,6 +81,7 @@ BEGIN
     END IF;
     UPDATE quorum.tracked_table AS x SET schema_version = version WHERE x.relid = root AND x.schema_version <> version;
     PERFORM quorum.record_entry(t.channel, version, entry);
+    PERFORM quorum.note_indexes(root);
     -- A statement about a schema or a type tells nobody that the table is another one now.
     PERFORM quorum.forget_cached(m.relid::regclass) FROM quorum.table_tree(root) AS m(relid);
 END
@@ -119,9 +120,18 @@ BEGIN
                    WHERE d.classid = 'pg_trigger'::regclass LOOP
         PERFORM quorum.check_triggers(changed.relid);
     END LOOP;
+    -- That of a partition may have been the last one that the whole table's waited for.
+    FOR changed IN SELECT DISTINCT t.relid FROM pg_event_trigger_ddl_commands() AS d
+                   JOIN pg_index AS i ON i.indexrelid = d.objid
+                   JOIN quorum.tracked_table AS t ON t.relid = i.indrelid
+                        OR t.relid IN (SELECT a.relid FROM pg_partition_ancestors(i.indrelid) AS a(relid))
+                   WHERE d.classid = 'pg_class'::regclass LOOP
+        PERFORM quorum.note_indexes(changed.relid);
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION quorum.after_ddl() IS 'Internal. Event trigger: tracked tables after ALTER TABLE, CREATE TABLE ... PARTITION OF, and what changes triggers.';
+COMMENT ON FUNCTION quorum.after_ddl() IS
+    'Internal. Event trigger: tracked tables after ALTER TABLE, CREATE TABLE ... PARTITION OF, and what changes triggers or indexes.';
 
 CREATE FUNCTION quorum.after_drop() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -136,6 +146,7 @@ BEGIN
                    RETURNING t.relid, t.channel, t.schema_version LOOP
         DELETE FROM quorum.tracked_partition AS p WHERE p.root = dropped.relid;
         DELETE FROM quorum.versioned_table AS v WHERE v.relid = dropped.relid;
+        DELETE FROM quorum.tracked_index AS k WHERE k.relid = dropped.relid;
         -- Whatever dropped it: by this word those who follow the table know that it is gone.
         PERFORM quorum.record_entry(dropped.channel, dropped.schema_version, CASE WHEN tg_tag LIKE 'DROP %' THEN tg_tag ELSE 'DROP TABLE' END);
     END LOOP;
@@ -161,6 +172,12 @@ BEGIN
             PERFORM quorum.refuse_change(dropped.relid, 'it would have no key among the captured columns by which its rows can be told apart');
         END LOOP;
     END IF;
+    -- Those that went with their table are of no interest: one that is not tracked is dropped more often than an index.
+    IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d
+               WHERE (d.object_type = 'index' AND (d.original OR d.normal)) OR d.object_type = 'table column') THEN
+        PERFORM quorum.note_lost_indexes();
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION quorum.after_drop() IS 'Internal. Event trigger: tracked tables and partitions that were dropped, and our triggers, which must stay.';
+COMMENT ON FUNCTION quorum.after_drop() IS
+    'Internal. Event trigger: tracked tables and partitions that were dropped, indexes of them, and our triggers, which must stay.';

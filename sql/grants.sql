@@ -30,13 +30,16 @@ COMMENT ON FUNCTION quorum.filter_holds(oid, text) IS
     'Internal. Do the columns that a stored filter looks at still have the types that it was parsed with?';
 COMMENT ON FUNCTION quorum.record_entry(integer, bigint, text) IS
     'Internal. Puts an entry about a tracked table into the log, with the text of the statement that runs.';
+COMMENT ON FUNCTION quorum.record_index(integer, bigint, text, bytea) IS
+    'Internal. Puts an entry about an index of a tracked table into the log: which one it is, in the encoding of the database.';
 COMMENT ON FUNCTION quorum.next_is_own() IS 'Internal. The next utility statement is pgquorum''s own, which its event triggers let pass.';
 COMMENT ON FUNCTION quorum.statement_is_own() IS 'Internal. Is the utility statement that runs now pgquorum''s own?';
 COMMENT ON FUNCTION quorum.forget_cached(oid) IS 'Internal. Tells all sessions to look up anew what they keep about a table.';
 
 REVOKE ALL ON SCHEMA quorum, quorum_log FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.channel, quorum.tracked_table, quorum.tracked_partition, quorum.schema_version,
-    quorum.log_segment, quorum.channels, quorum.tracked_tables, quorum.capture_fault, quorum.known_fault FROM PUBLIC;
+    quorum.log_segment, quorum.channels, quorum.tracked_tables, quorum.capture_fault, quorum.known_fault,
+    quorum.tracked_index, quorum.present_index FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.origin, quorum.versioned_table, quorum.row_version, quorum.versioned_tables FROM PUBLIC;
 REVOKE ALL ON TABLE quorum.cluster_log, quorum.node, quorum.config, quorum.db_config, quorum.event,
     quorum.lost_transactions, quorum.leadership, quorum.heartbeat, quorum.readonly_statement, quorum.statements_counter,

@@ -310,6 +310,7 @@ BEGIN
     version := quorum.record_schema(relation);
     UPDATE quorum.tracked_table AS t SET schema_version = version WHERE t.relid = relation;
     PERFORM quorum.record_entry(target, version, 'TRACK');
+    PERFORM quorum.note_indexes(relation);
     PERFORM quorum.forget_cached(m.relid::regclass) FROM quorum.table_tree(relation) AS m(relid);
 END
 $$;
@@ -336,6 +337,7 @@ BEGIN
     DELETE FROM quorum.tracked_table AS t WHERE t.relid = relation;
     DELETE FROM quorum.tracked_partition AS p WHERE p.root = relation;
     DELETE FROM quorum.versioned_table AS v WHERE v.relid = relation;
+    DELETE FROM quorum.tracked_index AS k WHERE k.relid = relation;
     PERFORM quorum.remove_triggers(relation);
 END
 $$;

@@ -49,6 +49,7 @@ extension_sql_file!("../../sql/apply.sql", name = "apply", requires = ["tables"]
 extension_sql_file!("../../sql/read.sql", name = "read", requires = ["tables"]);
 extension_sql_file!("../../sql/channels.sql", name = "channels", requires = ["apply"]);
 extension_sql_file!("../../sql/track.sql", name = "track", requires = ["channels"]);
+extension_sql_file!("../../sql/indexes.sql", name = "indexes", requires = ["track"]);
 extension_sql_file!("../../sql/ddl.sql", name = "ddl", requires = ["track"]);
 extension_sql_file!(
     "../../sql/versions.sql",

@@ -41,7 +41,8 @@ pub enum OldImage<'a> {
 pub struct Ddl<'a> {
     /// The command's tag, as `ALTER TABLE`.
     pub tag: &'a [u8],
-    /// The statement's text; empty if it is not known.
+    /// The statement's text; empty if it is not known. With the tags `INDEX` and `UNINDEX` an object of JSON: the index that
+    /// the table has got, or lost.
     pub sql: &'a [u8],
 }
 

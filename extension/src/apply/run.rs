@@ -116,8 +116,9 @@ fn one(
                 }
                 return Ok(());
             }
-            // What it means that the channel rests, or goes on, is said of each table.
-            if change.ddl.is_some_and(|entry| matches!(entry.tag, b"STOP" | b"START")) {
+            // What it means that the channel rests, or goes on, is said of each table. Indexes are this side's own affair.
+            if change.ddl.is_some_and(|entry| matches!(entry.tag, b"STOP" | b"START" | b"INDEX" | b"UNINDEX"))
+            {
                 return Ok(());
             }
             ddl(session, table, version, position, change, way)

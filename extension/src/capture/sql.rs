@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use crate::pg::{filter, relcache, statement};
+use crate::pg::{encoding, filter, relcache, statement};
 
 /// Parses and checks a row filter, given in the encoding of the database; what is to be stored, and the columns it looks
 /// at.
@@ -28,6 +28,13 @@ fn record_entry(channel: i32, schema_version: i64, tag: &str) {
     let own = matches!(tag, "TRACK" | "UNTRACK" | "STOP" | "START" | "FLUSH CACHES");
     let sql = if own { String::new() } else { statement::text() };
     super::ddl(channel, u64::try_from(schema_version).unwrap_or(0), tag, &sql);
+}
+
+/// Puts an entry about an index of a tracked table into the log. What is said of it is in the encoding of the database.
+#[pg_extern]
+fn record_index(channel: i32, schema_version: i64, tag: &str, described: &[u8]) {
+    let described = encoding::to_utf8(described);
+    super::ddl(channel, u64::try_from(schema_version).unwrap_or(0), tag, &described);
 }
 
 /// The next utility statement is ours: the event triggers let it pass.

@@ -173,8 +173,13 @@ impl Schemas {
             new: object(|out| json::new(out, change, schema)),
             unchanged: (!unchanged.is_empty()).then_some(unchanged),
             sql: change.ddl.map(|ddl| {
-                let text = if ddl.sql.is_empty() { ddl.tag } else { ddl.sql };
-                String::from_utf8_lossy(text).into_owned()
+                let [tag, text] = [ddl.tag, ddl.sql].map(String::from_utf8_lossy);
+                match ddl.tag {
+                    _ if text.is_empty() => tag.into_owned(),
+                    // Its text is no statement, and does not say which of the two it is.
+                    b"INDEX" | b"UNINDEX" => format!("{tag} {text}"),
+                    _ => text.into_owned(),
+                }
             }),
         }))
     }

@@ -8,6 +8,7 @@ mod channels;
 mod delta;
 mod describe;
 mod feed;
+mod indexes;
 #[cfg(test)]
 mod learning;
 mod lease;

@@ -63,10 +63,10 @@ fn ddl_is_ignored_stops_or_is_run() {
     assert_eq!(state(&mut a, "t"), "following");
 
     run(&mut a.target, "SELECT quorum.alter_subscription('s', ddl => 'stop')");
-    // That a channel rests and goes on changes no table; what it means for each is said of each.
+    // That a channel rests and goes on changes no table; what it means for each is said of each. Nor does an index.
     a.follow(
         "SELECT quorum.record_entry(t.channel, t.schema_version, e.tag)
-         FROM quorum.tracked_table AS t, unnest('{STOP,START}'::text[]) AS e(tag); INSERT INTO shop.t VALUES (3)",
+         FROM quorum.tracked_table AS t, unnest('{STOP,START,INDEX,UNINDEX}'::text[]) AS e(tag); INSERT INTO shop.t VALUES (3)",
         &["shop.t"],
     );
     assert_eq!(state(&mut a, "t"), "following");

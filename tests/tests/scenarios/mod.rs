@@ -16,6 +16,7 @@ mod bootstrap;
 mod capture;
 mod capture_faults;
 mod capture_guards;
+mod capture_indexes;
 mod capture_killed;
 mod capture_tables;
 mod capture_triggers;

@@ -132,7 +132,13 @@ fn shown(text: &[u8]) -> String {
         shown.push_str(&format!("  unchanged {}", unchanged.join(", ")));
     }
     if change["op"] == "ddl" {
-        shown.push_str(&format!("  {}", if change["sql"] == "" { word("tag") } else { word("sql") }));
+        let (tag, text) = (word("tag"), word("sql"));
+        shown.push_str(&match tag.as_str() {
+            _ if text.is_empty() => format!("  {tag}"),
+            // What it says is no statement.
+            "INDEX" | "UNINDEX" => format!("  {tag} {text}"),
+            _ => format!("  {text}"),
+        });
     }
     shown
 }
@@ -184,5 +190,10 @@ mod tests {
         assert_eq!(shown(text), "5:3  update  public.orders  key {\"id\":1}  new {\"id\":1}  unchanged doc");
         let text = br#"{"position":"5:4","op":"ddl","schema":"s","table":"t","tag":"ALTER TABLE","sql":"ALTER TABLE t ADD x int"}"#;
         assert_eq!(shown(text), "5:4  ddl  s.t  ALTER TABLE t ADD x int");
+        let text = br#"{"position":"5:5","op":"ddl","schema":"s","table":"t","tag":"UNTRACK","sql":""}"#;
+        assert_eq!(shown(text), "5:5  ddl  s.t  UNTRACK");
+        let text =
+            br#"{"position":"5:6","op":"ddl","schema":"s","table":"t","tag":"INDEX","sql":"{\"id\": 1000}"}"#;
+        assert_eq!(shown(text), "5:6  ddl  s.t  INDEX {\"id\": 1000}");
     }
 }
