@@ -33,15 +33,10 @@ const LOG: &str = "WITH c AS (SELECT id FROM quorum.channel WHERE name = $1) SEL
                 FROM quorum.channel_epoch e JOIN c ON c.id = e.channel), \
      'segments', (SELECT coalesce(jsonb_agg(jsonb_build_array(b.number, b.first_tick) ORDER BY b.number), '[]') \
                   FROM quorum.batch_segment b JOIN c ON c.id = b.channel))";
-/// Without the key's own index, those over expressions, and those that do not hold every row.
+/// The indexes are those that the log has told of, under the same ids.
 const TABLE_DETAILS: &str = "SELECT to_jsonb(v) || jsonb_build_object('relid', t.relid::int8, 'indexes', ( \
-     SELECT coalesce(jsonb_agg(jsonb_build_object('id', i.indexrelid::int8, 'method', m.amname, 'unique', i.indisunique, \
-         'fields', (SELECT jsonb_agg(a.attname ORDER BY k.n) \
-                    FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k(attnum, n) \
-                    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum)) ORDER BY i.indexrelid), '[]') \
-     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam \
-     WHERE i.indrelid = t.relid AND i.indisvalid AND NOT i.indisprimary AND i.indexprs IS NULL AND i.indpred IS NULL \
-         AND m.amname IN ('btree', 'hash'))) \
+     SELECT coalesce(jsonb_agg(jsonb_build_object('id', k.id) || k.described ORDER BY k.id), '[]') \
+     FROM quorum.tracked_index k WHERE k.relid = t.relid)) \
      FROM quorum.tracked_table t JOIN quorum.channel c ON c.id = t.channel \
      JOIN quorum.schema_version v ON v.id = t.schema_version WHERE c.name = $1 ORDER BY t.relid";
 /// Certificates are long, and of no use to those who look.

@@ -244,7 +244,7 @@ pub trait Source: Send + Sync + 'static {
     /// What the channel's log consists of: `database` (oid), `server` (system identifier), `state` (row of
     /// `quorum.channel_state`, null if there is no such channel), `epochs` and `segments` (number and first tick of each).
     fn log<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Value>;
-    /// The tables of the channel: rows of `quorum.schema_version` with their `indexes` over plain columns.
+    /// The tables of the channel: rows of `quorum.schema_version` with their `indexes`, as far as its log tells of indexes.
     fn table_details<'a>(&'a self, id: &'a ChannelId) -> Answer<'a, Vec<Value>>;
     /// The channel's end, as soon as it is not `after` any more, at the latest after `timeout`.
     fn wait<'a>(&'a self, id: &'a ChannelId, after: &'a str, timeout: Duration) -> Answer<'a, Position>;

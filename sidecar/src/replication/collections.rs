@@ -5,6 +5,7 @@ use super::names;
 use crate::feed::{ChannelId, Source};
 use pgquorum_change::Schema;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -84,13 +85,15 @@ fn form(columns: &Value) -> (bool, bool) {
 fn renamed(columns: &Value, edge: bool) -> Value {
     let mut columns = columns.clone();
     for column in columns.as_array_mut().into_iter().flatten() {
-        if let Some(Value::String(name)) = column.get_mut("name")
-            && !(edge && matches!(name.as_str(), "_from" | "_to"))
-        {
-            *name = names::attribute(name).into_owned();
+        if let Some(Value::String(name)) = column.get_mut("name") {
+            *name = attribute(name, edge).into_owned();
         }
     }
     columns
+}
+
+fn attribute(column: &str, edge: bool) -> Cow<'_, str> {
+    if edge && matches!(column, "_from" | "_to") { column.into() } else { names::attribute(column) }
 }
 
 /// What is needed to make such a table elsewhere, as `quorum.restore_collection` takes it.
@@ -182,7 +185,7 @@ impl Collections {
 #[derive(Clone, Debug)]
 pub struct Listed {
     pub collection: Collection,
-    indexes: Vec<Value>,
+    indexes: Vec<Index>,
     description: Value,
 }
 
@@ -196,8 +199,8 @@ impl Listed {
         for row in details {
             let collection = Collection::parse(row)?;
             if collection.has_key() {
-                let indexes =
-                    row["indexes"].as_array().map(|all| indexes(all, &collection)).unwrap_or_default();
+                let indexes = row["indexes"].as_array().map_or(&[][..], Vec::as_slice);
+                let indexes = indexes.iter().filter_map(|one| Index::parse(one, collection.edge)).collect();
                 all.push(Listed { collection, indexes, description: description(row) });
             }
         }
@@ -213,7 +216,8 @@ impl Listed {
         parameters.insert("isSystem".to_owned(), false.into());
         parameters.insert("globallyUniqueId".to_owned(), unique_id(server, self.collection.cid).into());
         parameters.insert(DESCRIPTION.to_owned(), self.description.clone());
-        let mut entry = json!({"parameters": parameters, "indexes": self.indexes});
+        let indexes: Vec<Value> = self.indexes.iter().map(Index::described).collect();
+        let mut entry = json!({"parameters": parameters, "indexes": indexes});
         if ready {
             entry["planVersion"] = 1.into();
             entry["isReady"] = true.into();
@@ -248,20 +252,35 @@ pub fn unique_id(server: u64, cid: u64) -> String {
     format!("h{server:X}/{cid}")
 }
 
-/// Those over captured columns. A unique one allows several NULLs, which is what `sparse` says.
-fn indexes(rows: &[Value], collection: &Collection) -> Vec<Value> {
-    let known = |name: &str| collection.schema.columns.iter().any(|column| column.name == name);
-    let index = |row: &Value| {
-        let fields = row["fields"].as_array()?.iter().map(|field| Some(names::attribute(field.as_str()?)));
-        let fields = fields.collect::<Option<Vec<_>>>()?;
-        let unique = row["unique"].as_bool()?;
+/// An index of a collection, as inventory and log tell of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    pub id: u64,
+    pub kind: &'static str,
+    /// Such a one allows several NULLs, which is what `sparse` says.
+    pub unique: bool,
+    /// The names of attributes.
+    pub fields: Vec<String>,
+}
+
+impl Index {
+    /// From what the database says of it. `None`: clients are told nothing of it, since a collection of edges has one over
+    /// each end of its documents by itself.
+    pub fn parse(row: &Value, edge: bool) -> Option<Index> {
+        let fields = row["fields"].as_array()?.iter();
+        let fields = fields
+            .map(|field| Some(attribute(field.as_str()?, edge).into_owned()))
+            .collect::<Option<Vec<_>>>()?;
+        let (id, unique) = (row["id"].as_u64()?, row["unique"].as_bool()?);
+        let own = edge && !unique && matches!(fields.as_slice(), [end] if end == "_from" || end == "_to");
         let kind = if row["method"] == "hash" { "hash" } else { "persistent" };
-        fields.iter().all(|field| known(field)).then(|| {
-            json!({"id": row["id"].as_u64().unwrap_or_default().to_string(), "type": kind, "unique": unique,
-                "sparse": unique, "fields": fields})
-        })
-    };
-    rows.iter().filter_map(index).collect()
+        (!own).then_some(Index { id, kind, unique, fields })
+    }
+
+    fn described(&self) -> Value {
+        let Index { id, kind, unique, fields } = self;
+        json!({"id": id.to_string(), "type": kind, "unique": unique, "sparse": unique, "fields": fields})
+    }
 }
 
 #[cfg(test)]
@@ -275,9 +294,8 @@ mod tests {
             json!({"id": relid, "relid": relid, "schema_name": schema, "table_name": table,
                 "columns": [column("id", key), column("email", false), column("_key", false)],
                 "indexes": [
-                    {"id": 9, "method": "btree", "unique": true, "fields": ["email"]},
-                    {"id": 10, "method": "hash", "unique": false, "fields": ["_key"]},
-                    {"id": 11, "method": "btree", "unique": false, "fields": ["email", "not captured"]}]})
+                    {"id": 1009, "method": "btree", "unique": true, "fields": ["email"]},
+                    {"id": 1010, "method": "hash", "unique": false, "fields": ["_key"]}]})
         };
         vec![
             row(7, "public", "Users", true),
@@ -301,8 +319,8 @@ mod tests {
         );
         assert_eq!(
             entry["indexes"],
-            json!([{"id": "9", "type": "persistent", "unique": true, "sparse": true, "fields": ["email"]},
-                {"id": "10", "type": "hash", "unique": false, "sparse": false, "fields": ["%5Fkey"]}])
+            json!([{"id": "1009", "type": "persistent", "unique": true, "sparse": true, "fields": ["email"]},
+                {"id": "1010", "type": "hash", "unique": false, "sparse": false, "fields": ["%5Fkey"]}])
         );
         assert!(entry.get("isReady").is_none());
         assert_eq!(entry["parameters"]["type"], 2);
@@ -338,5 +356,19 @@ mod tests {
         assert_eq!(attributes(1), ["id", "%5Ffrom", "%5Fto"]);
         assert_eq!(attributes(2), ["id", "_from", "_to"]);
         assert_eq!(listed[2].summary(1)["type"], 3);
+    }
+
+    #[test]
+    fn what_every_collection_of_edges_has_by_itself_is_not_told() {
+        let index = |unique: bool, fields: &[&str], edge: bool| {
+            let row = json!({"id": 1000, "method": "btree", "unique": unique, "fields": fields});
+            Index::parse(&row, edge).map(|index| index.fields.join(" "))
+        };
+        assert_eq!(index(false, &["_from"], true), None);
+        assert_eq!(index(false, &["_to"], true), None);
+        assert_eq!(index(true, &["_to"], true).as_deref(), Some("_to"));
+        assert_eq!(index(false, &["_from", "_key"], true).as_deref(), Some("_from %5Fkey"));
+        assert_eq!(index(false, &["_from"], false).as_deref(), Some("%5Ffrom"));
+        assert_eq!(Index::parse(&json!({"id": 1000, "unique": true}), false), None);
     }
 }

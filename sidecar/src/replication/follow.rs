@@ -2,7 +2,7 @@
 
 use super::collections::Collections;
 use super::error::{Failure, Result};
-use super::lines::{self, Dialect, Lines, Row};
+use super::lines::{Dialect, Lines, Row};
 use super::log::Log;
 use super::tick::{Step, Tick};
 use crate::feed::{After, ChannelId, Feed, FeedError, Kind, LAST, LogRow, Piece, Pieces, Position, Source};
@@ -336,46 +336,6 @@ impl Writer {
         }
         Ok(())
     }
-
-    fn logger(&mut self, stopped: bool, at: Position) -> Result<()> {
-        let (before, tick) = (Position { tick: at.tick.saturating_sub(1), ..at }, Tick::end(at)?);
-        let last = if stopped { Some(Tick::end(before)?) } else { None };
-        self.out.put(tick, |bytes| self.lines.logger(bytes, tick, last));
-        Ok(())
-    }
-
-    async fn about(&mut self, change: &Change<'_>, at: Position) -> Result<()> {
-        let (version, tag) = (change.schema_version, change.ddl.map_or(&b""[..], |ddl| ddl.tag));
-        let tick = Tick::end(at)?;
-        if !self.out.wants(tick) {
-            self.out.past |= tick > self.out.wanted.to;
-            return Ok(());
-        }
-        // What is said of the old name; the entry of the new one follows.
-        if tag == b"RENAME" {
-            return Ok(());
-        }
-        let collection = self.collections.learn(version).await?;
-        let (cid, name) = (collection.cid, collection.name.clone());
-        let kind = match tag {
-            _ if change.op == Op::Truncate => lines::TRUNCATED,
-            b"TRACK" => lines::CREATED,
-            b"UNTRACK" => lines::DROPPED,
-            // What goes may be a partition only.
-            tag if tag.starts_with(b"DROP") => match self.collections.is_tracked(cid).await? {
-                true => lines::CHANGED,
-                false => lines::DROPPED,
-            },
-            _ => match self.collections.name_before(version).await? {
-                Some(before) if before != name => lines::RENAMED,
-                _ => lines::CHANGED,
-            },
-        };
-        if let Some(collection) = self.collections.get(version) {
-            self.out.put(tick, |bytes| self.lines.about(bytes, tick, kind, collection));
-        }
-        Ok(())
-    }
 }
 
 fn incomplete(collection: &str, tick: Tick) -> Failure {
@@ -387,6 +347,7 @@ fn incomplete(collection: &str, tick: Tick) -> Failure {
     ))
 }
 
+mod about;
 mod transaction;
 
 #[cfg(test)]

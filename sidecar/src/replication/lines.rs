@@ -1,7 +1,7 @@
 //! Lines of the log and of dumps: one object each, compact, with the attributes in one fixed order. Some clients look for
 //! bytes instead of reading JSON.
 
-use super::collections::{Collection, parameters, unique_id};
+use super::collections::{Collection, Index, parameters, unique_id};
 use super::names::{self, Members};
 use super::tick::Tick;
 use pgquorum_change::{Change, Encoder, Image, Old, OldImage, Op, Schema, Value, change, json};
@@ -17,6 +17,8 @@ pub const DROPPED: u16 = 2001;
 pub const RENAMED: u16 = 2002;
 pub const CHANGED: u16 = 2003;
 pub const TRUNCATED: u16 = 2004;
+pub const INDEX_CREATED: u16 = 2100;
+pub const INDEX_DROPPED: u16 = 2101;
 pub const LOGGER_STOPPED: u16 = 1000;
 pub const LOGGER_STARTED: u16 = 1001;
 
@@ -130,6 +132,31 @@ impl Lines {
             let _ = write!(out, ",\"{label}\":{}", serde_json::Value::Object(described));
         }
         out.extend_from_slice(b"}\n");
+    }
+
+    /// A collection has got an index, or lost one.
+    pub fn index(&self, out: &mut Vec<u8>, tick: Tick, of: &Collection, index: &Index, got: bool) {
+        self.head(out, tick, if got { INDEX_CREATED } else { INDEX_DROPPED }, 0);
+        self.collection(out, of.cid);
+        let Index { id, kind, unique, fields } = index;
+        let _ = write!(out, ",\"cname\":\"{}\"", of.name);
+        let wal = self.dialect == Dialect::Wal;
+        if got {
+            let label = if wal { "data" } else { "index" };
+            let _ = write!(out, ",\"{label}\":{{\"id\":\"{id}\",\"type\":\"{kind}\"");
+            let _ = write!(out, ",\"unique\":{unique},\"sparse\":{unique},\"fields\":[");
+            for (at, field) in fields.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                json::string(out, field.as_bytes());
+            }
+            out.extend_from_slice(b"]}}\n");
+        } else if wal {
+            let _ = writeln!(out, ",\"data\":{{\"id\":\"{id}\"}}}}");
+        } else {
+            let _ = writeln!(out, ",\"id\":\"{id}\"}}");
+        }
     }
 }
 

@@ -106,6 +106,7 @@ mod rejoin_by_rewind;
 mod rejoin_interrupted;
 mod replication_client;
 mod replication_databases;
+mod replication_indexes;
 mod replication_log;
 mod replication_pair;
 mod replication_restore;

@@ -317,6 +317,19 @@ mod tests {
             (r#"{"tick":"1","type":1101,"db":"d"}"#, Event::Other),
             (r#"{"tick":"1","type":2100,"cid":"5","index":{}}"#, Event::Other),
             (r#"{"tick":"1","type":2101,"cid":"5","id":"9"}"#, Event::Other),
+            (
+                r#"{"tick":"1","type":2100,"tid":"0","database":"5","cid":"16385","cname":"t","index":{"id":"1000","type":"persistent","unique":true,"sparse":true,"fields":["n"]}}"#,
+                Event::Other,
+            ),
+            (
+                r#"{"tick":"1","type":2101,"tid":"0","database":"5","cid":"16385","cname":"t","id":"1000"}"#,
+                Event::Other,
+            ),
+            (
+                r#"{"tick":"1","type":2100,"db":"d","cuid":"h1/5","data":{"fields":["n"],"id":"9","sparse":false,"type":"persistent"}}"#,
+                Event::Other,
+            ),
+            (r#"{"tick":"1","type":2101,"db":"d","cuid":"h1/5","data":{"id":"9"}}"#, Event::Other),
             (r#"{"tick":"1","type":2110,"cuid":"h1/6","data":{"name":"v"}}"#, Event::Other),
             (r#"{"tick":"1","type":2004,"cid":"5","cname":"t"}"#, Event::Fate(Fate::Truncated, name("t"))),
             (

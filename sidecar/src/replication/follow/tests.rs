@@ -342,6 +342,37 @@ async fn a_logger_that_stops_and_goes_on_says_so() {
     }
 }
 
+#[tokio::test]
+async fn indexes_are_told_of_in_their_place() {
+    let (feed, fake) = feed();
+    let about = |tag: &str| {
+        let mut out = Vec::new();
+        let text = r#"{"id": 1000, "fields": ["note"], "method": "btree", "unique": true}"#;
+        Encoder::ddl(&mut out, 1, tag, text);
+        out
+    };
+    fake.commit(1, &[ddl("TRACK"), about("INDEX")]);
+    fake.commit(2, &[insert(1, 1, "a"), insert(1, 2, "b"), about("UNINDEX"), insert(1, 3, "c")]);
+    let all = ask(&feed, Tick(0), Tick::MAX, MANY).await;
+    let found = [
+        "2000 0 -", "2100 0 -", "2200 2 -", "2300 2 1", "2300 2 2", "2201 2 -", "2101 0 -", "2200 2 -",
+        "2300 2 3", "2201 2 -",
+    ];
+    assert_eq!(summary(&all), found);
+    let whole = lines(&all);
+    assert_eq!(
+        whole[1]["index"],
+        serde_json::json!({"id": "1000", "type": "persistent", "unique": true, "sparse": true, "fields": ["note"]})
+    );
+    assert_eq!((&whole[1]["cname"], &whole[6]["cid"]), (&"orders".into(), &whole[1]["cid"]));
+    assert_eq!(whole[6]["id"], "1000");
+    for (at, line) in whole.iter().enumerate() {
+        let from = Tick::parse(line["tick"].as_str().unwrap()).unwrap();
+        assert_eq!(lines(&ask(&feed, from, Tick::MAX, MANY).await), whole[at + 1..], "after {line}");
+        assert_eq!(lines(&ask(&feed, Tick(0), from, MANY).await), whole[..=at], "up to {line}");
+    }
+}
+
 /// The entry of the old name is for those who follow by names.
 #[tokio::test]
 async fn another_name_is_said_once() {

@@ -108,6 +108,34 @@ fn lines_of_the_wal_name_database_and_collection_otherwise() {
 }
 
 #[test]
+fn lines_about_indexes_have_the_documented_form() {
+    let of = Collection { name: "users".to_owned(), ..collection() };
+    let described = |unique: bool| {
+        let fields = ["name", "a \"b\""];
+        Index::parse(
+            &serde_json::json!({"id": 1000, "method": "btree", "unique": unique, "fields": fields}),
+            false,
+        )
+        .unwrap()
+    };
+    let mut out = Vec::new();
+    for lines in [Lines::new(Dialect::Logger, 0xAB, "shop", 1), Lines::new(Dialect::Wal, 0xAB, "shop", 1)] {
+        lines.index(&mut out, Tick(11), &of, &described(true), true);
+        lines.index(&mut out, Tick(12), &of, &described(false), true);
+        lines.index(&mut out, Tick(13), &of, &described(false), false);
+    }
+    let documented = [
+        r#"{"tick":"11","type":2100,"tid":"0","database":"1","cid":"5","cname":"users","index":{"id":"1000","type":"persistent","unique":true,"sparse":true,"fields":["name","a \"b\""]}}"#,
+        r#"{"tick":"12","type":2100,"tid":"0","database":"1","cid":"5","cname":"users","index":{"id":"1000","type":"persistent","unique":false,"sparse":false,"fields":["name","a \"b\""]}}"#,
+        r#"{"tick":"13","type":2101,"tid":"0","database":"1","cid":"5","cname":"users","id":"1000"}"#,
+        r#"{"tick":"11","type":2100,"tid":"0","db":"shop","cuid":"hAB/5","cname":"users","data":{"id":"1000","type":"persistent","unique":true,"sparse":true,"fields":["name","a \"b\""]}}"#,
+        r#"{"tick":"12","type":2100,"tid":"0","db":"shop","cuid":"hAB/5","cname":"users","data":{"id":"1000","type":"persistent","unique":false,"sparse":false,"fields":["name","a \"b\""]}}"#,
+        r#"{"tick":"13","type":2101,"tid":"0","db":"shop","cuid":"hAB/5","cname":"users","data":{"id":"1000"}}"#,
+    ];
+    assert_eq!(text(&out).lines().collect::<Vec<_>>(), documented);
+}
+
+#[test]
 fn lines_of_a_dump_have_the_documented_form() {
     let mut out = Vec::new();
     let of = Collection { name: "users".to_owned(), ..collection() };
