@@ -55,6 +55,8 @@ pub struct Target {
     /// Indexes that a new row may collide in, each as a list of its own.
     pub(super) unique: Vec<(pg_sys::Oid, *mut pg_sys::List)>,
     pub(super) has_triggers: bool,
+    /// Rows are found and written with the rights of the table's owner, as code of others may run meanwhile.
+    pub(super) needs_owner: bool,
     /// How keys are numbered; empty: they are not.
     pub(super) parts: Vec<super::apply_number::Part>,
     pub(super) room: Vec<u8>,
@@ -221,6 +223,7 @@ impl Target {
                 key: None,
                 unique: Vec::new(),
                 has_triggers: !triggers.is_null(),
+                needs_owner: true,
                 parts: Vec::new(),
                 room: Vec::new(),
                 routing: None,
@@ -232,6 +235,7 @@ impl Target {
                 target.unique = unique_indexes(result);
             }
             target.key = Some(Key::new(key_index, schema, &target.columns));
+            target.needs_owner = super::apply_calls::needs_owner(&target);
             Ok(target)
         }
     }

@@ -21,12 +21,12 @@ pub fn next_command() {
 /// What a step of a change has set aside.
 pub(super) struct Step {
     outer: pg_sys::MemoryContext,
-    _owner: AsOwner,
+    _owner: Option<AsOwner>,
 }
 
 impl Target {
     /// Begins a step of a change: until `finish` the present memory context is that of the row, and the rights are those of
-    /// the table's owner.
+    /// the table's owner, where anybody could notice.
     pub(super) fn begin(&mut self) -> Step {
         // SAFETY: in a transaction with a snapshot; the command is the present one.
         let outer = unsafe {
@@ -34,7 +34,7 @@ impl Target {
             (*self.estate).es_output_cid = pg_sys::GetCurrentCommandId(true);
             pg_sys::MemoryContextSwitchTo(self.row)
         };
-        Step { outer, _owner: AsOwner::new(self.owner()) }
+        Step { outer, _owner: self.needs_owner.then(|| AsOwner::new(self.owner())) }
     }
 
     pub(super) fn finish(&mut self, step: Step) {

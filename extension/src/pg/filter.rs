@@ -128,6 +128,18 @@ unsafe fn only_expression(raw: *mut pg_sys::List) -> Option<*mut pg_sys::Node> {
     }
 }
 
+/// Does an expression on a table, or a list of them, need nothing but what filters may use? Null is one that is not there.
+///
+/// # Safety
+///
+/// The expression is analysed, and the table is open.
+pub(super) unsafe fn is_plain(table: pg_sys::Oid, expression: *mut pg_sys::Node) -> bool {
+    let mut found = Found { table, columns: Vec::new(), objection: None };
+    // SAFETY: see above.
+    unsafe { inspect(expression, (&raw mut found).cast()) };
+    found.objection.is_none()
+}
+
 /// Called for every node of an expression; goes on below it unless something must be objected to.
 unsafe extern "C-unwind" fn inspect(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
     use pg_sys::NodeTag as Tag;

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use crate::error::Refusal;
 
+mod apply_calls;
 pub mod apply_filter;
 pub mod apply_find;
 mod apply_key;

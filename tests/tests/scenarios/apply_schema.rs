@@ -335,7 +335,7 @@ fn triggers_and_constraints_rest_but_for_those_that_are_for_this() {
 /// Whatever it is that calls a function of the owner's: what that sets is not in force where the session goes on.
 #[test]
 fn what_functions_of_the_owner_set_ends_with_the_change() {
-    const KINDS: [(&str, &str); 9] = [
+    const KINDS: [(&str, &str); 12] = [
         ("checked", "(id int PRIMARY KEY, v int CHECK (evil(v) IS NOT NULL))"),
         ("typed", "(id int PRIMARY KEY, v evil_int)"),
         ("keyed", "(id evil_int PRIMARY KEY, v int)"),
@@ -343,6 +343,13 @@ fn what_functions_of_the_owner_set_ends_with_the_change() {
         ("generated", "(id int PRIMARY KEY, v int, more int GENERATED ALWAYS AS (evil(v)) STORED)"),
         ("computed", "(id int PRIMARY KEY, v int); CREATE INDEX ON public.computed (evil(v))"),
         ("partial", "(id int PRIMARY KEY, v int); CREATE INDEX ON public.partial (v) WHERE evil(v) > 0"),
+        ("ordered", "(id int, v int); CREATE UNIQUE INDEX ON public.ordered (id public.evil_order)"),
+        (
+            "watched",
+            "(id int PRIMARY KEY, v int); CREATE TRIGGER watch AFTER INSERT OR UPDATE OR DELETE ON public.watched \
+             FOR EACH ROW EXECUTE FUNCTION public.watch(); ALTER TABLE public.watched ENABLE REPLICA TRIGGER watch",
+        ),
+        ("made", "(id int PRIMARY KEY, v int); ALTER TABLE public.made ADD more evil_pair DEFAULT ROW(1, 1)"),
         ("bound", "PARTITION OF public.whole (PRIMARY KEY (id)) FOR VALUES FROM (0) TO (1000)"),
         ("plain", "(id int PRIMARY KEY, v int NOT NULL)"),
     ];
@@ -355,6 +362,13 @@ fn what_functions_of_the_owner_set_ends_with_the_change() {
         "CREATE FUNCTION evil(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS \
              $$ BEGIN PERFORM set_config('search_path', 'evil', false); RETURN n; END $$; \
          CREATE DOMAIN evil_int AS int CHECK (public.evil(VALUE) IS NOT NULL); CREATE ROLE somebody; \
+         CREATE TYPE evil_pair AS (a evil_int, b int); \
+         CREATE FUNCTION evil_compare(a int, b int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS \
+             $$ BEGIN PERFORM set_config('search_path', 'evil', false); RETURN btint4cmp(a, b); END $$; \
+         CREATE OPERATOR CLASS evil_order FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, \
+             OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 evil_compare(int, int); \
+         CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN PERFORM set_config('search_path', 'evil', false); RETURN NULL; END $$; \
          CREATE TABLE whole (id int, v int) PARTITION BY RANGE ((evil(id)))",
     );
     for (name, columns) in KINDS {
