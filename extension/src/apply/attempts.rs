@@ -29,10 +29,12 @@ struct Mark {
 
 impl Session {
     /// Applies a batch: the quick way. Where that fails, it is gone through again with the change at which it failed written
-    /// carefully; and if that does not help, all of it carefully.
+    /// carefully; and if that does not help, all of it carefully. If it failed while several rows were inserted together, it is
+    /// gone through with each inserted by itself, to see at which it fails.
     pub fn apply(&mut self, batch: &[u8]) -> Result<(), ApplyError> {
         self.counts = Counts::default();
         self.suspects.clear();
+        self.singly = false;
         if batch.is_empty() {
             return Ok(());
         }
@@ -62,10 +64,12 @@ impl Session {
                 Err(failure) if is_of_the_server(&failure) => return Err(failure.into()),
                 Err(_) => self.back_to(mark.clone(), false),
             }
-            if self.suspects.contains(&self.trying) || self.suspects.len() == SUSPECTS_MAX {
-                break;
+            match self.trying {
+                // It was one of several that were inserted together.
+                None => self.singly = true,
+                Some(tick) if self.suspects.contains(&tick) || self.suspects.len() == SUSPECTS_MAX => break,
+                Some(tick) => self.suspects.push(tick),
             }
-            self.suspects.push(self.trying);
         }
         loop {
             match self.carefully(batch) {

@@ -4,7 +4,7 @@ use pgquorum_change::{Change, Image, Op, Position, Transaction};
 
 use super::attempts::is_of_the_server;
 use super::error::ApplyError;
-use super::run::partitions;
+use super::quick::partitions;
 use super::state::{Halt, Met, Session};
 use super::tables::Policy;
 use super::{filtered, judged, newest, rejected};

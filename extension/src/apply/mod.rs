@@ -11,7 +11,8 @@
 //!
 //! * `error` – how it refuses; `tables` – what is known of a subscription; `state` – what is known during a transaction;
 //! * `attempts` – a batch, in one way or another;
-//! * `run` – from frames to changes of tables; `careful` – conflicts; `rejected`, `left_out` – changes that were left out;
+//! * `run` – from frames to changes of tables; `quick` – writing them, new rows many at a time; `careful` – conflicts;
+//! * `rejected`, `left_out` – changes that were left out;
 //! * `filtered` – tables of which some rows only are wanted;
 //! * `sequences` – for `sql/sequences.sql`; `owner` – for copies of tables, and for `sql/restore.sql`;
 //! * `judged` – who wrote the rows last, where that is kept; `newest` – conflicts where the last write wins.
@@ -27,6 +28,7 @@ mod judged;
 mod left_out;
 mod newest;
 pub mod owner;
+mod quick;
 mod rejected;
 mod run;
 pub mod sequences;

@@ -9,7 +9,7 @@ use pgquorum_change::{Change, OldImage, Op};
 use super::careful::{self, Conflict, Origin, Problem, count, ended};
 use super::error::ApplyError;
 use super::judged::{Side, Tombstone, Weighed, is_overwritten, origin_differs};
-use super::run::partitions;
+use super::quick::partitions;
 use super::state::{Halt, Session};
 use crate::capture;
 use crate::pg::apply_find::Found;

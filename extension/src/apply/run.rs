@@ -1,4 +1,4 @@
-//! From frames to changes of tables; and the quick way of writing them.
+//! From frames to changes of tables.
 
 use pgquorum_change::{Change, Event, Op, Position, Stop, Transaction};
 
@@ -6,11 +6,10 @@ use super::error::ApplyError;
 use super::judged::Present;
 use super::state::{Halt, Session, Way};
 use super::tables::{self, OnDdl};
-use super::{careful, filtered, judged, newest};
+use super::{careful, judged, newest, quick};
 use crate::capture;
-use crate::pg::apply_find::Found;
 use crate::pg::apply_session;
-use crate::pg::apply_target::{self, Fault};
+use crate::pg::apply_target;
 use crate::pg::owner_rights;
 use crate::pg::savepoint::attempt;
 use crate::versions::Reader;
@@ -57,7 +56,11 @@ pub fn frames(session: &mut Session, batch: &[u8], way: Way) -> Result<(), Halt>
     session.progress = Some(progress);
     match result {
         // The rest of the transaction may be long in coming, and what follows may need the tables to be empty.
-        Ok(()) => empty_tables(session, way),
+        Ok(()) => {
+            empty_tables(session, way)?;
+            session.insert_gathered();
+            Ok(())
+        }
         Err(Stop::Misfit(misfit)) => Err(ApplyError::Misfit(misfit, at).into()),
         Err(Stop::Taker(halt)) => Err(halt),
     }
@@ -103,11 +106,12 @@ fn one(
     if !session.counts_here(table, position.tick) {
         return Ok(());
     }
-    session.trying = position.tick;
+    session.trying = Some(position.tick);
     let way = if session.suspects.contains(&position.tick) { Way::Careful } else { way };
     match change.op {
         Op::Ddl => {
             empty_tables(session, way)?;
+            session.insert_gathered();
             if change.ddl.is_some_and(|entry| entry.tag == b"FLUSH CACHES") {
                 // Whoever is caught up was told when the others were.
                 if session.only.is_none() {
@@ -138,10 +142,14 @@ fn one(
                 session.stop(table, after, fault.code, &fault.message);
                 return Ok(());
             }
+            if way == Way::Quick && change.op == Op::Insert && session.gathers(version) {
+                return quick::gather(session, version, position, change, bytes.len());
+            }
+            session.insert_gathered();
             if way == Way::Careful {
                 return careful::change(session, version, table, position, transaction, change, bytes);
             }
-            match quick(session, version, change) {
+            match quick::write(session, version, change) {
                 Ok(true) if judged::suits(session, version, table, change)? => {
                     session.counts.changes += 1;
                     Ok(())
@@ -150,67 +158,6 @@ fn one(
             }
         }
     }
-}
-
-/// Writes a change of a row, whatever else is there; false: there is no such row.
-#[inline]
-fn quick(session: &mut Session, version: usize, change: &Change) -> Result<bool, Fault> {
-    if change.op != Op::Insert {
-        session.settle();
-    }
-    session.wrote = true;
-    if session.versions[version].targets[0].is_filtered() {
-        return filtered::quick(session, version, change);
-    }
-    if session.versions[version].targets[0].is_partitioned() {
-        return quick_in_partitions(session, version, change);
-    }
-    Ok(write(session, version, 0, change))
-}
-
-#[inline]
-fn write(session: &mut Session, version: usize, target: usize, change: &Change) -> bool {
-    let target = &mut session.versions[version].targets[target];
-    let found = match (change.op, change.new) {
-        (Op::Insert, Some(new)) => {
-            target.insert(new);
-            Found::Row
-        }
-        (Op::Update, Some(new)) => target.update(change, new),
-        _ => target.delete(change),
-    };
-    target.tidy();
-    found == Found::Row
-}
-
-fn quick_in_partitions(session: &mut Session, version: usize, change: &Change) -> Result<bool, Fault> {
-    let Some((old, new)) = partitions(session, version, change)? else { return Ok(false) };
-    match (old, new) {
-        (Some(old), Some(new)) if old != new => Ok(false),
-        (Some(place), _) | (None, Some(place)) => Ok(write(session, version, place, change)),
-        (None, None) => Ok(false),
-    }
-}
-
-/// Where the old and the new row belong, as places in a version's targets; `None`: there is no such row.
-pub type Places = (Option<usize>, Option<usize>);
-
-/// The partitions of the old and the new row, opened. `None`: the old row's is not known.
-pub fn partitions(session: &mut Session, version: usize, change: &Change) -> Result<Option<Places>, Fault> {
-    let root = &mut session.versions[version].targets[0];
-    if !root.is_partitioned() {
-        return Ok(Some((Some(0), Some(0))));
-    }
-    let old = if change.op == Op::Insert {
-        None
-    } else {
-        let Some(old) = root.route_old(change) else { return Ok(None) };
-        Some(old)
-    };
-    let new = change.new.map(|new| root.route_new(new));
-    let old = old.map(|oid| session.leaf(version, oid)).transpose()?;
-    let new = new.map(|oid| session.leaf(version, oid)).transpose()?;
-    Ok(Some((old, new)))
 }
 
 /// A table that was emptied at the source.
@@ -228,6 +175,7 @@ fn empty_tables(session: &mut Session, way: Way) -> Result<(), Halt> {
     if session.emptied.is_empty() {
         return Ok(());
     }
+    session.insert_gathered();
     let versions = std::mem::take(&mut session.emptied);
     let mut opened: Vec<Emptied> = Vec::new();
     for (version, before) in versions {

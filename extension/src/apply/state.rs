@@ -9,6 +9,7 @@ use super::error::ApplyError;
 use super::judged::{self, Present, Tombstone};
 use super::tables::{self, Policy, State, Subscription, Table};
 use crate::pg::apply_filter::Condition;
+use crate::pg::apply_gather::Trying;
 use crate::pg::apply_target::{self, Fault, Target};
 use crate::pg::apply_write;
 use crate::versions::Reader;
@@ -78,8 +79,12 @@ pub struct Session {
     pub present: Present,
     /// Of the last change that was seen, whatever became of it.
     pub seen: Position,
-    /// The change that is being written.
-    pub trying: u64,
+    /// The change that is being written; `None`: one of several.
+    pub trying: Trying,
+    /// Versions of tables with new rows that are to be inserted together.
+    pub gathering: Vec<usize>,
+    /// Rows are inserted one by one, so that it is known which one fails.
+    pub singly: bool,
     /// Changes at which the quick way of this call has failed.
     pub suspects: Vec<u64>,
     /// Of the last complete transaction, and when it was committed.
@@ -120,7 +125,9 @@ impl Session {
             versions: Vec::new(),
             last_version: 0,
             present: Present::default(),
-            trying: 0,
+            trying: Some(0),
+            gathering: Vec::new(),
+            singly: false,
             suspects: Vec::new(),
             complete: None,
             wrote: true,
@@ -161,6 +168,7 @@ impl Session {
     /// What was written is seen by what follows.
     #[inline]
     pub fn settle(&mut self) {
+        self.insert_gathered();
         if std::mem::take(&mut self.wrote) {
             apply_write::next_command();
         }
@@ -287,8 +295,10 @@ impl Session {
         self.wrote = true;
     }
 
-    /// Closes the tables here; they are opened again when they are needed.
+    /// Closes the tables here; they are opened again when they are needed. Rows that were gathered and not inserted are those of
+    /// an attempt that has failed.
     pub fn close_targets(&mut self, clean: bool) {
+        self.gathering.clear();
         for version in &mut self.versions {
             // Partitions first: their table has opened them, too.
             for target in version.targets.drain(..).rev() {

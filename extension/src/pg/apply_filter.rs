@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use pgquorum_change::{Change, Image, OldImage, Schema, Value};
 use pgrx::pg_sys;
 
+use super::apply_slot as slot;
 use super::apply_target::{Fault, Lasting, Target};
 use super::apply_value::in_server_encoding;
 use super::filter::{self, Filter};
@@ -125,7 +126,7 @@ impl Target {
         let mut unknown = false;
         // SAFETY: the slot has room for all columns of the table; values are in the row's memory, which is the present one.
         let wanted = unsafe {
-            let (values, nulls) = self.clear();
+            let (values, nulls) = slot::cleared(self.incoming);
             for (at, value) in image.values().enumerate() {
                 let Some(at) = column(at).filter(|at| row_filter.columns.contains(at)) else { continue };
                 let one = &mut self.columns[at];
@@ -138,7 +139,7 @@ impl Target {
                     (Value::Null, _) | (Value::Text(_), None) => {}
                 }
             }
-            pg_sys::ExecStoreVirtualTuple(self.incoming);
+            slot::filled(self.incoming);
             !unknown && row_filter.filter.takes(self.incoming)
         };
         self.finish(outer);

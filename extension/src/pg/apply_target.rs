@@ -57,6 +57,8 @@ pub struct Target {
     pub(super) has_triggers: bool,
     /// Rows are found and written with the rights of the table's owner, as code of others may run meanwhile.
     pub(super) needs_owner: bool,
+    /// New rows that are to be inserted together; `None`: each is inserted by itself.
+    pub(super) gathered: Option<super::apply_gather::Gathered>,
     /// How keys are numbered; empty: they are not.
     pub(super) parts: Vec<super::apply_number::Part>,
     pub(super) room: Vec<u8>,
@@ -224,6 +226,7 @@ impl Target {
                 unique: Vec::new(),
                 has_triggers: !triggers.is_null(),
                 needs_owner: true,
+                gathered: None,
                 parts: Vec::new(),
                 room: Vec::new(),
                 routing: None,
@@ -236,6 +239,7 @@ impl Target {
             }
             target.key = Some(Key::new(key_index, schema, &target.columns));
             target.needs_owner = super::apply_calls::needs_owner(&target);
+            target.gathered = super::apply_gather::Gathered::of(&target);
             Ok(target)
         }
     }

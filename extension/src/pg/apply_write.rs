@@ -7,6 +7,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_DATA_CORRUPTED;
 use pgrx::pg_sys;
 
 use super::apply_find::{Found, Place};
+use super::apply_slot as slot;
 use super::apply_target::{Column, Target};
 use super::describe::attributes;
 use super::owner_rights::AsOwner;
@@ -46,15 +47,15 @@ impl Target {
     pub fn tidy(&mut self) {
         // SAFETY: the slots are the table's own; their values are in the row's memory, which goes after them.
         unsafe {
-            pg_sys::ExecClearTuple(self.incoming);
-            pg_sys::ExecClearTuple(self.found);
+            slot::empty(self.incoming);
+            slot::let_go(self.found);
             if self.has_triggers {
                 // What triggers were shown stays in these until the next time.
                 pg_sys::ExecClearTuple((*self.result).ri_TrigOldSlot);
                 pg_sys::ExecClearTuple((*self.result).ri_TrigNewSlot);
             }
-            pg_sys::MemoryContextReset(self.row);
-            pg_sys::MemoryContextReset((*(*self.estate).es_per_tuple_exprcontext).ecxt_per_tuple_memory);
+            slot::reset(self.row);
+            slot::reset((*(*self.estate).es_per_tuple_exprcontext).ecxt_per_tuple_memory);
         }
     }
 
@@ -75,15 +76,18 @@ impl Target {
         }
     }
 
-    /// Makes the row of an insert in the slot of new rows. False: the image is not whole.
-    fn fill_new(&mut self, image: Image) -> bool {
+    /// Makes the row of an insert in a slot. False: the image is not whole.
+    ///
+    /// # Safety
+    ///
+    /// The slot is a virtual one of this table's rows.
+    pub(super) unsafe fn fill_new(&mut self, slot: *mut pg_sys::TupleTableSlot, image: Image) -> bool {
         let mut whole = true;
         let count = self.columns.len();
         check_length(image, count);
-        // SAFETY: the slot has room for all columns of the table; values are in the row's memory, which is the present
-        // one.
+        // SAFETY: the slot has room for all columns of the table; values are in the present memory context.
         unsafe {
-            let (values, nulls) = self.clear();
+            let (values, nulls) = slot::cleared(slot);
             for (column, value) in self.columns.iter_mut().zip(image.values()) {
                 let Some(place) = column.place else { continue };
                 match value {
@@ -99,24 +103,9 @@ impl Target {
             for (place, default) in &self.defaults {
                 *values.add(*place) = pg_sys::ExecEvalExpr(*default, context, nulls.add(*place));
             }
-            pg_sys::ExecStoreVirtualTuple(self.incoming);
+            slot::filled(slot);
         }
         whole
-    }
-
-    /// # Safety
-    ///
-    /// The slot is this table's own.
-    pub(super) unsafe fn clear(&mut self) -> (*mut pg_sys::Datum, *mut bool) {
-        // SAFETY: see above; it has as many values as the table has columns.
-        unsafe {
-            pg_sys::ExecClearTuple(self.incoming);
-            let count = usize::try_from((*(*self.incoming).tts_tupleDescriptor).natts).unwrap_or(0);
-            let (values, nulls) = ((*self.incoming).tts_values, (*self.incoming).tts_isnull);
-            values.write_bytes(0, count);
-            nulls.write_bytes(1, count);
-            (values, nulls)
-        }
     }
 
     /// Makes the row of an update in the slot of new rows: the row that was found, with the values that the source sends.
@@ -126,8 +115,8 @@ impl Target {
         // SAFETY: as in `fill_new`. What is taken over from the found row stays as long as that slot holds its page.
         unsafe {
             pg_sys::slot_getallattrs(self.found);
-            let (values, nulls) = self.clear();
-            let width = usize::try_from((*(*self.incoming).tts_tupleDescriptor).natts).unwrap_or(0);
+            let (values, nulls) = slot::cleared(self.incoming);
+            let width = slot::width(self.incoming);
             values.copy_from_nonoverlapping((*self.found).tts_values, width);
             nulls.copy_from_nonoverlapping((*self.found).tts_isnull, width);
             for (column, value) in self.columns.iter_mut().zip(image.values()) {
@@ -145,14 +134,15 @@ impl Target {
                     Value::Unchanged => {}
                 }
             }
-            pg_sys::ExecStoreVirtualTuple(self.incoming);
+            slot::filled(self.incoming);
         }
     }
 
     /// Inserts a row without looking for others that it may collide with; the table's indexes do, and raise.
     pub fn insert(&mut self, image: Image) {
         let outer = self.begin();
-        self.fill_new(image);
+        // SAFETY: the slot of new rows.
+        unsafe { self.fill_new(self.incoming, image) };
         self.insert_filled();
         self.finish(outer);
     }
@@ -211,7 +201,8 @@ impl Target {
             self.fill_changed(image);
             true
         } else {
-            self.fill_new(image)
+            // SAFETY: the slot of new rows.
+            unsafe { self.fill_new(self.incoming, image) }
         };
         self.finish(outer);
         whole
@@ -274,9 +265,11 @@ impl Target {
     /// The partition of a new row.
     pub fn route_new(&mut self, image: Image) -> u32 {
         let outer = self.begin();
-        self.fill_new(image);
-        // SAFETY: the slot was filled just now.
-        let leaf = unsafe { self.partition_of_incoming() };
+        // SAFETY: the slot of new rows, which is filled then.
+        let leaf = unsafe {
+            self.fill_new(self.incoming, image);
+            self.partition_of_incoming()
+        };
         self.finish(outer);
         self.tidy();
         leaf
@@ -297,7 +290,7 @@ impl Target {
         check_length(image, known.len());
         // SAFETY: as in `fill_new`.
         let leaf = unsafe {
-            let (values, nulls) = self.clear();
+            let (values, nulls) = slot::cleared(self.incoming);
             for (at, value) in known.into_iter().zip(image.values()) {
                 let column = &mut self.columns[at];
                 if let (Some(place), Value::Text(text)) = (column.place, value) {
@@ -305,7 +298,7 @@ impl Target {
                     *nulls.add(place) = false;
                 }
             }
-            pg_sys::ExecStoreVirtualTuple(self.incoming);
+            slot::filled(self.incoming);
             self.partition_of_incoming()
         };
         self.finish(outer);

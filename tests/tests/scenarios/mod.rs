@@ -5,6 +5,7 @@ mod applier_lies;
 mod applier_nodes;
 mod apply_conflicts;
 mod apply_filters;
+mod apply_gathered;
 mod apply_order;
 mod apply_origins;
 mod apply_random;
