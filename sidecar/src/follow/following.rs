@@ -3,15 +3,16 @@
 use super::frames::{Frame, Frames};
 use super::queue::{Batch, Queue};
 use super::runner::Runner;
-use super::source::Channel;
+use super::source::{Bytestream, Channel};
 use super::subscription::TableName;
-use super::target::{Applier, Report, Standing};
+use super::target::{Applied, Applier, Report, Standing, Target};
 use super::trouble::{Kind, Result, Trouble};
 use crate::feed::Position;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// How often it is said how far the subscription is, if that is news, and else.
@@ -50,6 +51,57 @@ struct Known {
     end: Option<Position>,
 }
 
+/// What following needs, begun while other things are still to be done. Nothing is applied before it is taken up.
+pub struct Ahead {
+    applier: Begun<(Box<dyn Applier>, Applied)>,
+    /// Where the subscription is.
+    position: Position,
+    stream: Option<Begun<Box<dyn Bytestream>>>,
+}
+
+impl Ahead {
+    /// Begins a session that applies. `None`: other things are to be done first.
+    pub fn of(runner: &Runner, standing: &Standing) -> Option<Ahead> {
+        let position = standing.position.filter(|_| standing.follows())?;
+        let target = Arc::clone(&runner.target);
+        let applier = Begun::new(async move { take_up(&*target).await });
+        Some(Ahead { applier, position, stream: None })
+    }
+
+    /// Begins to read.
+    pub fn read(&mut self, runner: &Runner) {
+        let (source, position) = (Arc::clone(&runner.source), self.position);
+        self.stream = Some(Begun::new(async move { source.stream(position).await }));
+    }
+}
+
+/// Something that goes on by itself, until it is done or not wanted any more.
+struct Begun<T>(JoinHandle<Result<T>>);
+
+impl<T: Send + 'static> Begun<T> {
+    fn new(work: impl Future<Output = Result<T>> + Send + 'static) -> Begun<T> {
+        Begun(tokio::spawn(work))
+    }
+
+    async fn done(mut self) -> Result<T> {
+        let done = (&mut self.0).await;
+        done.unwrap_or_else(|error| Err(Trouble::waiting("broken_off", error.to_string())))
+    }
+}
+
+impl<T> Drop for Begun<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Who applies, and where it begins. Whoever applied before is done when this is answered.
+async fn take_up(target: &dyn Target) -> Result<(Box<dyn Applier>, Applied)> {
+    let mut applier = target.applier().await?;
+    let now = applier.apply(Vec::new(), true, None).await?;
+    Ok((applier, now))
+}
+
 impl<'a> Following<'a> {
     pub fn new(runner: &'a Runner, follower: &'a str, channel: &'a Channel) -> Following<'a> {
         let known = Known { end: runner.end, ..Known::default() };
@@ -78,15 +130,18 @@ impl<'a> Following<'a> {
     }
 
     /// Follows until something else is to be done.
-    pub async fn follow(&mut self) -> Result<()> {
-        let mut applier = self.runner.target.applier().await?;
-        // Whoever applied before is done when this is answered.
-        let now = applier.apply(Vec::new(), true, None).await?;
+    pub async fn follow(&mut self, ahead: Option<Ahead>) -> Result<()> {
+        let ((mut applier, now), stream) = match ahead {
+            Some(ahead) => (ahead.applier.done().await?, ahead.stream.map(|stream| (ahead.position, stream))),
+            None => (take_up(&*self.runner.target).await?, None),
+        };
         let Some(position) = now.position else { return Ok(()) };
         self.note(|known| known.applied = Some(position));
         let queue = Queue::new(position);
+        // Unless somebody else has gone on meanwhile.
+        let stream = stream.filter(|(after, _)| *after == position).map(|(_, stream)| stream);
         tokio::select! {
-            failed = self.read(position, &queue) => failed,
+            failed = self.read(position, stream, &queue) => failed,
             failed = self.apply(&mut *applier, &queue, None, now.one_by_one) => failed,
             done = self.report() => done,
             done = self.keep() => done,
@@ -101,7 +156,7 @@ impl<'a> Following<'a> {
         let name = table.to_string();
         let queue = Queue::new(after);
         let done = tokio::select! {
-            failed = self.read(after, &queue) => failed,
+            failed = self.read(after, None, &queue) => failed,
             done = self.apply(&mut *applier, &queue, Some((&name, to)), false) => done,
         };
         match done {
@@ -119,8 +174,17 @@ impl<'a> Following<'a> {
     }
 
     /// Reads ahead. Returns only when that fails.
-    async fn read(&self, after: Position, queue: &Queue) -> Result<()> {
-        let mut stream = self.runner.source.stream(after).await.map_err(not_the_last_word)?;
+    async fn read(
+        &self,
+        after: Position,
+        begun: Option<Begun<Box<dyn Bytestream>>>,
+        queue: &Queue,
+    ) -> Result<()> {
+        let stream = match begun {
+            Some(begun) => begun.done().await,
+            None => self.runner.source.stream(after).await,
+        };
+        let mut stream = stream.map_err(not_the_last_word)?;
         let mut frames = Frames::default();
         let mut knew = Instant::now();
         loop {
@@ -204,7 +268,7 @@ impl<'a> Following<'a> {
         batch: &Batch,
         only: Option<&str>,
         inside: bool,
-    ) -> Result<super::target::Applied> {
+    ) -> Result<Applied> {
         let mut attempt = 0;
         loop {
             self.set_applying(Some(Instant::now()));
@@ -225,12 +289,7 @@ impl<'a> Following<'a> {
     }
 
     /// The transactions of a batch, each in one of its own.
-    async fn singly(
-        &self,
-        applier: &mut dyn Applier,
-        batch: &Batch,
-        only: Option<&str>,
-    ) -> Result<super::target::Applied> {
+    async fn singly(&self, applier: &mut dyn Applier, batch: &Batch, only: Option<&str>) -> Result<Applied> {
         let now = applier.apply(Vec::new(), true, only).await?;
         let (parts, mut frames) = (Queue::new(now.position.unwrap_or_default()), Frames::default());
         frames.push(&batch.frames);

@@ -5,8 +5,9 @@
 use super::board::{Board, Place};
 use super::source::Answer;
 use super::subscription::{Subscription, TableName};
-use super::target::{Applied, Applier, Copier, Report, Standing, Target};
+use super::target::{Applied, Applier, Copier, Report, SourceFound, Standing, Target};
 use super::trouble::{Kind, Result, Trouble};
+use super::versions::SEE_SIZE;
 use crate::feed::Position;
 use crate::postgres::{ConnectError, Manner, PostgresConfig, Session};
 use bytes::Bytes;
@@ -35,6 +36,8 @@ const STANDING: &str = "SELECT p.epoch, p.tick, coalesce((SELECT jsonb_agg(jsonb
     FROM quorum.subscription_table t WHERE t.subscription = p.subscription), '[]'), s.enabled, \
     coalesce((SELECT v.config_version = 0 FROM quorum.subscription_version v WHERE v.subscription = p.subscription), false) \
     FROM quorum.subscription_position p JOIN quorum.subscription s ON s.id = p.subscription WHERE p.subscription = $1";
+const TABLES_FOUND: &str = "SELECT quorum.subscription_tables_found($1, $2, $3, $4, $5)";
+const REPORT: &str = "SELECT quorum.report_subscription($1, $2, $3, $4, $5, $6)::text";
 const APPLY: &str = "SELECT epoch, tick, in_transaction, one_by_one FROM quorum.apply($1, $2, $3)";
 const PLAN: &str = "SELECT before, copy, after, copied_columns FROM quorum.copy_plan($1, $2, $3, $4)";
 const ORIGIN: &str = "SELECT set_config('pgquorum.origin', $1, true), \
@@ -98,14 +101,18 @@ impl Local {
         Err(Trouble::new(Kind::Gone, "no_extension", message))
     }
 
+    /// The keeper's session. Taken out: one whose answer was not waited for is not used again.
+    async fn taken(&self, keeper: &mut Option<Session>) -> Result<Session> {
+        match keeper.take().filter(|session| !session.is_closed()) {
+            Some(session) => Ok(session),
+            None => self.connect("").await,
+        }
+    }
+
     /// Asks in the keeper's session; a commit there returns when it is as durable as the cluster promises.
     pub(super) async fn ask(&self, query: &str, values: &[Parameter<'_>]) -> Result<Vec<Row>> {
         let mut keeper = self.keeper.lock().await;
-        // Taken out: one whose answer was not waited for is not used again.
-        let session = match keeper.take().filter(|session| !session.is_closed()) {
-            Some(session) => session,
-            None => self.connect("").await?,
-        };
+        let session = self.taken(&mut keeper).await?;
         let rows = session.query_typed(query, values).await.map_err(|error| Trouble::from_database(&error));
         *keeper = Some(session);
         rows
@@ -120,33 +127,55 @@ impl Local {
         column(rows.first().ok_or_else(|| unreadable("no row"))?, 0)
     }
 
-    async fn read_standing(&self) -> Result<Standing> {
-        let rows = self.ask(STANDING, &[(&self.id, Type::INT4)]).await?;
-        let gone = || Trouble::new(Kind::Gone, "unsubscribed", "the subscription was ended, or rests");
-        let row = rows.first().ok_or_else(gone)?;
-        if !column::<bool>(row, 3)? {
-            return Err(gone());
-        }
-        let position = position(column(row, 0)?, column(row, 1)?);
-        let mut standing = Standing { position, refetch: column(row, 4)?, ..Standing::default() };
-        for table in column::<Value>(row, 2)?.as_array().into_iter().flatten() {
-            let text = |name: &str| table[name].as_str().unwrap_or_default().to_owned();
-            let name = TableName { schema: text("schema"), table: text("table") };
-            standing.tables += 1;
-            match (text("state").as_str(), table["epoch"].as_u64(), table["tick"].as_u64()) {
-                ("copy", _, _) => standing.to_copy.push(name),
-                ("catch-up", Some(epoch), Some(tick)) => {
-                    standing.to_catch_up.push((name, Position { epoch, tick }));
-                }
-                ("stopped", ..) => {
-                    standing.stopped += 1;
-                    standing.untracked.extend((text("code") == "PQ016").then_some(name));
-                }
-                _ => {}
+    /// Asks all of this in one transaction.
+    async fn ask_together(&self, questions: &[(&str, &[Parameter<'_>])]) -> Result<Vec<Vec<Row>>> {
+        let mut keeper = self.keeper.lock().await;
+        let session = self.taken(&mut keeper).await?;
+        let asked = async {
+            session.batch_execute("BEGIN").await?;
+            let mut answers = Vec::with_capacity(questions.len());
+            for (query, values) in questions {
+                answers.push(session.query_typed(query, values).await?);
             }
-        }
-        Ok(standing)
+            session.batch_execute("COMMIT").await?;
+            Ok::<_, tokio_postgres::Error>(answers)
+        };
+        // If anything fails the session ends, and with it the transaction.
+        let answers = asked.await.map_err(|error| Trouble::from_database(&error))?;
+        *keeper = Some(session);
+        Ok(answers)
     }
+
+    async fn read_standing(&self) -> Result<Standing> {
+        standing(&self.ask(STANDING, &[(&self.id, Type::INT4)]).await?)
+    }
+}
+
+fn standing(rows: &[Row]) -> Result<Standing> {
+    let gone = || Trouble::new(Kind::Gone, "unsubscribed", "the subscription was ended, or rests");
+    let row = rows.first().ok_or_else(gone)?;
+    if !column::<bool>(row, 3)? {
+        return Err(gone());
+    }
+    let position = position(column(row, 0)?, column(row, 1)?);
+    let mut standing = Standing { position, refetch: column(row, 4)?, ..Standing::default() };
+    for table in column::<Value>(row, 2)?.as_array().into_iter().flatten() {
+        let text = |name: &str| table[name].as_str().unwrap_or_default().to_owned();
+        let name = TableName { schema: text("schema"), table: text("table") };
+        standing.tables += 1;
+        match (text("state").as_str(), table["epoch"].as_u64(), table["tick"].as_u64()) {
+            ("copy", _, _) => standing.to_copy.push(name),
+            ("catch-up", Some(epoch), Some(tick)) => {
+                standing.to_catch_up.push((name, Position { epoch, tick }));
+            }
+            ("stopped", ..) => {
+                standing.stopped += 1;
+                standing.untracked.extend((text("code") == "PQ016").then_some(name));
+            }
+            _ => {}
+        }
+    }
+    Ok(standing)
 }
 
 impl Target for Local {
@@ -158,25 +187,44 @@ impl Target for Local {
         Box::pin(self.read_standing())
     }
 
-    fn tables_found<'a>(
+    fn begin<'a>(
         &'a self,
-        origin: &'a str,
-        tables: &'a [TableName],
+        found: SourceFound<'a>,
         start: Option<Position>,
-    ) -> Answer<'a, ()> {
+        report: Report,
+    ) -> Answer<'a, Standing> {
         Box::pin(async move {
-            let tables: Vec<Value> =
-                tables.iter().map(|one| json!({"schema": one.schema, "table": one.table})).collect();
-            let tables = Value::Array(tables);
-            let (epoch, tick) = numbers(start);
-            let values: [Parameter; 5] = [
+            self.place.report(&report);
+            let tables = found.tables.iter().map(|one| json!({"schema": one.schema, "table": one.table}));
+            let (tables, (epoch, tick)) = (Value::Array(tables.collect()), numbers(start));
+            let tables: [Parameter; 5] = [
                 (&self.id, Type::INT4),
-                (&origin, Type::TEXT),
+                (&found.origin, Type::TEXT),
                 (&tables, Type::JSONB),
                 (&epoch, Type::INT8),
                 (&tick, Type::INT8),
             ];
-            self.ask("SELECT quorum.subscription_tables_found($1, $2, $3, $4, $5)", &values).await.map(drop)
+            let bytes = found.change_bytes.map(number);
+            let size: [Parameter; 2] = [(&self.id, Type::INT4), (&bytes, Type::INT8)];
+            let (epoch, tick) = numbers(report.end);
+            let report: [Parameter; 6] = [
+                (&self.id, Type::INT4),
+                (&report.state, Type::TEXT),
+                (&report.code, Type::TEXT),
+                (&report.detail, Type::TEXT),
+                (&epoch, Type::INT8),
+                (&tick, Type::INT8),
+            ];
+            let id: [Parameter; 1] = [(&self.id, Type::INT4)];
+            // The first holds the position until the end: nobody applies anything between the last and the commit.
+            let questions = [
+                (TABLES_FOUND, &tables[..]),
+                (SEE_SIZE, &size[..]),
+                (REPORT, &report[..]),
+                (STANDING, &id[..]),
+            ];
+            let mut answers = self.ask_together(&questions).await?;
+            standing(&answers.pop().unwrap_or_default())
         })
     }
 
@@ -200,9 +248,7 @@ impl Target for Local {
                 (&epoch, Type::INT8),
                 (&tick, Type::INT8),
             ];
-            self.ask("SELECT quorum.report_subscription($1, $2, $3, $4, $5, $6)::text", &values)
-                .await
-                .map(drop)
+            self.ask(REPORT, &values).await.map(drop)
         })
     }
 
@@ -429,7 +475,7 @@ fn position(epoch: Option<i64>, tick: Option<i64>) -> Option<Position> {
     Some(Position { epoch: u64::try_from(epoch?).ok()?, tick: u64::try_from(tick?).ok()? })
 }
 
-fn number(value: u64) -> i64 {
+pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

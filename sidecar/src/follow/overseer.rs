@@ -139,7 +139,9 @@ impl Overseer {
             }
         }
         let due = self.databases.iter().filter(|(_, database)| database.due.is_none_or(|due| due <= now));
-        let due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
+        let mut due: Vec<String> = due.map(|(name, _)| name.clone()).collect();
+        // What was changed is most likely in one of these, and to the others connecting alone takes time.
+        due.sort_by_key(|name| !self.stays(name));
         for name in due {
             self.visit(&name).await;
         }
@@ -159,10 +161,15 @@ impl Overseer {
         Ok(())
     }
 
-    async fn visit(&mut self, name: &str) {
-        let stays = name == self.pool.default_database()
+    /// Is a session kept in this database from look to look?
+    fn stays(&self, name: &str) -> bool {
+        name == self.pool.default_database()
             || self.appliers.works_in(name)
-            || self.databases.get(name).is_some_and(Database::is_worked_for);
+            || self.databases.get(name).is_some_and(Database::is_worked_for)
+    }
+
+    async fn visit(&mut self, name: &str) {
+        let stays = self.stays(name);
         let first = self.databases.get(name).is_some_and(|database| !database.seen);
         let mut found = self.read(name, stays, first).await;
         for subscription in found.iter_mut().flat_map(|found| &mut found.subscriptions) {

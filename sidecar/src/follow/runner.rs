@@ -2,10 +2,10 @@
 //! from that, say so and try again.
 
 use super::copying::Copying;
-use super::following::Following;
+use super::following::{Ahead, Following};
 use super::source::Source;
 use super::subscription::{Subscription, TableName};
-use super::target::{Report, Standing, Target};
+use super::target::{Report, SourceFound, Standing, Target};
 use super::trouble::{Kind, Result, Trouble};
 use crate::feed::Position;
 use sha2::{Digest, Sha256};
@@ -115,26 +115,41 @@ impl Runner {
 
     /// One attempt; it returns only with what keeps the subscription from going on.
     async fn attempt(&mut self) -> Result<()> {
-        let channel = self.source.channel().await?;
+        // What does not depend on each other is asked on both sides at once: connecting alone takes most of the time.
+        let here = async { Ok::<_, Trouble>((self.target.standing().await?, self.target.origin().await?)) };
+        let (channel, (standing, origin)) = tokio::try_join!(self.source.channel(), here)?;
         self.end = Some(channel.end);
-        let standing = self.target.standing().await?;
         let start = self.start(&standing).await?;
         let wanted: Vec<TableName> =
             channel.tables.iter().filter(|table| self.subscription.wants(table)).cloned().collect();
-        self.target.tables_found(&channel.origin, &wanted, start).await?;
-        let standing = self.target.standing().await?;
+        let found =
+            SourceFound { origin: &channel.origin, tables: &wanted, change_bytes: channel.change_bytes };
         // What was applied before is durable with this, and so is the position that the source is told.
-        self.target.report(Report { state: "starting", end: self.end, ..Report::default() }).await?;
-        self.target.see_change_size(channel.change_bytes).await?;
-        let follower = follower_name(&self.target.origin().await?, self.subscription.id);
-        self.register(&follower, &standing).await?;
-        self.target.add_schemas(self.source.schemas().await?).await?;
-        let outdated = self.target.see_source(channel.version).await?;
+        let report = Report { state: "starting", end: self.end, ..Report::default() };
+        let (standing, schemas) =
+            tokio::try_join!(self.target.begin(found, start, report), self.source.schemas())?;
+        let follower = follower_name(&origin, self.subscription.id);
+        let mut ahead = Ahead::of(self, &standing);
+        let noted = async {
+            self.target.add_schemas(schemas).await?;
+            self.target.see_source(channel.version).await
+        };
+        let registered = async {
+            self.register(&follower, &standing).await?;
+            // Not before: by now it is known which node leads there, and that one is read first.
+            if let Some(ahead) = &mut ahead {
+                ahead.read(self);
+            }
+            Ok::<_, Trouble>(())
+        };
+        let ((), outdated) = tokio::try_join!(registered, noted)?;
         if outdated && self.subscription.on_purged == "reload" {
             self.target.reload().await?;
         }
         loop {
             let standing = self.target.standing().await?;
+            // What is to be done before may move the position.
+            let begun = ahead.take().filter(|_| standing.follows());
             if !standing.to_copy.is_empty() {
                 let (there, gone): (Vec<_>, Vec<_>) =
                     standing.to_copy.into_iter().partition(|table| channel.tables.contains(table));
@@ -162,7 +177,7 @@ impl Runner {
                     done => done?,
                 }
             } else {
-                following.follow().await?;
+                following.follow(begun).await?;
                 // Other tables, or what was to be copied: all is looked at anew.
                 return Ok(());
             }

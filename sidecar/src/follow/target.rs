@@ -52,18 +52,29 @@ pub struct Report {
     pub end: Option<Position>,
 }
 
+/// What the source is like, as it says when work begins.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceFound<'a> {
+    pub origin: &'a str,
+    /// What it tracks.
+    pub tables: &'a [TableName],
+    /// Bytes of log that a change takes there on average.
+    pub change_bytes: Option<u64>,
+}
+
 /// The database that follows, for one subscription.
 pub trait Target: Versions + Send + Sync + 'static {
     /// The name of this database for others.
     fn origin(&self) -> Answer<'_, String>;
     fn standing(&self) -> Answer<'_, Standing>;
-    /// What the source tracks; `start`: where to begin if nothing is copied.
-    fn tables_found<'a>(
+    /// Notes what was found at the source, that work begins, and, `start`, where to begin if nothing is copied. Returns how far
+    /// the subscription is when all that is durable, and with it everything that was applied before.
+    fn begin<'a>(
         &'a self,
-        origin: &'a str,
-        tables: &'a [TableName],
+        found: SourceFound<'a>,
         start: Option<Position>,
-    ) -> Answer<'a, ()>;
+        report: Report,
+    ) -> Answer<'a, Standing>;
     fn add_schemas(&self, schemas: Value) -> Answer<'_, ()>;
     /// Returns when it is durable, and with it everything that was applied before.
     fn report(&self, report: Report) -> Answer<'_, ()>;

@@ -1,14 +1,14 @@
 //! Which version of the source's channel a database has: what a [`Target`](super::target::Target) is told of it, beside what
 //! is to be written. The delta interface shows it.
 
-use super::local::Local;
+use super::local::{Local, number};
 use super::source::Answer;
 use tokio_postgres::types::Type;
 
 const SEE: &str = "SELECT quorum.see_source($1, $2, $3)";
 const BEGIN: &str = "SELECT quorum.begin_load($1, $2, $3)::text";
 const END: &str = "SELECT quorum.end_load($1)";
-const SEE_SIZE: &str = "SELECT quorum.see_change_size($1, $2)::text";
+pub(super) const SEE_SIZE: &str = "SELECT quorum.see_change_size($1, $2)::text";
 
 /// The version of a channel's contents: it grows when the channel is pruned, and whoever has an older one copies it anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Versions for Local {
 
     fn see_change_size(&self, bytes: Option<u64>) -> Answer<'_, ()> {
         Box::pin(async move {
-            let bytes = bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+            let bytes = bytes.map(number);
             self.ask(SEE_SIZE, &[(&self.id, Type::INT4), (&bytes, Type::INT8)]).await.map(drop)
         })
     }

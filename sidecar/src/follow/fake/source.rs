@@ -172,6 +172,7 @@ impl Source for Shared {
         Box::pin(async move {
             self.0.fails()?;
             let mut state = self.0.lock();
+            assert!(!state.followers.is_empty(), "the log is read before it is kept");
             state.streams.push(after);
             if after.tick < state.purged {
                 return Err(Trouble::from_source(410, "position_purged", "gone"));

@@ -4,7 +4,7 @@ use super::orders;
 use crate::feed::Position;
 use crate::follow::frames::{Frame, Frames};
 use crate::follow::subscription::TableName;
-use crate::follow::target::{Answer, Applied, Applier, Copier, Report, Standing, Target};
+use crate::follow::target::{Answer, Applied, Applier, Copier, Report, SourceFound, Standing, Target};
 use crate::follow::trouble::{Kind, Trouble};
 use crate::follow::versions::{Version, Versions};
 use bytes::Bytes;
@@ -46,6 +46,8 @@ pub struct TargetState {
     pub loads: usize,
     pub fetched: usize,
     pub change_bytes: Option<u64>,
+    /// How far somebody else gets who is still at it when work begins here.
+    pub late: Option<Position>,
 }
 
 impl FakeTarget {
@@ -110,22 +112,25 @@ impl Target for Here {
         Box::pin(async { Ok(self.0.lock().standing.clone()) })
     }
 
-    fn tables_found<'a>(
+    fn begin<'a>(
         &'a self,
-        _origin: &'a str,
-        tables: &'a [TableName],
+        found: SourceFound<'a>,
         start: Option<Position>,
-    ) -> Answer<'a, ()> {
+        report: Report,
+    ) -> Answer<'a, Standing> {
         Box::pin(async move {
-            let standing = &mut self.0.lock().standing;
+            let state = &mut *self.0.lock();
+            let standing = &mut state.standing;
             if standing.tables == 0 {
-                standing.tables = tables.len();
+                standing.tables = found.tables.len();
                 match start {
                     Some(start) => standing.position = Some(start),
-                    None => standing.to_copy = tables.to_vec(),
+                    None => standing.to_copy = found.tables.to_vec(),
                 }
             }
-            Ok(())
+            state.change_bytes = found.change_bytes;
+            state.reports.push(report);
+            Ok(state.standing.clone())
         })
     }
 
@@ -196,6 +201,9 @@ impl Applier for Applies {
     fn apply<'a>(&'a mut self, batch: Vec<u8>, ends: bool, only: Option<&'a str>) -> Answer<'a, Applied> {
         Box::pin(async move {
             let mut state = self.target.lock();
+            if let Some(late) = state.late.take() {
+                state.standing.position = Some(late);
+            }
             if !batch.is_empty() {
                 state.failures.pop_front().map_or(Ok(()), Err)?;
                 state.hindered = !state.hindered;

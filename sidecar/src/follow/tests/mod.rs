@@ -258,6 +258,23 @@ async fn what_fails_on_the_way_is_read_again_from_where_it_was() {
     assert_eq!(world.target.lock().applied.concat(), [1, 2]);
 }
 
+#[tokio::test]
+async fn whoever_is_still_at_it_is_waited_for() {
+    let mut world = world();
+    for _ in 0..3 {
+        world.source.commit(1);
+    }
+    {
+        let mut state = world.target.lock();
+        (state.standing.position, state.standing.tables, state.late) = (Some(at(0)), 1, Some(at(2)));
+    }
+    world.start(subscription());
+    world.until("the rest", |world| world.position() == Some(3)).await;
+    assert_eq!(world.target.lock().applied.concat(), [3]);
+    // What was begun to be read from another place is not used.
+    assert_eq!(world.source.lock().streams.last(), Some(&at(2)));
+}
+
 /// Where others write the same rows, that is every day's work.
 #[tokio::test]
 async fn what_fails_now_and_then_does_not_slow_down_what_moves() {
