@@ -3,6 +3,7 @@
 //! All sessions are clients like any other: without the cluster's lease, or on a standby, the server refuses what they write.
 
 use super::board::{Board, Place};
+use super::copier::Copying;
 use super::source::Answer;
 use super::subscription::{Subscription, TableName};
 use super::target::{Applied, Applier, Copier, Report, SourceFound, Standing, Target};
@@ -10,16 +11,13 @@ use super::trouble::{Kind, Result, Trouble};
 use super::versions::SEE_SIZE;
 use crate::feed::Position;
 use crate::postgres::{ConnectError, Manner, PostgresConfig, Session};
-use bytes::Bytes;
-use futures_util::SinkExt;
 use serde_json::{Value, json};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{CopyInSink, Row, Statement};
+use tokio_postgres::{Row, Statement};
 
 /// Values are read as sources write them.
 const SETTINGS: &str = "SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
@@ -39,9 +37,6 @@ const STANDING: &str = "SELECT p.epoch, p.tick, coalesce((SELECT jsonb_agg(jsonb
 const TABLES_FOUND: &str = "SELECT quorum.subscription_tables_found($1, $2, $3, $4, $5)";
 const REPORT: &str = "SELECT quorum.report_subscription($1, $2, $3, $4, $5, $6)::text";
 const APPLY: &str = "SELECT epoch, tick, in_transaction, one_by_one FROM quorum.apply($1, $2, $3)";
-const PLAN: &str = "SELECT before, copy, after, copied_columns FROM quorum.copy_plan($1, $2, $3, $4)";
-const ORIGIN: &str = "SELECT set_config('pgquorum.origin', $1, true), \
-    set_config('pgquorum.origin_commit_time', transaction_timestamp()::text, true)";
 const BLOCKED: &str = "SELECT string_agg(CASE WHEN b.pid = 0 THEN 'a prepared transaction (pg_prepared_xacts)' \
     ELSE format('session %s of %s (%s; %s, transaction since %s)', b.pid, coalesce(a.usename, '?'), \
     coalesce(nullif(a.application_name, ''), 'no application_name'), coalesce(a.state, '?'), coalesce(a.xact_start::text, '?')) END, \
@@ -53,7 +48,7 @@ const TIME: &str = "SELECT (extract(epoch FROM $1::text::timestamptz) * 1000000)
 const ASK_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
-type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A subscription in a database of this node's server.
 pub struct Local {
@@ -310,7 +305,7 @@ impl Target for Local {
     fn copier(&self) -> Answer<'_, Box<dyn Copier>> {
         Box::pin(async {
             let session = self.connect("").await?;
-            Ok(Box::new(Copying { session, id: self.id, sink: None, after: None }) as Box<dyn Copier>)
+            Ok(Box::new(Copying::new(session, self.id)) as Box<dyn Copier>)
         })
     }
 
@@ -365,102 +360,12 @@ impl Applier for Applying {
     }
 }
 
-struct Copying {
-    session: Session,
-    id: i32,
-    sink: Option<Pin<Box<CopyInSink<Bytes>>>>,
-    after: Option<String>,
-}
-
-impl Copying {
-    async fn prepare(&mut self, table: &TableName, columns: &[String], origin: &str) -> Result<Vec<String>> {
-        let failed = |error: tokio_postgres::Error| Trouble::from_copy(&error);
-        // Rows come as they are, from a database where they passed their checks: no triggers, no foreign keys.
-        self.session
-            .batch_execute("BEGIN; SET LOCAL session_replication_role = replica")
-            .await
-            .map_err(failed)?;
-        self.session.query_typed(ORIGIN, &[(&origin, Type::TEXT)]).await.map_err(failed)?;
-        let values: [Parameter; 4] = [
-            (&self.id, Type::INT4),
-            (&table.schema, Type::TEXT),
-            (&table.table, Type::TEXT),
-            (&columns, Type::TEXT_ARRAY),
-        ];
-        let plan = self.session.query_typed_one(PLAN, &values).await.map_err(failed)?;
-        if let Some(before) = column::<Option<String>>(&plan, 0)? {
-            self.session.batch_execute(&before).await.map_err(failed)?;
-        }
-        let sink = self.session.copy_in(&column::<String>(&plan, 1)?).await.map_err(failed)?;
-        self.sink = Some(Box::pin(sink));
-        self.after = column(&plan, 2)?;
-        column(&plan, 3)
-    }
-
-    async fn end(&mut self, table: &TableName, at: Position, rows: u64, bytes: u64) -> Result<()> {
-        let failed = |error: tokio_postgres::Error| Trouble::from_copy(&error);
-        if let Some(mut sink) = self.sink.take() {
-            sink.as_mut().finish().await.map_err(failed)?;
-        }
-        if let Some(after) = &self.after {
-            self.session.batch_execute(after).await.map_err(failed)?;
-        }
-        let (epoch, tick, rows, bytes) = (number(at.epoch), number(at.tick), number(rows), number(bytes));
-        let values: [Parameter; 7] = [
-            (&self.id, Type::INT4),
-            (&table.schema, Type::TEXT),
-            (&table.table, Type::TEXT),
-            (&epoch, Type::INT8),
-            (&tick, Type::INT8),
-            (&rows, Type::INT8),
-            (&bytes, Type::INT8),
-        ];
-        let copied = "SELECT quorum.table_copied($1, $2, $3, $4, $5, $6, $7)";
-        self.session.query_typed_one(copied, &values).await.map_err(failed)?;
-        self.session.batch_execute("COMMIT").await.map_err(failed)
-    }
-}
-
-impl Copier for Copying {
-    fn begin<'a>(
-        &'a mut self,
-        table: &'a TableName,
-        columns: &'a [String],
-        origin: &'a str,
-    ) -> Answer<'a, Vec<String>> {
-        Box::pin(self.prepare(table, columns, origin))
-    }
-
-    fn write(&mut self, lines: Bytes) -> Answer<'_, ()> {
-        Box::pin(async move {
-            let Some(sink) = &mut self.sink else { return Ok(()) };
-            match sink.send(lines).await {
-                Ok(()) => Ok(()),
-                // The server has ended the COPY; what it said comes with its end.
-                Err(error) => {
-                    match self.sink.take().map(|mut sink| async move { sink.as_mut().finish().await }) {
-                        Some(end) => Err(end.await.err().map_or_else(
-                            || Trouble::from_database(&error),
-                            |said| Trouble::from_copy(&said),
-                        )),
-                        None => Err(Trouble::from_database(&error)),
-                    }
-                }
-            }
-        })
-    }
-
-    fn finish<'a>(&'a mut self, table: &'a TableName, at: Position, rows: u64, bytes: u64) -> Answer<'a, ()> {
-        Box::pin(self.end(table, at, rows, bytes))
-    }
-}
-
 async fn in_time<T>(asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>) -> Result<T> {
     let answer = tokio::time::timeout(ASK_DEADLINE, asked).await.map_err(|_| Trouble::late(ASK_DEADLINE))?;
     answer.map_err(|error| Trouble::from_database(&error))
 }
 
-fn column<'r, T: tokio_postgres::types::FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
+pub(super) fn column<'r, T: tokio_postgres::types::FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
     row.try_get(at).map_err(|error| unreadable(&error.to_string()))
 }
 

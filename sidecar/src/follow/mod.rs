@@ -21,6 +21,7 @@
 //! sessions a subscription.
 
 mod board;
+mod copier;
 mod copy_end;
 mod copying;
 mod director;
