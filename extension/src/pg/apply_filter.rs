@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 
 use pgquorum_change::{Change, Image, OldImage, Schema, Value};
-use pgrx::pg_sys;
 
 use super::apply_slot as slot;
 use super::apply_target::{Fault, Lasting, Target};
