@@ -146,5 +146,17 @@ fn a_row_that_is_refused_among_others_is_the_only_one() {
         r#"{"id": 50} value 23502, {"id": 100} value 23514, {"id": 150} value 54000, {"id": 200} value 54000"#
     );
     assert_eq!(text(&mut a.target, "SELECT concat_ws(' ', count(*), sum(id)) FROM t"), "296 44650");
+    // What is said of a row shows no values where the owner of its table may not see them.
+    let shown = "SELECT string_agg((message LIKE '%Failing row contains%')::text, ' ' ORDER BY id)
+                 FROM quorum.rejected_changes WHERE code = '23502'";
+    assert_eq!(text(&mut a.target, shown), "true");
+    run(
+        &mut a.target,
+        "CREATE ROLE somebody; ALTER TABLE t OWNER TO somebody;
+         ALTER TABLE t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+    );
+    run(&mut a.source, "INSERT INTO t (id) VALUES (400)");
+    assert_eq!(a.pull().rejected, 1);
+    assert_eq!(text(&mut a.target, shown), "true false");
     assert_tidy(&target);
 }
