@@ -224,7 +224,11 @@ impl Pool {
     async fn connect(&self, database: &str, purpose: Purpose) -> Result<Session> {
         let copies = matches!(purpose, Purpose::Dump | Purpose::Hold | Purpose::Copy);
         let statement = if copies { Duration::ZERO } else { STATEMENT };
-        let session = Session::in_database(&self.config, database, manner(statement)).await;
+        let session = if copies {
+            Session::copying(&self.config, database, manner(statement)).await
+        } else {
+            Session::in_database(&self.config, database, manner(statement)).await
+        };
         let instead = "Ask another node, or look at GET /map";
         session.map_err(|error| refused(error, "the server beside this node", instead))
     }
@@ -297,6 +301,10 @@ fn refused(error: ConnectError, who: &str, instead: &str) -> FeedError {
     match error {
         ConnectError::TimedOut(after) => {
             let message = format!("{who} did not answer within {after:?}. {instead}");
+            FeedError::new(Kind::Unavailable, message)
+        }
+        ConnectError::Unreachable(error) => {
+            let message = format!("{who} does not answer: {error}. {instead}");
             FeedError::new(Kind::Unavailable, message)
         }
         ConnectError::Refused(error) => FeedError::from_database(&error),

@@ -85,6 +85,10 @@ impl Local {
         let session = Session::in_database(&self.config, &self.database, manner).await;
         let session = session.map_err(|error| match error {
             ConnectError::TimedOut(after) => Trouble::late(after),
+            ConnectError::Unreachable(error) => Trouble::waiting(
+                "database_unavailable",
+                format!("the database here does not answer: {error}"),
+            ),
             ConnectError::Refused(error) => Trouble::from_database(&error),
         })?;
         in_time(session.batch_execute(&format!("{SETTINGS}{settings}"))).await?;

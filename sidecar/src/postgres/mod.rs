@@ -17,6 +17,7 @@ mod cut;
 mod durable;
 mod epoch;
 mod error;
+mod gathering;
 mod knock;
 mod lease;
 mod lifecycle;

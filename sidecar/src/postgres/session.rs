@@ -2,14 +2,18 @@
 
 use super::config::{APPLICATION_NAME, PostgresConfig, SUPERUSER};
 use super::error::{Result, chain, fail, sql, timed_out};
+use super::gathering::Gathering;
 use pgquorum_agent::postgres::{PgFailure, PgFailureKind};
 use pgquorum_agent::types::{Lsn, Timeline};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Connection, NoTls, Row};
 
 /// A connection that ends when this is dropped, whatever it is doing.
 pub struct Session {
@@ -65,6 +69,8 @@ impl Default for Manner {
 #[derive(Debug)]
 pub enum ConnectError {
     TimedOut(Duration),
+    /// Nobody listens there.
+    Unreachable(std::io::Error),
     Refused(tokio_postgres::Error),
 }
 
@@ -72,6 +78,7 @@ impl ConnectError {
     fn explain(self, what: &str) -> PgFailure {
         match self {
             ConnectError::TimedOut(after) => timed_out(format!("{what}: no answer within {after:?}")),
+            ConnectError::Unreachable(error) => fail(PgFailureKind::NotRunning, format!("{what}: {error}")),
             ConnectError::Refused(error) if error.as_db_error().is_none() => {
                 fail(PgFailureKind::NotRunning, format!("{what}: {}", chain(&error)))
             }
@@ -96,6 +103,23 @@ impl Session {
         let mut target = tokio_postgres::Config::new();
         target.host_path(&config.socket_dir).port(config.port).dbname(database);
         Session::connect(config, target, manner).await
+    }
+
+    /// The same for a session that copies tables out: what a COPY brings comes in pieces of many rows.
+    pub async fn copying(
+        config: &PostgresConfig,
+        database: &str,
+        manner: Manner,
+    ) -> std::result::Result<Session, ConnectError> {
+        let mut target = tokio_postgres::Config::new();
+        target.dbname(database);
+        ready(config, &mut target, manner);
+        let socket = config.socket_dir.join(format!(".s.PGSQL.{}", config.port));
+        Session::settle(manner, async {
+            let stream = UnixStream::connect(socket).await.map_err(ConnectError::Unreachable)?;
+            target.connect_raw(Gathering::new(stream), NoTls).await.map_err(ConnectError::Refused)
+        })
+        .await
     }
 
     /// Connects over TCP to the admin database of another node's server, as the superuser.
@@ -124,22 +148,16 @@ impl Session {
         mut target: tokio_postgres::Config,
         manner: Manner,
     ) -> std::result::Result<Session, ConnectError> {
-        let bypass = if manner.bypasses_fence { "-c pgquorum.bypass_fence=on " } else { "" };
-        let commit = if manner.waits_for_standbys { "on" } else { "local" };
-        target
-            .user(SUPERUSER)
-            .password(&config.secrets.superuser_password)
-            .application_name(APPLICATION_NAME)
-            .connect_timeout(manner.connect)
-            .options(format!(
-                "{bypass}-c synchronous_commit={commit} \
-                 -c statement_timeout={} -c lock_timeout=0 -c idle_session_timeout=0 -c client_min_messages=error \
-                 -c DateStyle=ISO",
-                manner.statement.as_millis()
-            ));
+        ready(config, &mut target, manner);
+        Session::settle(manner, async { target.connect(NoTls).await.map_err(ConnectError::Refused) }).await
+    }
+
+    async fn settle<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        manner: Manner,
+        connecting: impl Future<Output = std::result::Result<(Client, Connection<S, NoTlsStream>), ConnectError>>,
+    ) -> std::result::Result<Session, ConnectError> {
         let late = |_| ConnectError::TimedOut(manner.connect);
-        let connecting = tokio::time::timeout(manner.connect, target.connect(NoTls));
-        let (client, connection) = connecting.await.map_err(late)?.map_err(ConnectError::Refused)?;
+        let (client, connection) = tokio::time::timeout(manner.connect, connecting).await.map_err(late)??;
         let (end, ended) = watch::channel(false);
         let settings = settings(connection.parameter("server_version"));
         let connection = tokio::spawn(async move {
@@ -172,6 +190,23 @@ impl Session {
             self.query_one(&position_query(extension), &[]).await.map_err(sql("reading the WAL position"))?;
         WalPosition::from_row(&row)
     }
+}
+
+/// Who connects, and how the session acts.
+fn ready(config: &PostgresConfig, target: &mut tokio_postgres::Config, manner: Manner) {
+    let bypass = if manner.bypasses_fence { "-c pgquorum.bypass_fence=on " } else { "" };
+    let commit = if manner.waits_for_standbys { "on" } else { "local" };
+    target
+        .user(SUPERUSER)
+        .password(&config.secrets.superuser_password)
+        .application_name(APPLICATION_NAME)
+        .connect_timeout(manner.connect)
+        .options(format!(
+            "{bypass}-c synchronous_commit={commit} \
+             -c statement_timeout={} -c lock_timeout=0 -c idle_session_timeout=0 -c client_min_messages=error \
+             -c DateStyle=ISO",
+            manner.statement.as_millis()
+        ));
 }
 
 /// What a new session sets for itself, by the server's version.

@@ -87,6 +87,7 @@ impl Here {
             ConnectError::TimedOut(after) => {
                 late(&format!("the database here did not answer within {after:?}"))
             }
+            ConnectError::Unreachable(error) => late(&format!("the database here does not answer: {error}")),
             ConnectError::Refused(error) => Fault::from_database(&error),
         })?;
         in_time(session.batch_execute(&format!("{SETTINGS}{settings}"))).await?;
