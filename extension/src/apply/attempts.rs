@@ -66,7 +66,9 @@ impl Session {
             }
             match self.trying {
                 // It was one of several that were inserted together.
-                None => self.singly = true,
+                None if !self.singly => self.singly = true,
+                // It failed before any row was come to.
+                None => break,
                 Some(tick) if self.suspects.contains(&tick) || self.suspects.len() == SUSPECTS_MAX => break,
                 Some(tick) => self.suspects.push(tick),
             }
