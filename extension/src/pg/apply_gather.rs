@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use pgquorum_change::Image;
 use pgrx::pg_sys;
 
-use super::apply_slot::reset;
+use super::apply_slot::{empty, reset};
 use super::apply_target::{Target, memory};
 use super::describe::attributes;
 
@@ -164,6 +164,12 @@ impl Target {
                 }
             }
             pg_sys::MemoryContextSwitchTo(outer);
+            if gathered.bytes >= VALUE_BYTES_MAX {
+                // A slot keeps a copy of its row until its next one, which may not come.
+                for slot in &gathered.slots[..count] {
+                    empty(*slot);
+                }
+            }
             reset(gathered.memory);
             reset((*(*self.estate).es_per_tuple_exprcontext).ecxt_per_tuple_memory);
         }

@@ -12,7 +12,7 @@ pub(super) unsafe fn empty(slot: *mut pg_sys::TupleTableSlot) {
     // SAFETY: see above; what `tts_virtual_clear` does.
     unsafe {
         if (*slot).tts_flags & pg_sys::TTS_FLAG_SHOULDFREE as u16 != 0 {
-            // A trigger has made it keep a copy.
+            // It keeps a copy of its values: PostgreSQL makes one when it writes the row or shows it to a trigger.
             pg_sys::ExecClearTuple(slot);
             return;
         }
