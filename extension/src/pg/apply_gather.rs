@@ -163,6 +163,8 @@ impl Target {
                     insert_index_entries(self.result, *slot, self.estate);
                 }
             }
+            #[cfg(any(feature = "pg17", feature = "pg18"))]
+            super::apply_indexes::let_go(self.result);
             pg_sys::MemoryContextSwitchTo(outer);
             if gathered.bytes >= VALUE_BYTES_MAX {
                 // A slot keeps a copy of its row until its next one, which may not come.

@@ -195,6 +195,8 @@ impl Target {
             let (estate, result) = executor_state(relation, &columns);
             if !partitioned {
                 pg_sys::ExecOpenIndices(result, true);
+                #[cfg(any(feature = "pg17", feature = "pg18"))]
+                super::apply_indexes::set_apart(result, memory);
             }
             let epq: *mut pg_sys::EPQState = pg_sys::palloc0(size_of::<pg_sys::EPQState>()).cast();
             let (no_plan, no_marks) = (std::ptr::null_mut(), std::ptr::null_mut());
@@ -273,6 +275,9 @@ impl Target {
                 forget((*self.result).ri_TrigOldSlot);
                 forget((*self.result).ri_TrigNewSlot);
             }
+            // Where nothing has failed there is nothing left.
+            #[cfg(any(feature = "pg17", feature = "pg18"))]
+            super::apply_indexes::forget(self.result);
             let lasting = Lasting::new(self.memory);
             if let Some(routing) = self.routing.take() {
                 routing.close();

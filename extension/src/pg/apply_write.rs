@@ -49,6 +49,8 @@ impl Target {
         unsafe {
             slot::empty(self.incoming);
             slot::let_go(self.found);
+            #[cfg(any(feature = "pg17", feature = "pg18"))]
+            super::apply_indexes::let_go(self.result);
             if self.has_triggers {
                 // What triggers were shown stays in these until the next time.
                 pg_sys::ExecClearTuple((*self.result).ri_TrigOldSlot);

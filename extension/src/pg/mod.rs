@@ -11,6 +11,8 @@ mod apply_calls;
 pub mod apply_filter;
 pub mod apply_find;
 pub mod apply_gather;
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+mod apply_indexes;
 mod apply_key;
 pub mod apply_number;
 mod apply_route;

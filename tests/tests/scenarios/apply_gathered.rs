@@ -9,7 +9,7 @@ fn new_rows_of_several_tables_arrive_in_their_order() {
     let columns: String = (1..=200).map(|at| format!(", c{at} int")).collect();
     let (_source, target, mut a) = pair(
         &format!(
-            "CREATE TABLE a (id int PRIMARY KEY, v text NOT NULL); CREATE INDEX ON a (left(v, 10), id);
+            "CREATE TABLE a (id int PRIMARY KEY, v text NOT NULL); CREATE INDEX ON a (left(v, 10), id); CREATE INDEX ON a USING brin (id);
              CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a, u int UNIQUE);
              CREATE TABLE wide (id int PRIMARY KEY{columns})"
         ),
