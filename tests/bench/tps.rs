@@ -27,9 +27,10 @@ const MUST: [f64; 2] = [0.99, 0.98];
 const CLIENTS: [u32; 3] = [1, 8, 32];
 /// The first so many of [`CLIENTS`] count for each of [`NAMES`].
 const COUNTED: [usize; 2] = [2, 3];
-/// Many short rounds: what else goes on in the machine then weighs on all sides of a round alike.
-const ROUNDS: usize = 120;
-const SLICE: Duration = Duration::from_millis(250);
+/// Many short rounds: what else goes on in the machine then weighs on all sides of a round alike. Not too short, because each
+/// slice begins with caches that the others have filled, which weighs more where more code and data are used.
+const ROUNDS: usize = 30;
+const SLICE: Duration = Duration::from_secs(1);
 /// Nothing is counted for so long on each side at the beginning.
 const WARM_UP: Duration = Duration::from_secs(3);
 /// Sets of servers, one after the other.
