@@ -116,8 +116,22 @@ impl NetCluster {
         for id in 2..=size {
             cluster.join(id, 1).expect("join");
             cluster.await_streaming(id as usize - 1);
+            cluster.await_nothing_under_way();
         }
         cluster
+    }
+
+    /// Waits until the cluster has taken in its members: until commits wait for a new one, it counts for nothing when
+    /// another is lost.
+    fn await_nothing_under_way(&self) {
+        await_until(PATIENCE, "no change of the cluster is under way", || {
+            let leader =
+                self.ids().into_iter().find(|id| self.leads(*id).is_some()).ok_or_else(|| self.seen())?;
+            match self.request(leader, "GET", "/map")? {
+                (200, map) if map["change-in-flight"] == false => Ok(()),
+                (status, map) => Err(format!("{status} {map}")),
+            }
+        });
     }
 
     /// Where a node is in the network.

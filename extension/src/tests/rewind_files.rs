@@ -54,6 +54,11 @@ LEFT OUTER JOIN pg_tablespace ON files.path = 'pg_tblspc/'
             Spi::get_one::<String>("SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 9)")
                 .expect("asked")
                 .expect("a name");
+        // There is a file of that segment when something of it was written; whole pages are, by and by.
+        Spi::run("SELECT pg_logical_emit_message(false, 'test', repeat('x', 50000))").expect("some WAL");
+        let written = format!("SELECT pg_current_wal_flush_lsn() > '{lsn}' FROM pg_sleep(0.01)");
+        let is_written = || Spi::get_one::<bool>(&written).expect("asked") == Some(true);
+        assert!((0..3000).any(|_| is_written()), "the walwriter writes");
         // Others work on this server: what is there before and after is what must be there in between.
         let before = listed("psql");
         let shown = listed(&format!("pgquorum rewind 1@{lsn}"));
