@@ -6,7 +6,7 @@ use super::process::{self, Postmaster, Status};
 use super::rewind_mark::RewindMark;
 use super::session::{Manner, Session};
 use super::state::Inner;
-use super::{config_files, control, cut, timeline};
+use super::{config_files, control, cut, shadows, timeline};
 use nix::sys::signal::Signal;
 use pgquorum_agent::postgres::{PgOutcome, StopMode, Upstream};
 use std::sync::Arc;
@@ -109,11 +109,20 @@ async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: 
         })
         .await?;
     let config = inner.config.clone();
-    let removed = blocking(move || {
-        timeline::remove_futures(&config.wal_dir(), control.timeline())
-            .map_err(io("cleaning up timeline histories"))
+    let (removed, hid) = blocking(move || {
+        let removed = timeline::remove_futures(&config.wal_dir(), control.timeline())
+            .map_err(io("cleaning up timeline histories"))?;
+        let hid = shadows::remove_shadows(&config.wal_dir())
+            .map_err(io("looking for segments that hide others"))?;
+        Ok((removed, hid))
     })
     .await?;
+    if !hid.is_empty() {
+        tracing::warn!(
+            segments = ?hid,
+            "removed WAL segments that break off before their timeline begins; the timeline before has that part whole"
+        );
+    }
     if !removed.is_empty() {
         tracing::info!(?removed, "removed histories of timelines that this server has nothing of");
     }

@@ -31,6 +31,7 @@ mod rewind;
 mod rewind_mark;
 mod rewind_wal;
 mod session;
+mod shadows;
 mod slots;
 mod state;
 mod sync;
