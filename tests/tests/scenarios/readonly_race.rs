@@ -66,6 +66,21 @@ fn watch(mut client: Client, stop: &AtomicBool, seen: &Seen) {
     }
 }
 
+/// Waits until all that the clients began before now has ended: a call may still write as the function was then, and what
+/// is forgotten before that would be seen writing again.
+fn await_older_calls(client: &mut Client) {
+    let since: String = client.query_one("SELECT clock_timestamp()::text", &[]).expect("the time").get(0);
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND xact_start < '{since}' AND pid <> pg_backend_pid()"
+    );
+    await_until(PATIENCE, "what began before has ended", || {
+        match client.query_one(&sql, &[]).expect("the sessions").get::<_, i64>(0) {
+            0 => Ok(()),
+            some => Err(some.to_string()),
+        }
+    });
+}
+
 fn grows(what: &str, count: &AtomicU64) {
     let before = count.load(SeqCst);
     await_until(PATIENCE, what, || match count.load(SeqCst) {
@@ -110,6 +125,7 @@ fn in_no_snapshot_is_a_writer_served() {
             grows("the primary has a writer", &primary_seen.writer);
             grows("the standby has a writer", &standby_seen.writer);
             run(&mut admin, READER);
+            await_older_calls(&mut admin);
             // What was seen writing is out for good, until somebody forgets it.
             run(&mut admin, "SELECT quorum.forget_statements()");
         }
