@@ -130,14 +130,14 @@ pub async fn wal_end(config: &PostgresConfig, control: &ControlData) -> (Timelin
 }
 
 /// The total length in a line such as `rmgr: XLOG  len (rec/tot):    114/   114, tx: …`.
-fn record_length(line: &str) -> Option<u64> {
+pub fn record_length(line: &str) -> Option<u64> {
     let rest = line.split_once("len (rec/tot):")?.1.split_once(',')?.0;
     rest.split_once('/')?.1.trim().parse().ok()
 }
 
 /// The end of a record of `length` bytes that starts at `start`: records are aligned to 8 bytes, and every page they
 /// reach begins with a header (24 bytes, 40 on the first page of a segment).
-fn record_end(start: Lsn, length: u64, segment_bytes: u64) -> Lsn {
+pub fn record_end(start: Lsn, length: u64, segment_bytes: u64) -> Lsn {
     const PAGE: u64 = 8192;
     let mut position = start.0;
     let mut left = length.div_ceil(8) * 8;

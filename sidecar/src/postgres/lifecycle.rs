@@ -109,14 +109,12 @@ async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: 
         })
         .await?;
     let config = inner.config.clone();
-    let (removed, hid) = blocking(move || {
-        let removed = timeline::remove_futures(&config.wal_dir(), control.timeline())
-            .map_err(io("cleaning up timeline histories"))?;
-        let hid = shadows::remove_shadows(&config.wal_dir())
-            .map_err(io("looking for segments that hide others"))?;
-        Ok((removed, hid))
+    let removed = blocking(move || {
+        timeline::remove_futures(&config.wal_dir(), control.timeline())
+            .map_err(io("cleaning up timeline histories"))
     })
     .await?;
+    let hid = shadows::remove_shadows(&inner.config).await?;
     if !hid.is_empty() {
         tracing::warn!(
             segments = ?hid,

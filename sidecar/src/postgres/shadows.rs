@@ -5,8 +5,14 @@
 //! WAL to end where that breaks off, and cannot go on: it gives up with "belongs to timeline 2, but previous recovered WAL
 //! file came from timeline 3" (`WaitForWALToBecomeAvailable` in xlogrecovery.c), at each start anew. What it had acknowledged
 //! is there, and not seen.
+//!
+//! Up to where the timelines part, both files are to hold the same bytes. Where they do not, one of them breaks off, or lost
+//! pages with the machine's power; `pg_waldump`, which checks each record, tells which one.
 
+use super::config::PostgresConfig;
+use super::control::{record_end, record_length};
 use super::durable;
+use super::error::{Result, blocking, failure, io as in_io};
 use super::timeline::read_history;
 use pgquorum_agent::types::{Lsn, Timeline};
 use std::collections::BTreeMap;
@@ -14,10 +20,91 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// Removes segments that break off before their timeline begins, where the same part of the WAL is whole on an older one.
-/// WAL is written in its order, so nothing in them is of the new timeline. The server must be stopped. Returns their names.
-pub fn remove_shadows(wal_dir: &Path) -> io::Result<Vec<String>> {
+const READ_LIMIT: Duration = Duration::from_secs(60);
+
+/// Two files for the same part of the WAL that differ before their timelines part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pair {
+    /// The second half of their names.
+    place: String,
+    old: Timeline,
+    new: Timeline,
+    /// Where the segment begins.
+    start: Lsn,
+    /// Where the old timeline was left.
+    left: Lsn,
+    segment_bytes: u64,
+}
+
+/// Removes segments that break off before their timeline begins, where the same part of the WAL is whole on an older one:
+/// nothing in them is of the new timeline that was ever acknowledged, since whatever is acknowledged was written, and synced,
+/// with all that is before it. The server must be stopped. Returns their names.
+pub async fn remove_shadows(config: &PostgresConfig) -> Result<Vec<String>> {
+    let wal_dir = config.wal_dir();
+    let pairs = {
+        let wal_dir = wal_dir.clone();
+        blocking(move || pairs(&wal_dir).map_err(in_io("looking for segments that hide others"))).await?
+    };
+    let mut removed = Vec::new();
+    for pair in pairs {
+        let name = file_name(pair.new, &pair.place);
+        if removed.contains(&name)
+            || !is_whole(config, &pair, pair.old).await?
+            || is_whole(config, &pair, pair.new).await?
+        {
+            continue;
+        }
+        let wal_dir = wal_dir.clone();
+        let path = wal_dir.join(&name);
+        blocking(move || {
+            std::fs::remove_file(path)
+                .and_then(|()| durable::sync_dir(&wal_dir))
+                .map_err(in_io("removing a segment that hides another"))
+        })
+        .await?;
+        removed.push(name);
+    }
+    Ok(removed)
+}
+
+/// Whether this timeline's file has sound records up to where the timelines part.
+async fn is_whole(config: &PostgresConfig, pair: &Pair, timeline: Timeline) -> Result<bool> {
+    let mut command = tokio::process::Command::new(config.program("pg_waldump"));
+    command.arg("-p").arg(config.wal_dir()).arg("-t").arg(timeline.to_string());
+    command.arg("-s").arg(pair.start.to_string()).arg("-e").arg(pair.left.to_string());
+    command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().map_err(in_io("starting pg_waldump"))?;
+    let out = child.stdout.take().ok_or_else(|| failure("pg_waldump has no output"))?;
+    let read = async {
+        let mut lines = BufReader::new(out).split(b'\n');
+        let mut last = Vec::new();
+        while let Some(line) = lines.next_segment().await.map_err(in_io("reading pg_waldump's output"))? {
+            if line.starts_with(b"rmgr: ") {
+                last = line;
+            }
+        }
+        Ok((last, child.wait().await.map_err(in_io("waiting for pg_waldump"))?))
+    };
+    let (last, status) =
+        tokio::time::timeout(READ_LIMIT, read).await.map_err(|_| failure("pg_waldump does not end"))??;
+    if status.code().is_none() {
+        return Err(failure(format!("pg_waldump was ended: {status}")));
+    }
+    // A record that goes on beyond the end is no error to it.
+    Ok(status.success() && end_of(&String::from_utf8_lossy(&last), pair.segment_bytes) == Some(pair.left))
+}
+
+/// Where the record that `pg_waldump` has in this line ends.
+fn end_of(line: &str, segment_bytes: u64) -> Option<Lsn> {
+    let (lsn, _) = line.split_once(", lsn: ")?.1.split_once(',')?;
+    Some(record_end(lsn.parse().ok()?, record_length(line)?, segment_bytes))
+}
+
+fn pairs(wal_dir: &Path) -> io::Result<Vec<Pair>> {
     let mut segments: BTreeMap<String, Vec<Timeline>> = BTreeMap::new();
     for entry in std::fs::read_dir(wal_dir)? {
         let name = entry?.file_name();
@@ -29,47 +116,63 @@ pub fn remove_shadows(wal_dir: &Path) -> io::Result<Vec<String>> {
             segments.entry(name[8..].to_owned()).or_default().push(timeline);
         }
     }
-    let mut removed = Vec::new();
-    for (place, timelines) in segments {
-        for &new in &timelines {
+    let mut found = Vec::new();
+    for (place, timelines) in segments.iter().filter(|(_, timelines)| timelines.len() > 1) {
+        for &new in timelines {
             // Without its history nothing is known of it; PostgreSQL does not take it either.
             let Ok(ancestors) = read_history(wal_dir, new) else { continue };
             for (old, left) in ancestors.into_iter().filter(|(old, _)| timelines.contains(old)) {
-                if is_hidden(wal_dir, &place, (old, new), left)? {
-                    let name = file_name(new, &place);
-                    std::fs::remove_file(wal_dir.join(&name))?;
-                    removed.push(name);
-                    break;
-                }
+                found.extend(differs(wal_dir, place, (old, new), left)?);
             }
         }
     }
-    if !removed.is_empty() {
-        durable::sync_dir(wal_dir)?;
-    }
-    Ok(removed)
+    Ok(found)
 }
 
 fn file_name(timeline: Timeline, place: &str) -> String {
     format!("{timeline:08X}{place}")
 }
 
-/// Whether this segment is whole up to `left`, where the old timeline was left, on the old one and not on the new one.
-fn is_hidden(wal_dir: &Path, place: &str, (old, new): (Timeline, Timeline), left: Lsn) -> io::Result<bool> {
+/// The two files, if they part in this segment and the old one has all pages up to there, but they do not hold the same.
+fn differs(
+    wal_dir: &Path,
+    place: &str,
+    (old, new): (Timeline, Timeline),
+    left: Lsn,
+) -> io::Result<Option<Pair>> {
     let open = |timeline| File::open(wal_dir.join(file_name(timeline, place)));
-    let (old, new) = (open(old)?, open(new)?);
-    let Some((start, page)) = layout(&old, place)? else { return Ok(false) };
-    let size = old.metadata()?.len();
+    let files = (open(old)?, open(new)?);
+    let Some((start, page)) = layout(&files.0, place)? else { return Ok(None) };
+    let segment_bytes = files.0.metadata()?.len();
     // Nothing of the old timeline is in it, or all: then it is not where they part.
-    if left.0 <= start || left.0 >= start + size {
-        return Ok(false);
+    if left.0 <= start || left.0 >= start + segment_bytes {
+        return Ok(None);
     }
-    let last = (left.0 - 1 - start) / page;
-    if has_page(&new, start, page, last)? {
-        return Ok(false);
+    for at in 0..=(left.0 - 1 - start) / page {
+        if !has_page(&files.0, start, page, at)? {
+            return Ok(None);
+        }
     }
-    for at in 0..=last {
-        if !has_page(&old, start, page, at)? {
+    if same(&files.0, &files.1, left.0 - start)? {
+        return Ok(None);
+    }
+    Ok(Some(Pair { place: place.to_owned(), old, new, start: Lsn(start), left, segment_bytes }))
+}
+
+/// Do both begin with the same so many bytes?
+fn same(one: &File, other: &File, length: u64) -> io::Result<bool> {
+    const PIECE: u64 = 1 << 16;
+    let mut buffers = [vec![0; PIECE as usize], vec![0; PIECE as usize]];
+    for at in (0..length).step_by(PIECE as usize) {
+        let size = PIECE.min(length - at) as usize;
+        for (file, buffer) in [one, other].into_iter().zip(&mut buffers) {
+            match file.read_exact_at(&mut buffer[..size], at) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        if buffers[0][..size] != buffers[1][..size] {
             return Ok(false);
         }
     }
@@ -129,8 +232,8 @@ mod tests {
         std::fs::write(dir.join(file_name(timeline, PLACE)), bytes).unwrap();
     }
 
-    /// Timeline 2 has so many pages here and was left in page 10, timeline 3 has so many.
-    fn parted(old: usize, new: usize, left: u64) -> Vec<String> {
+    /// Timeline 2 has so many pages here and was left at `left`, timeline 3 has so many.
+    fn parted(old: usize, new: usize, left: u64) -> Vec<Pair> {
         let dir = tempfile::tempdir().unwrap();
         let left = Lsn(left);
         std::fs::write(dir.path().join("00000002.history"), "1\t0/400000\tbefore\n").unwrap();
@@ -138,25 +241,23 @@ mod tests {
             .unwrap();
         segment(dir.path(), 2, old);
         segment(dir.path(), 3, new);
-        let removed = remove_shadows(dir.path()).unwrap();
-        assert!(dir.path().join(file_name(2, PLACE)).exists());
-        assert_eq!(dir.path().join(file_name(3, PLACE)).exists(), removed.is_empty());
-        removed
+        pairs(dir.path()).unwrap()
     }
 
     #[test]
-    fn a_segment_that_breaks_off_before_its_timeline_begins_is_removed() {
-        let left = START + 10 * PAGE as u64 + 100;
-        let hidden = vec![file_name(3, PLACE)];
-        assert_eq!(parted(11, 4, left), hidden);
-        assert_eq!(parted(11, 0, left), hidden, "created, and nothing received");
-        assert_eq!(parted(11, 10, left), hidden);
+    fn segments_that_differ_before_their_timelines_part_are_looked_into() {
+        let left = Lsn(START + 10 * PAGE as u64 + 100);
+        let (place, start) = (PLACE.to_owned(), Lsn(START));
+        let pair = vec![Pair { place, old: 2, new: 3, start, left, segment_bytes: SIZE as u64 }];
+        assert_eq!(parted(11, 4, left.0), pair);
+        assert_eq!(parted(11, 0, left.0), pair, "created, and nothing received");
+        assert_eq!(parted(11, 10, left.0), pair);
     }
 
     #[test]
     fn whatever_may_hold_more_stays() {
         let left = START + 10 * PAGE as u64 + 100;
-        assert!(parted(11, 11, left).is_empty(), "the page in which they part is there");
+        assert!(parted(11, 11, left).is_empty(), "they are the same");
         assert!(parted(11, 20, left).is_empty());
         assert!(parted(8, 4, left).is_empty(), "neither is whole");
         assert!(parted(8, 20, left).is_empty());
@@ -169,6 +270,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         segment(dir.path(), 2, 11);
         segment(dir.path(), 3, 4);
-        assert!(remove_shadows(dir.path()).unwrap().is_empty());
+        assert!(pairs(dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_record_ends_with_its_padding_and_the_headers_of_pages() {
+        let line = "rmgr: Heap        len (rec/tot):     54/   150, tx:        733, lsn: 0/01529B50, prev 0/01529B18, desc: INSERT off 2";
+        assert_eq!(end_of(line, 16 << 20), Some(Lsn(0x0152_9BE8)));
+        assert_eq!(end_of("", 16 << 20), None);
     }
 }

@@ -118,6 +118,7 @@ mod restart_cluster;
 mod row_versions;
 mod row_versions_model;
 mod settings_under_load;
+mod shadowed_wal;
 mod sick_machine;
 mod slots;
 mod stopped_standby;
