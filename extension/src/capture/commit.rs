@@ -184,7 +184,7 @@ fn clear() {
     let _ = WRITTEN.try_with(Vec::clear);
     let _ = CAPTURE.try_with(|capture| {
         capture.buffers.clear();
-        capture.truncated.clear();
+        capture.emptied.clear();
     });
 }
 

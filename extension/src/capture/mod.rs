@@ -11,6 +11,7 @@
 mod buffer;
 mod commit;
 mod sql;
+mod truncate;
 
 use std::cell::{Cell, RefCell};
 
@@ -25,13 +26,16 @@ use crate::pg::relcache::{self, Changes};
 use crate::pg::single::Single;
 use crate::pg::spill::SpillFile;
 use crate::pg::tables::Table;
-use crate::pg::trigger::{self, OpenTable, RowEvent, Truncation};
+use crate::pg::trigger::{OpenTable, RowEvent};
 use crate::pg::{statement, version_rows};
 use crate::versions;
 use crate::versions::entry::{Entry, What};
 
 pub use buffer::Spill;
 pub use commit::{after_abort, after_end, after_prepare, before_commit};
+pub use truncate::{truncate, truncation_ended};
+
+use truncate::Emptied;
 
 /// The buffer that holds no changes of a channel, which all have numbers above, but what becomes of rows' versions.
 const VERSIONS: i32 = 0;
@@ -50,14 +54,7 @@ static CLOSED: Single<Cell<bool>> = Single::cell(false);
 struct Capture {
     buffers: Buffers,
     tables: Vec<Known>,
-    /// Partitioned tables that are being truncated whole.
-    truncated: Vec<Truncated>,
-}
-
-struct Truncated {
-    root: u32,
-    /// Which TRUNCATE does it. Triggers of users that run in it may run commands of their own.
-    statement: Truncation,
+    emptied: Emptied,
 }
 
 /// What is known of a table with our trigger.
@@ -76,7 +73,7 @@ impl Known {
 
 impl Capture {
     const fn new() -> Self {
-        Self { buffers: Buffers::new(), tables: Vec::new(), truncated: Vec::new() }
+        Self { buffers: Buffers::new(), tables: Vec::new(), emptied: Emptied::new() }
     }
 
     /// Forgets what notices say has changed. Before anything that is known is used.
@@ -135,6 +132,9 @@ pub fn holds_changes() -> bool {
 /// The row trigger.
 #[inline]
 pub fn row(event: &RowEvent) {
+    if truncate::goes_with_the_others(event.table) {
+        return;
+    }
     append(event.table, |table, buffers, place| {
         let Some(op) = table.operation(event) else { return Ok(()) };
         buffers.append(table.channel, place.level, place.limit, |out| table.write(op, event, out))?;
@@ -204,36 +204,6 @@ fn too_long() -> ! {
     Refusal::new(ERRCODE_PROGRAM_LIMIT_EXCEEDED, "a change of a tracked row is longer than 4 GB as text")
         .hint("Leave large columns out: quorum.track(..., columns => ...).")
         .raise()
-}
-
-/// The TRUNCATE trigger. What empties a tracked table is one entry. What empties one partition deletes its rows.
-pub fn truncate(table: OpenTable) {
-    let (relid, statement) = (table.relid(), Truncation::running());
-    look_up(table);
-    let root = CAPTURE.look(|capture| {
-        let known = capture.tables.iter().find(|known| known.relid == relid)?;
-        let root = known.table.as_ref()?.root;
-        let whole = |all: &Truncated| (all.root, all.statement) == (root, statement);
-        Some((root, capture.truncated.iter().any(whole)))
-    });
-    match root {
-        Some((root, _)) if root == relid => {
-            append(table, |table, buffers, place| {
-                buffers.append(table.channel, place.level, place.limit, |out| table.write_truncate(out))?;
-                let Some(keeping) = table.keeping else { return Ok(()) };
-                buffers.append(VERSIONS, place.level, place.limit, |out| Entry::truncated(keeping).put(out))
-            });
-            statement.at_end();
-            CAPTURE.with(|capture| capture.truncated.push(Truncated { root, statement }));
-        }
-        Some((_, false)) => trigger::for_each_row(table, row),
-        _ => {}
-    }
-}
-
-/// A TRUNCATE is over, or was broken off: another one may look the same. Must not raise anything.
-pub fn truncation_ended(statement: Truncation) {
-    let _ = CAPTURE.try_with(|capture| capture.truncated.retain(|all| all.statement != statement));
 }
 
 /// A row that is not here was deleted elsewhere: whoever follows this database is to hear of it, and its version is that of

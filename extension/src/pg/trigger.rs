@@ -9,6 +9,16 @@ use pgrx::prelude::*;
 
 use crate::capture;
 use crate::error::Refusal;
+use crate::pg::query_walk::items;
+
+unsafe extern "C-unwind" {
+    // catalog/pg_inherits.h; missing from pgrx's bindings.
+    fn find_all_inheritors(
+        parent: pg_sys::Oid,
+        lock: pg_sys::LOCKMODE,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
+}
 
 /// A row before or after the event.
 pub struct Tuple {
@@ -26,6 +36,59 @@ impl OpenTable {
         // SAFETY: the relation is open while the trigger runs.
         unsafe { (*self.0).rd_id.to_u32() }
     }
+
+    /// The number of the file with its rows, which TRUNCATE and whatever rewrites it change; 0: it has none.
+    pub fn file(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*(*self.0).rd_rel).relfilenode.to_u32() }
+    }
+
+    /// Does TRUNCATE give it another file? Not if this subtransaction has made the one that it has: that is emptied where
+    /// it is (`ExecuteTruncateGuts`).
+    fn changes_files(self) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            let present = pg_sys::GetCurrentSubTransactionId();
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            let made = (*self.0).rd_newRelfilenodeSubid;
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            let made = (*self.0).rd_newRelfilelocatorSubid;
+            (*self.0).rd_createSubid != present && made != present
+        }
+    }
+
+    fn is_partitioned(self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*(*self.0).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+    }
+}
+
+/// The files that the TRUNCATE whose trigger is running is about to replace with empty ones: a table's, or those of all
+/// partitions, each with its table's oid. What is emptied in place is not among them.
+pub fn files_to_be_emptied(table: OpenTable) -> Vec<(u32, u32)> {
+    let mut files = Vec::new();
+    let mut add = |table: OpenTable| {
+        if table.file() != 0 && table.changes_files() {
+            files.push((table.relid(), table.file()));
+        }
+    };
+    if !table.is_partitioned() {
+        add(table);
+        return files;
+    }
+    // SAFETY: the statement has locked all of them before it calls its first trigger, so they are there.
+    unsafe {
+        let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+        let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            find_all_inheritors(table.relid().into(), no_lock, std::ptr::null_mut())
+        });
+        for cell in items(list) {
+            let relation = pg_sys::relation_open(cell.oid_value, no_lock);
+            add(OpenTable(relation));
+            pg_sys::relation_close(relation, no_lock);
+        }
+    }
+    files
 }
 
 /// What happened to a row. Made here only; its pointers are valid while the trigger runs.
@@ -37,7 +100,7 @@ pub struct RowEvent {
 }
 
 /// A TRUNCATE that runs, by the memory that PostgreSQL keeps for it until it ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Truncation(pg_sys::MemoryContext);
 
 impl Truncation {

@@ -1,6 +1,6 @@
 //! The triggers that capture: where they are, and what is locked to take them away.
 
-use pgquorum_tests::{LogServer, PATIENCE, await_until, run, take_log};
+use pgquorum_tests::{LogServer, PATIENCE, await_until, expect_log, run, take_log};
 use postgres::Client;
 
 /// Several event triggers fire where foreign keys name the table; whichever comes first takes all of ours off.
@@ -49,4 +49,66 @@ fn tracking_a_table_with_triggers_of_old_holds_up_no_reader() {
     }
     run(reader, "COMMIT");
     tracking.join().expect("it is tracked");
+}
+
+/// Between a TRUNCATE's entry and what it does, triggers of users write into the tables that it empties. Those rows go with
+/// all the others; what is written into them when they are empty stays.
+#[test]
+fn what_triggers_write_into_a_table_that_is_being_emptied_goes_with_it() {
+    let log = LogServer::start("");
+    let c = &mut log.connect();
+    run(
+        c,
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY);
+         CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20);
+         SELECT quorum.track(n::regclass, 'c') FROM unnest(ARRAY['t', 'u', 'p']) n;
+         CREATE FUNCTION before() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             EXECUTE format('INSERT INTO %1$I VALUES (5); UPDATE %1$I SET id = id + 1 WHERE id IN (5, 11); DELETE FROM %1$I WHERE id = 6', TG_ARGV[0]);
+             RETURN NULL; END $$;
+         CREATE FUNCTION after() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             EXECUTE format('INSERT INTO %I VALUES (7)', TG_ARGV[0]); RETURN NULL; END $$;
+         CREATE TRIGGER zz BEFORE TRUNCATE ON t EXECUTE FUNCTION before('t');
+         CREATE TRIGGER aa AFTER TRUNCATE ON t EXECUTE FUNCTION after('t');
+         CREATE TRIGGER zz BEFORE TRUNCATE ON u EXECUTE FUNCTION before('t');
+         CREATE TRIGGER zz BEFORE TRUNCATE ON p EXECUTE FUNCTION before('p');
+         CREATE TRIGGER zz BEFORE TRUNCATE ON p1 EXECUTE FUNCTION before('p');
+         CREATE TRIGGER aa AFTER TRUNCATE ON p1 EXECUTE FUNCTION after('p');
+         INSERT INTO t VALUES (1); INSERT INTO u VALUES (1); INSERT INTO p VALUES (1), (11)",
+    );
+    take_log(c);
+    let truncate = |table: &str| format!(r#"{{"op":"truncate","table":"{table}"}}"#);
+    let insert = |table: &str, id: i32| {
+        format!(r#"{{"op":"insert","table":"{table}","key":{{"id":{id}}},"new":{{"id":{id}}}}}"#)
+    };
+    let expect = |c: &mut Client, statements: &str, expected: &[String]| {
+        expect_log(c, statements, &expected.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    expect(c, "TRUNCATE t", &[truncate("t"), insert("t", 7)]);
+    // The other one's trigger comes when this one's entry is there.
+    expect(c, "TRUNCATE t, u", &[truncate("t"), truncate("u"), insert("t", 7)]);
+    // In another one's subtransaction, and after it.
+    expect(
+        c,
+        "BEGIN; SAVEPOINT a; TRUNCATE t; RELEASE a; INSERT INTO t VALUES (8); COMMIT",
+        &[truncate("t"), insert("t", 7), insert("t", 8)],
+    );
+    expect(
+        c,
+        "BEGIN; SAVEPOINT a; TRUNCATE t; ROLLBACK TO a; INSERT INTO t VALUES (9); COMMIT",
+        &[insert("t", 9)],
+    );
+    expect(c, "TRUNCATE p", &[truncate("p"), insert("p", 7)]);
+    run(c, "INSERT INTO p VALUES (1), (11)");
+    take_log(c);
+    // One partition: its rows are deleted, and what its trigger does to the other partition's is not left out.
+    let delete = |id: i32| format!(r#"{{"op":"delete","table":"p","key":{{"id":{id}}}}}"#);
+    let update = r#"{"op":"update","table":"p","key":{"id":11},"new":{"id":12}}"#.to_owned();
+    expect(c, "TRUNCATE p1", &[delete(7), delete(1), update, insert("p", 7)]);
+    let rows = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM ";
+    for (table, expected) in [("t", "7 8 9"), ("p", "7 12")] {
+        let found = c.query_one(&format!("{rows} {table}"), &[]).expect("the rows");
+        assert_eq!(found.get::<_, String>(0), expected);
+    }
 }
