@@ -5,7 +5,7 @@
 //!
 //! Two plain systems take turns with the cluster, which is compared with both. Their ratio to each other would be 1 if
 //! measuring were exact: how far it is from 1 shows what a difference means. From one set of servers to the next all
-//! of them differ by a percent or two, for as long as they live; so there are several sets.
+//! of them differ by several percent, for as long as they live; so there are many sets.
 
 use crate::Options;
 use crate::line::{Line, Must, Samples, rounded};
@@ -27,14 +27,15 @@ const MUST: [f64; 2] = [0.99, 0.98];
 const CLIENTS: [u32; 3] = [1, 8, 32];
 /// The first so many of [`CLIENTS`] count for each of [`NAMES`].
 const COUNTED: [usize; 2] = [2, 3];
-/// Many short rounds: what else goes on in the machine then weighs on all sides of a round alike. Not too short, because each
+/// Short rounds, so that what else goes on in the machine weighs on all sides of a round alike. Not too short, because each
 /// slice begins with caches that the others have filled, which weighs more where more code and data are used.
-const ROUNDS: usize = 30;
+const ROUNDS: usize = 6;
 const SLICE: Duration = Duration::from_secs(1);
 /// Nothing is counted for so long on each side at the beginning.
-const WARM_UP: Duration = Duration::from_secs(3);
+const WARM_UP: Duration = Duration::from_secs(1);
 /// Sets of servers, one after the other.
-const SETS: usize = 3;
+const SETS: usize = 12;
+
 pub fn run(options: &Options) -> bool {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() { memory } else { Path::new("/var/tmp") };
