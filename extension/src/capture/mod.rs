@@ -248,6 +248,7 @@ pub fn at_savepoint(what: Savepoint, level: i32) {
     if what == Savepoint::RolledBack {
         statement::forget();
         forget_made_versions();
+        let _ = CAPTURE.try_with(|capture| capture.emptied.rolled_back(level));
     }
     if DIRTY.get() && what != Savepoint::Started {
         // Borrowed only if an error broke out of the trigger, which the unwinding has ended by now.

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use super::{CAPTURE, VERSIONS, append, look_up, row};
+use super::{CAPTURE, LEVEL, VERSIONS, append, look_up, row};
 use crate::pg::single::Single;
 use crate::pg::trigger::{self, OpenTable, Truncation};
 use crate::versions::entry::Entry;
@@ -33,12 +33,20 @@ struct Whole {
 struct Table {
     relid: u32,
     file: u32,
+    /// The nesting level of savepoints: rolled back, it is not emptied.
+    level: i32,
     statement: Truncation,
 }
 
 impl Emptied {
     pub const fn new() -> Self {
         Self { whole: Vec::new(), tables: Vec::new() }
+    }
+
+    /// Forgets what a savepoint of this nesting level takes with it, whenever the statement's memory goes: what is written
+    /// next must not be taken for what the TRUNCATE empties. Must not raise anything.
+    pub fn rolled_back(&mut self, level: i32) {
+        self.tables.retain(|table| table.level < level);
     }
 
     /// Forgets all: the transaction is over. Must not raise anything.
@@ -74,12 +82,12 @@ pub fn truncate(table: OpenTable) {
         }
         _ => return,
     };
-    let files = trigger::files_to_be_emptied(table);
+    let (files, level) = (trigger::files_to_be_emptied(table), LEVEL.get());
     statement.at_end();
     CAPTURE.with(|capture| {
         let emptied = &mut capture.emptied;
         emptied.whole.extend(root.map(|root| Whole { root, statement }));
-        emptied.tables.extend(files.into_iter().map(|(relid, file)| Table { relid, file, statement }));
+        emptied.tables.extend(files.into_iter().map(|(relid, file)| Table { relid, file, level, statement }));
         RUNNING.set(true);
     });
 }

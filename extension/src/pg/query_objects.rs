@@ -11,7 +11,7 @@ use crate::statements::proof::{About, Judgement, judge};
 
 unsafe extern "C-unwind" {
     // catalog/pg_inherits.h; missing from pgrx's bindings. utils/relcache.h, nodes/nodes.h, nodes/pg_list.h; guarded.
-    fn find_all_inheritors(
+    pub(super) fn find_all_inheritors(
         parent: pg_sys::Oid,
         lock: pg_sys::LOCKMODE,
         parents: *mut *mut pg_sys::List,

@@ -9,16 +9,8 @@ use pgrx::prelude::*;
 
 use crate::capture;
 use crate::error::Refusal;
+use crate::pg::query_objects::find_all_inheritors;
 use crate::pg::query_walk::items;
-
-unsafe extern "C-unwind" {
-    // catalog/pg_inherits.h; missing from pgrx's bindings.
-    fn find_all_inheritors(
-        parent: pg_sys::Oid,
-        lock: pg_sys::LOCKMODE,
-        parents: *mut *mut pg_sys::List,
-    ) -> *mut pg_sys::List;
-}
 
 /// A row before or after the event.
 pub struct Tuple {
