@@ -1,7 +1,7 @@
 //! Ten times more statements than there is room for, all equally often: nearly each one has been thrown out before it comes
 //! again.
 
-use super::fleet::{self, Fleet, Kind, Plan};
+use super::fleet::{Fleet, Kind, Measured, Plan};
 use crate::Options;
 use crate::line::{Line, Must, rounded};
 use crate::usage::status_bytes;
@@ -43,7 +43,8 @@ pub fn run(_: &Options) -> bool {
         more: &["-M", "simple", "-f", &file],
     };
     let shared = shared_bytes(&mut session);
-    let measured = fleet::measure(NAME, &fleet, &plan);
+    let mut measured = Measured::of(&KINDS);
+    measured.add(NAME, &fleet, &plan);
     let known = number(&mut session, "SELECT count(*) FROM quorum.readonly_statements");
     let rows = number(&mut session, "SELECT count(*) FROM quorum.readonly_statement");
     let table = number(&mut session, "SELECT pg_total_relation_size('quorum.readonly_statement')");
@@ -51,13 +52,11 @@ pub fn run(_: &Options) -> bool {
     let bounded = known <= ROOM && rows <= ROOM;
     let busy = known > ROOM / 2;
     let mut more = Map::new();
-    fleet.systems.iter().zip(&measured.figures).for_each(|(system, f)| f.tell(system.kind, &mut more));
-    let place = fleet.systems.iter().position(|system| system.kind == Kind::Learner).expect("it takes part");
-    let ours = &measured.figures[place];
-    let ratio = ours.ratio.median();
-    let to_peer = measured.ratio(&fleet, Kind::Learner, Kind::StatStatements);
+    measured.tell(&mut more);
+    measured.tell_ratio("to_pg_stat_statements", Kind::Learner, Kind::StatStatements, &mut more);
+    let ratios = measured.ratios(Kind::Learner, Kind::Plain);
+    let ratio = ratios.median();
     for (name, value) in [
-        ("to_pg_stat_statements", json!(rounded(to_peer))),
         ("statements", json!(STATEMENTS)),
         ("known", json!(known)),
         ("table_rows", json!(rows)),
@@ -71,7 +70,7 @@ pub fn run(_: &Options) -> bool {
     let line = Line {
         bench: NAME,
         unit: "ratio",
-        samples: &ours.ratio,
+        samples: &ratios,
         ratio: rounded(ratio),
         against: "TPS of PostgreSQL without any library; medians of rounds",
         must: Must::AtLeast(MUST),

@@ -1,4 +1,6 @@
-//! Servers that look at statements in different ways, or not at all, and pgbench on all of them in turns.
+//! Servers that look at statements in different ways, or not at all, and pgbench on all of them in turns. Each server has a
+//! speed of its own for as long as it lives, which differs by several percent from another's that does the same. So what
+//! is measured is measured with several sets of servers, one after the other.
 
 use crate::line::{Samples, rounded};
 use crate::pgbench::pgbench;
@@ -78,10 +80,10 @@ impl System {
     }
 }
 
-/// One server of each kind, below one directory. The first is the plain one.
+/// A set of servers, one of each kind, below one directory.
 pub struct Fleet {
     root: PathBuf,
-    pub systems: Vec<System>,
+    systems: Vec<System>,
 }
 
 impl Fleet {
@@ -120,7 +122,10 @@ impl Drop for Fleet {
     }
 }
 
-/// How a run goes.
+/// How many sets of servers a benchmark takes.
+pub const SETS: u32 = 6;
+
+/// How pgbench runs with each set of servers.
 pub struct Plan<'a> {
     pub rounds: usize,
     /// Where the machine is slow, there are fewer rounds.
@@ -132,78 +137,96 @@ pub struct Plan<'a> {
     pub more: &'a [&'a str],
 }
 
-/// What was measured of one system: transactions a second, and their ratio to the plain server's in the same round.
-#[derive(Default)]
-pub struct Figures {
-    pub tps: Samples,
-    pub ratio: Samples,
-}
-
-impl Figures {
-    /// Adds what is known of this system to the line.
-    pub fn tell(&self, kind: Kind, more: &mut Map<String, Value>) {
-        let name = kind.name();
-        more.insert(format!("{name}_tps"), json!(self.tps.median().round()));
-        if kind != Kind::Plain {
-            let (low, high) = self.ratio.median_within();
-            more.insert(format!("{name}_ratio"), json!(rounded(self.ratio.median())));
-            more.insert(format!("{name}_ratio_within"), json!([rounded(low), rounded(high)]));
-        }
-    }
-}
-
-/// Figures in the order of the fleet's systems, and the rates of each round in the same order.
+/// What was measured with sets of servers of the same kinds.
 pub struct Measured {
-    pub figures: Vec<Figures>,
-    pub rounds: Vec<Vec<f64>>,
+    kinds: &'static [Kind],
+    /// Each set's rounds: transactions a second of each kind.
+    sets: Vec<Vec<Vec<f64>>>,
 }
 
 impl Measured {
-    /// The median over all rounds of one system's rate to another's.
-    pub fn ratio(&self, fleet: &Fleet, one: Kind, other: Kind) -> f64 {
-        let place =
-            |kind| fleet.systems.iter().position(|system| system.kind == kind).expect("it takes part");
-        let (one, other) = (place(one), place(other));
-        Samples::from(self.rounds.iter().map(|round| round[one] / round[other]).collect::<Vec<_>>()).median()
+    pub fn of(kinds: &'static [Kind]) -> Measured {
+        Measured { kinds, sets: Vec::new() }
+    }
+
+    /// Runs the plan with one more set of servers. Connecting is not counted; what a session does at its beginning is, on
+    /// all sides.
+    pub fn add(&mut self, name: &str, fleet: &Fleet, plan: &Plan) {
+        let systems: Vec<&System> = self.kinds.iter().map(|kind| fleet.of(*kind)).collect();
+        for system in &systems {
+            rate(system, plan, 4);
+        }
+        let count = systems.len();
+        let before: usize = self.sets.iter().map(Vec::len).sum();
+        let mut rounds = Vec::new();
+        let start = Instant::now();
+        for number in before..before + plan.rounds {
+            if start.elapsed() > plan.within {
+                break;
+            }
+            let mut round = vec![0.0; count];
+            // Who goes first changes, and in which direction, so that what grows with time hits all.
+            for step in 0..count {
+                let at = if number % 2 == 0 {
+                    (step + number / 2) % count
+                } else {
+                    (2 * count - 1 - step + number / 2) % count
+                };
+                round[at] = rate(systems[at], plan, 1);
+            }
+            rounds.push(round);
+        }
+        self.sets.push(rounds);
+        let say = |kind: &Kind| format!("{} {:.3}", kind.name(), self.ratios(*kind, Kind::Plain).median());
+        let said: Vec<String> = self.kinds.iter().map(say).collect();
+        eprintln!("{name}, set {}: so far {}", self.sets.len(), said.join(", "));
+    }
+
+    /// One kind's rate to another's in the same round, of all rounds of all sets.
+    pub fn ratios(&self, one: Kind, other: Kind) -> Samples {
+        ratios(self.sets.iter().flatten(), self.place(one), self.place(other))
+    }
+
+    /// The smallest and the largest median that one of the sets has.
+    fn sets_between(&self, one: Kind, other: Kind) -> (f64, f64) {
+        let (one, other) = (self.place(one), self.place(other));
+        let medians: Vec<f64> = self.sets.iter().map(|set| ratios(set, one, other).median()).collect();
+        let medians = Samples::from(medians);
+        (medians.min(), medians.max())
+    }
+
+    /// Adds what is known of all kinds to the line.
+    pub fn tell(&self, more: &mut Map<String, Value>) {
+        more.insert("sets".to_owned(), json!(self.sets.len()));
+        for (at, kind) in self.kinds.iter().enumerate() {
+            let name = kind.name();
+            let tps: Vec<f64> = self.sets.iter().flatten().map(|round| round[at]).collect();
+            more.insert(format!("{name}_tps"), json!(Samples::from(tps).median().round()));
+            if *kind != Kind::Plain {
+                self.tell_ratio(&format!("{name}_ratio"), *kind, Kind::Plain, more);
+            }
+        }
+    }
+
+    /// Adds the median of a ratio under this name, how exact it is, and how far the sets are from each other.
+    pub fn tell_ratio(&self, name: &str, one: Kind, other: Kind, more: &mut Map<String, Value>) {
+        let ratios = self.ratios(one, other);
+        let pair = |(low, high): (f64, f64)| json!([rounded(low), rounded(high)]);
+        more.insert(name.to_owned(), json!(rounded(ratios.median())));
+        more.insert(format!("{name}_within"), pair(ratios.median_within()));
+        more.insert(format!("{name}_sets"), pair(self.sets_between(one, other)));
+    }
+
+    fn place(&self, kind: Kind) -> usize {
+        let found = self.kinds.iter().position(|k| *k == kind);
+        found.unwrap_or_else(|| unreachable!("{} takes part", kind.name()))
     }
 }
 
-/// Runs the plan. Connecting is not counted; what a session does at its beginning is, on all sides.
-pub fn measure(name: &str, fleet: &Fleet, plan: &Plan) -> Measured {
-    let count = fleet.systems.len();
-    let mut figures: Vec<Figures> = (0..count).map(|_| Figures::default()).collect();
-    let mut rounds = Vec::new();
-    for system in &fleet.systems {
-        rate(system, plan, 4);
-    }
-    let start = Instant::now();
-    for number in 0..plan.rounds {
-        if start.elapsed() > plan.within {
-            break;
-        }
-        let mut round = vec![0.0; count];
-        // Who goes first changes, and in which direction, so that what grows with time hits all.
-        for step in 0..count {
-            let at = if number % 2 == 0 {
-                (step + number / 2) % count
-            } else {
-                (2 * count - 1 - step + number / 2) % count
-            };
-            round[at] = rate(&fleet.systems[at], plan, 1);
-        }
-        for (figures, tps) in figures.iter_mut().zip(&round) {
-            figures.tps.add(*tps);
-            figures.ratio.add(tps / round[0]);
-        }
-        rounds.push(round);
-        if number % 20 == 19 {
-            let say =
-                |(system, f): (&System, &Figures)| format!("{} {:.3}", system.kind.name(), f.ratio.median());
-            let said: Vec<String> = fleet.systems.iter().zip(&figures).map(say).collect();
-            eprintln!("{name}, {} rounds: {}", number + 1, said.join(", "));
-        }
-    }
-    Measured { figures, rounds }
+/// The ratio of two of the rates in each of these rounds.
+fn ratios<'a>(rounds: impl IntoIterator<Item = &'a Vec<f64>>, one: usize, other: usize) -> Samples {
+    let ratios: Vec<f64> = rounds.into_iter().map(|round| round[one] / round[other]).collect();
+    Samples::from(ratios)
 }
 
 /// Transactions a second of a slice, or of several as one.

@@ -1,6 +1,7 @@
 //! pgbench's read-only transactions, one SELECT by the primary key: where a statement costs least, learning costs most.
+//! Both ways of sending it are measured with the same sets of servers.
 
-use super::fleet::{self, Fleet, Kind, Plan};
+use super::fleet::{Fleet, Kind, Measured, Plan, SETS};
 use crate::Options;
 use crate::line::{Line, Must, rounded};
 use pgquorum_tests::{await_served, hash_of, served};
@@ -21,39 +22,50 @@ const CLIENTS: u32 = 4;
 const STATEMENT: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = 1";
 
 pub fn run(options: &Options) -> bool {
-    let fleet = Fleet::start(&KINDS, SCALE);
+    let wanted = (0..NAMES.len()).filter(|at| options.wants(NAMES[*at]));
+    let mut all: Vec<(usize, Measured)> = wanted.map(|at| (at, Measured::of(&KINDS))).collect();
+    for _ in 0..SETS {
+        let fleet = Fleet::start(&KINDS, SCALE);
+        for (at, measured) in &mut all {
+            measure(*at, &fleet, measured);
+        }
+    }
     let mut good = true;
-    for (at, name) in NAMES.iter().enumerate().filter(|(_, name)| options.wants(name)) {
-        good &= one(name, at, &fleet);
+    for (at, measured) in &all {
+        good &= print(*at, measured);
     }
     good
 }
 
-fn one(name: &str, at: usize, fleet: &Fleet) -> bool {
+fn measure(at: usize, fleet: &Fleet, measured: &mut Measured) {
+    let name = NAMES[at];
     let plan = Plan {
-        rounds: 120,
-        within: Duration::from_secs(240),
+        rounds: 20,
+        within: Duration::from_secs(240) / SETS,
         clients: CLIENTS,
-        transactions: 6000,
+        transactions: 4000,
         more: &["-S", "-M", MODES[at]],
     };
-    let measured = fleet::measure(name, fleet, &plan);
+    measured.add(name, fleet, &plan);
     // A learner that learned nothing would be cheap.
     let mut session = fleet.of(Kind::Learner).connect();
     await_served(&mut session, STATEMENT);
     let asleep = served(&mut fleet.of(Kind::Asleep).connect());
     assert!(!asleep.contains(&hash_of(STATEMENT)), "{name}: who shall not learn has learned");
+}
+
+fn print(at: usize, measured: &Measured) -> bool {
     let mut more = Map::new();
-    fleet.systems.iter().zip(&measured.figures).for_each(|(system, f)| f.tell(system.kind, &mut more));
-    let place = fleet.systems.iter().position(|system| system.kind == Kind::Learner).expect("it takes part");
-    let ours = &measured.figures[place];
-    let (ratio, to_peer) = (ours.ratio.median(), measured.ratio(fleet, Kind::Learner, Kind::StatStatements));
-    more.insert("to_pg_stat_statements".to_owned(), json!(rounded(to_peer)));
+    measured.tell(&mut more);
+    let ratios = measured.ratios(Kind::Learner, Kind::Plain);
+    let ratio = ratios.median();
+    let to_peer = measured.ratios(Kind::Learner, Kind::StatStatements).median();
+    measured.tell_ratio("to_pg_stat_statements", Kind::Learner, Kind::StatStatements, &mut more);
     more.insert("must_to_pg_stat_statements".to_owned(), json!(MUST_PEER[at]));
     let line = Line {
-        bench: name,
+        bench: NAMES[at],
         unit: "ratio",
-        samples: &ours.ratio,
+        samples: &ratios,
         ratio: rounded(ratio),
         against: "TPS of PostgreSQL without any library; medians of rounds",
         must: Must::AtLeast(MUST[at]),
