@@ -39,7 +39,7 @@ pub fn run(_: &Options) -> bool {
         more: &["-M", "simple", "-f", &file],
     };
     let mut measured = Measured::of(&KINDS);
-    let learners: Vec<Learner> = (0..SETS).map(|_| measure(&plan, &mut measured)).collect();
+    let learners: Vec<Learner> = (0..SETS).map(|set| measure(set, &plan, &mut measured)).collect();
     print(&measured, &learners)
 }
 
@@ -54,8 +54,8 @@ struct Learner {
 }
 
 /// Runs the plan with one more set of servers.
-fn measure(plan: &Plan, measured: &mut Measured) -> Learner {
-    let fleet = Fleet::start(&KINDS, SCALE);
+fn measure(set: u32, plan: &Plan, measured: &mut Measured) -> Learner {
+    let fleet = Fleet::start(&KINDS, SCALE, set);
     let mut session = fleet.of(Kind::Learner).connect();
     // So that all have been there before anything is counted.
     let session_growth = one_session(&mut session);

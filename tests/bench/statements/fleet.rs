@@ -87,11 +87,13 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    pub fn start(kinds: &[Kind], scale: u32) -> Fleet {
+    /// Starts a set; from one number of a set to the next another kind is the first, so that what comes of the order hits all.
+    pub fn start(kinds: &[Kind], scale: u32, number: u32) -> Fleet {
         let root = server_directory_below(memory(), "pgquorum-statements-");
         let mut fleet = Fleet { root, systems: Vec::new() };
-        for kind in kinds {
-            eprintln!("setting up {}", kind.name());
+        let first = number as usize % kinds.len();
+        for kind in kinds.iter().cycle().skip(first).take(kinds.len()) {
+            eprintln!("set {} of {SETS}: setting up {}", number + 1, kind.name());
             let (dir, [port]) = (fleet.root.join(kind.name()), free_ports());
             let server = Plain::init(&dir, port, &format!("{CONF}{}", kind.conf()));
             // Checking a password would cost as much as many statements.

@@ -24,8 +24,8 @@ const STATEMENT: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = 1";
 pub fn run(options: &Options) -> bool {
     let wanted = (0..NAMES.len()).filter(|at| options.wants(NAMES[*at]));
     let mut all: Vec<(usize, Measured)> = wanted.map(|at| (at, Measured::of(&KINDS))).collect();
-    for _ in 0..SETS {
-        let fleet = Fleet::start(&KINDS, SCALE);
+    for number in 0..SETS {
+        let fleet = Fleet::start(&KINDS, SCALE, number);
         for (at, measured) in &mut all {
             measure(*at, &fleet, measured);
         }
