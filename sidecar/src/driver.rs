@@ -8,7 +8,7 @@ use crate::postgres::{PgEvent, Postgres};
 use crate::store::{Store, StoreError};
 use crate::watchdog::{Duty, Watchdog};
 use pgquorum_agent::logstore::Restored;
-use pgquorum_agent::node::{Action, Input, Node, Output};
+use pgquorum_agent::node::{Action, Input, Link, Node, Output};
 use pgquorum_agent::postgres::PgOp;
 use pgquorum_agent::request::{Rejection, Reply};
 use pgquorum_agent::types::NodeId;
@@ -105,7 +105,12 @@ impl Driver {
                         continue;
                     }
                 },
-                Some(input) = sources.inputs.recv() => input,
+                Some(input) = sources.inputs.recv() => {
+                    if matches!(input, Input::Link { link: Link::Down | Link::Gone, .. }) {
+                        self.postgres.look();
+                    }
+                    input
+                }
                 Some((id, address)) = self.peers.caller() => {
                     // Only a node that has just joined, and knows no members, calls back to strangers.
                     if self.node.cluster().members.is_empty() {
@@ -160,7 +165,12 @@ impl Driver {
         self.postgres.set_patience(self.node.cluster().settings.node_timeout.ms());
         let view = self.node.view();
         self.watchdog.follow(duty(&view));
-        self.view.send_replace(Arc::new(view));
+        // Readers look when they want to. Those who wait are woken, which costs more than all else here, only by what
+        // anybody waits for: positions move with every message.
+        self.view.send_if_modified(|old| {
+            let before = std::mem::replace(old, Arc::new(view));
+            !before.is_like(old)
+        });
         // Whoever asked for a change and looks for it then finds it.
         for (id, reply) in output.replies {
             if let Some(answer) = self.asked.remove(&id) {

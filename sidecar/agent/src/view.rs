@@ -105,6 +105,21 @@ pub struct View {
     pub at: Millis,
 }
 
+impl View {
+    /// Whether the two differ in nothing but times, and in how far the nodes' servers are.
+    pub fn is_like(&self, other: &View) -> bool {
+        let parts = |view: &View| {
+            let View { id, member, removed, outcast, term, raft_leader, state, is_open_leader, epoch, .. } = view;
+            let View { change_in_flight, .. } = view;
+            let whether = (*id, *member, *removed, *outcast, *is_open_leader, *change_in_flight);
+            (whether, *term, *raft_leader, *state, *epoch)
+        };
+        parts(self) == parts(other)
+            && self.leader == other.leader
+            && Arc::ptr_eq(&self.cluster, &other.cluster)
+    }
+}
+
 /// One line for `GET /rpc`: what was said between nodes and what this node did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trace {

@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// takes it within a round trip.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(150);
 /// How often a quiet connection is tried.
-const PING_EVERY: Duration = Duration::from_millis(250);
+const PING_EVERY: Duration = Duration::from_millis(500);
 /// Pause between attempts to connect.
 const RETRY: Duration = Duration::from_millis(100);
 

@@ -7,16 +7,21 @@ use super::state::Inner;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Row, Statement};
 
 const CALL_LIMIT: Duration = Duration::from_millis(200);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(10);
 /// How long a revocation that the server does not take is tried again; by then the lease has run out anyway.
 const REVOKE_ATTEMPTS: u32 = 100;
+const RENEW: &str = "SELECT quorum.lease_renew($1::int8, $2::int4, $3::int8)";
 
-// Each call is one round trip, without a statement that is prepared and closed for it: a renewal comes with every heartbeat.
+/// A connection, and the statement that comes with every heartbeat: prepared when it comes first.
+struct Teller {
+    session: Session,
+    renew: Option<Statement>,
+}
 
 /// What is to be told to the server next. The newest call wins.
 #[derive(Clone, Default)]
@@ -94,11 +99,11 @@ impl Lease {
 
 /// Serves the lease until the supervisor ends.
 pub async fn run(inner: Arc<Inner>, lease: Lease) {
-    let mut session: Option<Session> = None;
+    let mut teller: Option<Teller> = None;
     let mut complained = false;
     loop {
-        if session.as_ref().is_none_or(|s| s.is_closed()) {
-            session = None;
+        if teller.as_ref().is_none_or(|t| t.session.is_closed()) {
+            teller = None;
             let mut process = inner.process.subscribe();
             if process.wait_for(Option::is_some).await.is_err() {
                 return;
@@ -109,7 +114,7 @@ pub async fn run(inner: Arc<Inner>, lease: Lease) {
             }
             let manner = Manner { connect: CONNECT_LIMIT, statement: CALL_LIMIT, ..Manner::default() };
             match Session::local(&inner.config, manner).await {
-                Ok(open) => session = Some(open),
+                Ok(session) => teller = Some(Teller { session, renew: None }),
                 Err(error) => {
                     tracing::trace!(%error, "the connection for the lease is not there");
                     tokio::time::sleep(RETRY).await;
@@ -117,10 +122,10 @@ pub async fn run(inner: Arc<Inner>, lease: Lease) {
                 }
             }
         }
-        let Some(open) = &session else { continue };
+        let Some(open) = &mut teller else { continue };
         let (revocation, renewal) = lease.take();
         let result = if let Some(revocation) = revocation {
-            let result = revoke(open, &revocation).await;
+            let result = revoke(&open.session, &revocation).await;
             if result.is_err() && revocation.attempts < REVOKE_ATTEMPTS {
                 let attempts = revocation.attempts + 1;
                 lease.change(|w| w.revoke(Revocation { attempts, ..revocation }));
@@ -131,7 +136,7 @@ pub async fn run(inner: Arc<Inner>, lease: Lease) {
         } else {
             tokio::select! {
                 () = lease.shared.1.notified() => {}
-                () = open.closed() => session = None,
+                () = open.session.closed() => teller = None,
             }
             continue;
         };
@@ -142,20 +147,25 @@ pub async fn run(inner: Arc<Inner>, lease: Lease) {
                     tracing::warn!(%error, "the lease could not be told to the server; trying again with each renewal");
                 }
                 complained = true;
-                session = None;
+                teller = None;
                 tokio::time::sleep(RETRY).await;
             }
         }
     }
 }
 
-async fn renew(session: &Session, renewal: &Renewal) -> Result<()> {
+async fn renew(teller: &mut Teller, renewal: &Renewal) -> Result<()> {
     let ms = i32::try_from(renewal.ms).unwrap_or(i32::MAX);
     let (epoch, sent) = (renewal.epoch.cast_signed(), renewal.sent_at_ns.cast_signed());
-    let statement = "SELECT quorum.lease_renew($1::int8, $2::int4, $3::int8)";
-    let parameters: [(&(dyn ToSql + Sync), Type); 3] =
-        [(&epoch, Type::INT8), (&ms, Type::INT4), (&sent, Type::INT8)];
-    bounded("renewing the lease", session.query_typed(statement, &parameters)).await
+    let Teller { session, renew } = teller;
+    let call = async {
+        let statement = match renew {
+            Some(statement) => statement,
+            None => renew.insert(session.prepare(RENEW).await?),
+        };
+        session.query(statement, &[&epoch, &ms, &sent]).await
+    };
+    bounded("renewing the lease", call).await
 }
 
 async fn revoke(session: &Session, revocation: &Revocation) -> Result<()> {

@@ -165,6 +165,11 @@ impl Postgres {
         lost::reported(&self.shared.inner, id);
     }
 
+    /// Something has happened outside that the server may show, too: it is looked at at once, and often for a while.
+    pub fn look(&self) {
+        self.shared.inner.kick.notify_one();
+    }
+
     /// How long the cluster waits for a node that is silent; so long, too, is waited for another node's server.
     pub fn set_patience(&self, node_timeout_ms: u64) {
         self.shared.inner.set_patience(std::time::Duration::from_millis(node_timeout_ms));

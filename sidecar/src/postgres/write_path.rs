@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
+use tokio_postgres::Statement;
 
 /// How often the measurements are read and reported.
 const LOOK: Duration = Duration::from_millis(100);
@@ -120,7 +120,7 @@ fn pause(inner: &Inner) -> Duration {
 }
 
 async fn commit_rows(inner: Arc<Inner>, pulse: Pulse, gauge: Shared) {
-    let mut session: Option<Session> = None;
+    let mut session: Option<(Session, Statement)> = None;
     loop {
         let pause = pause(&inner);
         tokio::time::sleep(pause).await;
@@ -129,7 +129,7 @@ async fn commit_rows(inner: Arc<Inner>, pulse: Pulse, gauge: Shared) {
             end(&gauge, None);
             continue;
         }
-        let open = match session.take().filter(|s| !s.is_closed()) {
+        let (open, heartbeat) = match session.take().filter(|(s, _)| !s.is_closed()) {
             Some(open) => open,
             None => match open_session(&inner).await {
                 Ok(open) => open,
@@ -142,20 +142,23 @@ async fn commit_rows(inner: Arc<Inner>, pulse: Pulse, gauge: Shared) {
         };
         let node = inner.config.node.cast_signed();
         begin(&gauge);
-        let refused = match open.query_typed(HEARTBEAT, &[(&node, Type::INT8)]).await {
+        let refused = match open.execute(&heartbeat, &[&node]).await {
             Ok(_) => None,
             Err(error) => refusal(&error),
         };
         end(&gauge, refused);
-        session = Some(open);
+        session = Some((open, heartbeat));
     }
 }
 
-async fn open_session(inner: &Inner) -> super::error::Result<Session> {
+async fn open_session(inner: &Inner) -> super::error::Result<(Session, Statement)> {
     let session = Session::local(&inner.config, Manner::default()).await?;
-    let limited = session.batch_execute(LOCK_LIMIT).await;
-    limited.map_err(super::error::sql("preparing the heartbeat row"))?;
-    Ok(session)
+    let prepare = async {
+        session.batch_execute(LOCK_LIMIT).await?;
+        session.prepare(HEARTBEAT).await
+    };
+    let heartbeat = prepare.await.map_err(super::error::sql("preparing the heartbeat row"))?;
+    Ok((session, heartbeat))
 }
 
 /// The text, if the server could not write. Everything else (no such table, a lock, a shutdown) says nothing of disks.

@@ -6,9 +6,10 @@ use tokio::time::Instant;
 
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Where all is as it was for [`CALM_AFTER`], only positions move, and what clients do needs the processor more. That a
-/// primary ends is seen at once by its process; that its WAL no longer comes, a little later by its standbys.
-const CALM_PRIMARY: Duration = Duration::from_millis(200);
-const CALM_STANDBY: Duration = Duration::from_millis(100);
+/// primary ends is seen at once by its process; that its WAL no longer comes, a little later by its standbys, and soon if
+/// the connection to its sidecar is lost, which ends the calm.
+const CALM_PRIMARY: Duration = Duration::from_millis(400);
+const CALM_STANDBY: Duration = Duration::from_millis(200);
 const CALM_AFTER: Duration = Duration::from_secs(2);
 
 /// Since when the server is as it is, but for its positions in WAL.
