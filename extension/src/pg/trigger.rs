@@ -1,7 +1,7 @@
 //! The triggers of tracked tables. Entry points that PostgreSQL calls with its own convention: for each row of a large
 //! statement the way through a wrapper would cost as much as the capture.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 
 use pgquorum_change::Op;
 use pgrx::PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED;
@@ -29,24 +29,11 @@ impl OpenTable {
         unsafe { (*self.0).rd_id.to_u32() }
     }
 
-    /// The number of the file with its rows, which TRUNCATE and whatever rewrites it change; 0: it has none.
+    /// The number of the file with its rows, which whatever rewrites it changes, and TRUNCATE unless this subtransaction has
+    /// made the file; 0: it has none.
     pub fn file(self) -> u32 {
         // SAFETY: as above.
         unsafe { (*(*self.0).rd_rel).relfilenode.to_u32() }
-    }
-
-    /// Does TRUNCATE give it another file? Not if this subtransaction has made the one that it has: that is emptied where
-    /// it is (`ExecuteTruncateGuts`).
-    fn changes_files(self) -> bool {
-        // SAFETY: as above.
-        unsafe {
-            let present = pg_sys::GetCurrentSubTransactionId();
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            let made = (*self.0).rd_newRelfilenodeSubid;
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            let made = (*self.0).rd_newRelfilelocatorSubid;
-            (*self.0).rd_createSubid != present && made != present
-        }
     }
 
     fn is_partitioned(self) -> bool {
@@ -55,12 +42,12 @@ impl OpenTable {
     }
 }
 
-/// The files that the TRUNCATE whose trigger is running is about to replace with empty ones: a table's, or those of all
-/// partitions, each with its table's oid. What is emptied in place is not among them.
+/// The files that the TRUNCATE whose trigger is running is about to replace with empty ones, or to empty: a table's, or those
+/// of all partitions, each with its table's oid.
 pub fn files_to_be_emptied(table: OpenTable) -> Vec<(u32, u32)> {
     let mut files = Vec::new();
     let mut add = |table: OpenTable| {
-        if table.file() != 0 && table.changes_files() {
+        if table.file() != 0 {
             files.push((table.relid(), table.file()));
         }
     };
@@ -91,6 +78,9 @@ pub struct RowEvent {
     pub new: Option<Tuple>,
 }
 
+/// The name of the memory in which PostgreSQL calls AFTER triggers.
+const AFTER_TRIGGERS: &CStr = c"AfterTriggerTupleContext";
+
 /// A TRUNCATE that runs, by the memory that PostgreSQL keeps for it until it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Truncation(pg_sys::MemoryContext);
@@ -100,6 +90,24 @@ impl Truncation {
     pub fn running() -> Self {
         // SAFETY: a trigger is called in the context for one row, which the executor's state owns; so does ExecuteTruncateGuts.
         unsafe { Self((*pg_sys::CurrentMemoryContext).parent) }
+    }
+
+    /// Has it emptied its tables? It does so to all of them when their BEFORE triggers are through, and calls nothing of users'
+    /// until their AFTER triggers. For those PostgreSQL makes memory where it made the statement's own (both in
+    /// `ExecuteTruncateGuts`, the latter by `afterTriggerInvokeEvents`). BEFORE triggers run inside the statement's, and what
+    /// they run in turn has memory of its own. To be asked only while the statement runs.
+    pub fn has_emptied(self) -> bool {
+        // SAFETY: the context is alive, so those around it are. PostgreSQL puts the youngest first, and names all of them.
+        unsafe {
+            let mut younger = (*(*self.0).parent).firstchild;
+            while !younger.is_null() && younger != self.0 {
+                if CStr::from_ptr((*younger).name) == AFTER_TRIGGERS {
+                    return true;
+                }
+                younger = (*younger).nextchild;
+            }
+        }
+        false
     }
 
     /// Has [`capture::truncation_ended`] called when it is over, however it ends.

@@ -1,7 +1,10 @@
 //! The triggers that capture: where they are, and what is locked to take them away.
 
-use pgquorum_tests::{LogServer, PATIENCE, await_until, expect_log, run, take_log};
+use std::collections::BTreeSet;
+
+use pgquorum_tests::{LogServer, PATIENCE, await_until, expect_log, refused, run, take_log};
 use postgres::Client;
+use serde_json::Value;
 
 /// Several event triggers fire where foreign keys name the table; whichever comes first takes all of ours off.
 #[test]
@@ -78,10 +81,6 @@ fn what_triggers_write_into_a_table_that_is_being_emptied_goes_with_it() {
          INSERT INTO t VALUES (1); INSERT INTO u VALUES (1); INSERT INTO p VALUES (1), (11)",
     );
     take_log(c);
-    let truncate = |table: &str| format!(r#"{{"op":"truncate","table":"{table}"}}"#);
-    let insert = |table: &str, id: i32| {
-        format!(r#"{{"op":"insert","table":"{table}","key":{{"id":{id}}},"new":{{"id":{id}}}}}"#)
-    };
     let expect = |c: &mut Client, statements: &str, expected: &[String]| {
         expect_log(c, statements, &expected.iter().map(String::as_str).collect::<Vec<_>>());
     };
@@ -114,12 +113,148 @@ fn what_triggers_write_into_a_table_that_is_being_emptied_goes_with_it() {
     run(c, "INSERT INTO p VALUES (1), (11)");
     take_log(c);
     // One partition: its rows are deleted, and what its trigger does to the other partition's is not left out.
-    let delete = |id: i32| format!(r#"{{"op":"delete","table":"p","key":{{"id":{id}}}}}"#);
     let update = r#"{"op":"update","table":"p","key":{"id":11},"new":{"id":12}}"#.to_owned();
-    expect(c, "TRUNCATE p1", &[delete(7), delete(1), update, insert("p", 7)]);
+    expect(c, "TRUNCATE p1", &[delete("p", 7), delete("p", 1), update, insert("p", 7)]);
     let rows = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM ";
     for (table, expected) in [("t", "7 8 9"), ("p", "7 12")] {
         let found = c.query_one(&format!("{rows} {table}"), &[]).expect("the rows");
         assert_eq!(found.get::<_, String>(0), expected);
     }
+    what_is_emptied_in_place(c);
+}
+
+fn truncate(table: &str) -> String {
+    format!(r#"{{"op":"truncate","table":"{table}"}}"#)
+}
+
+fn insert(table: &str, id: i32) -> String {
+    format!(r#"{{"op":"insert","table":"{table}","key":{{"id":{id}}},"new":{{"id":{id}}}}}"#)
+}
+
+fn delete(table: &str, id: i32) -> String {
+    format!(r#"{{"op":"delete","table":"{table}","key":{{"id":{id}}}}}"#)
+}
+
+/// The same where the table keeps its file, since this transaction or savepoint has made it: PostgreSQL empties it where it is.
+fn what_is_emptied_in_place(c: &mut Client) {
+    run(
+        c,
+        "CREATE TABLE s (id int PRIMARY KEY); CREATE TABLE r (id int PRIMARY KEY, v int);
+         SELECT quorum.track(n::regclass, 'c') FROM unnest(ARRAY['s', 'r']) n;
+         CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             EXECUTE format('INSERT INTO %I VALUES (100)', TG_ARGV[0]); RETURN NULL; END $$;
+         CREATE TRIGGER zz BEFORE TRUNCATE ON s EXECUTE FUNCTION leave('s');
+         CREATE TRIGGER aa AFTER TRUNCATE ON s EXECUTE FUNCTION after('s');
+         CREATE TRIGGER zz BEFORE TRUNCATE ON r EXECUTE FUNCTION leave('r');
+         INSERT INTO s VALUES (1); INSERT INTO r VALUES (1, 1)",
+    );
+    take_log(c);
+    let (all, seven) = (|| truncate("s"), || insert("s", 7));
+    let s = &mut BTreeSet::from([1]);
+    keeps_up(
+        c,
+        "s",
+        s,
+        "BEGIN; TRUNCATE s; INSERT INTO s VALUES (1); TRUNCATE s; INSERT INTO s VALUES (2); COMMIT",
+        &[all(), seven(), insert("s", 1), all(), seven(), insert("s", 2)],
+    );
+    // What a savepoint has made is its surroundings' own when it is released, and is not there if it is rolled back.
+    keeps_up(
+        c,
+        "s",
+        s,
+        "BEGIN; SAVEPOINT a; TRUNCATE s; TRUNCATE s; RELEASE a; TRUNCATE s;
+         SAVEPOINT b; TRUNCATE s; TRUNCATE s; ROLLBACK TO b; INSERT INTO s VALUES (3); COMMIT",
+        &[all(), seven(), all(), seven(), all(), seven(), insert("s", 3)],
+    );
+    keeps_up(
+        c,
+        "s",
+        s,
+        "DO $$ BEGIN TRUNCATE s; TRUNCATE s;
+         BEGIN TRUNCATE s; TRUNCATE s; EXCEPTION WHEN raise_exception THEN NULL; END; END $$",
+        &[all(), seven(), all(), seven(), all(), seven(), all(), seven()],
+    );
+    // Another table's trigger comes when this one's entry is there.
+    run(c, "CREATE TRIGGER zzz BEFORE TRUNCATE ON r EXECUTE FUNCTION before('s')");
+    keeps_up(
+        c,
+        "s",
+        s,
+        "BEGIN; TRUNCATE s; TRUNCATE s, r; COMMIT",
+        &[all(), seven(), all(), truncate("r"), seven()],
+    );
+    // Broken off, in a savepoint and without one (`u` has a trigger that fails).
+    run(c, "BEGIN; SAVEPOINT a; TRUNCATE s");
+    refused(c, "TRUNCATE s, u", "P0001", "no");
+    keeps_up(c, "s", s, "ROLLBACK TO a; INSERT INTO s VALUES (4); COMMIT", &[insert("s", 4)]);
+    run(c, "BEGIN; TRUNCATE s");
+    refused(c, "TRUNCATE s, u", "P0001", "no");
+    refused(c, "TRUNCATE s", "25P02", "aborted");
+    keeps_up(c, "s", s, "ROLLBACK; INSERT INTO s VALUES (5)", &[insert("s", 5)]);
+    // A table that is written anew, and one that is made and tracked.
+    run(c, "DROP TRIGGER zzz ON r; INSERT INTO r VALUES (1, 1)");
+    take_log(c);
+    let rewrite = "ALTER TABLE r ALTER v TYPE bigint";
+    keeps_up(
+        c,
+        "r",
+        &mut BTreeSet::from([1]),
+        &format!("BEGIN; {rewrite}; TRUNCATE r; INSERT INTO r VALUES (2, 2); COMMIT"),
+        &[
+            format!(r#"{{"op":"ddl","table":"r","tag":"ALTER TABLE","sql":"{rewrite}"}}"#),
+            truncate("r"),
+            r#"{"op":"insert","table":"r","key":{"id":2},"new":{"id":2,"v":2}}"#.to_owned(),
+        ],
+    );
+    keeps_up(
+        c,
+        "n",
+        &mut BTreeSet::new(),
+        "BEGIN; CREATE TABLE n (id int PRIMARY KEY); SELECT quorum.track('n', 'c');
+         CREATE TRIGGER zz BEFORE TRUNCATE ON n EXECUTE FUNCTION leave('n');
+         CREATE TRIGGER aa AFTER TRUNCATE ON n EXECUTE FUNCTION after('n');
+         INSERT INTO n VALUES (1); TRUNCATE n; INSERT INTO n VALUES (2); COMMIT",
+        &[
+            r#"{"op":"ddl","table":"n","tag":"TRACK","sql":""}"#.to_owned(),
+            insert("n", 1),
+            truncate("n"),
+            insert("n", 7),
+            insert("n", 2),
+        ],
+    );
+    // Partitions, all of them and one.
+    let p = &mut BTreeSet::from([7, 12]);
+    let (all, seven) = (|| truncate("p"), || insert("p", 7));
+    keeps_up(c, "p", p, "BEGIN; TRUNCATE p; TRUNCATE p; COMMIT", &[all(), seven(), all(), seven()]);
+    keeps_up(
+        c,
+        "p",
+        p,
+        "BEGIN; TRUNCATE p1; TRUNCATE p1; COMMIT",
+        &[delete("p", 7), seven(), delete("p", 7), seven()],
+    );
+}
+
+/// The statements leave these lines in the log, and a copy of the table that follows it is what the table is.
+fn keeps_up(c: &mut Client, table: &str, copy: &mut BTreeSet<i64>, sql: &str, expected: &[String]) {
+    run(c, sql);
+    let lines = take_log(c);
+    assert_eq!(lines, expected, "{sql}");
+    for line in &lines {
+        let change: Value = serde_json::from_str(line).expect("JSON");
+        if change["table"] != table {
+            continue;
+        }
+        let id = |row: &str| change[row]["id"].as_i64().expect("an id");
+        match change["op"].as_str().expect("an operation") {
+            "truncate" => copy.clear(),
+            "insert" => assert!(copy.insert(id("new")), "{line}"),
+            "delete" => assert!(copy.remove(&id("key")), "{line}"),
+            "ddl" => {}
+            other => panic!("{other}"),
+        }
+    }
+    let rows = c.query(&format!("SELECT id::bigint FROM {table}"), &[]).expect("the rows");
+    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<BTreeSet<i64>>(), *copy, "{sql}");
 }
