@@ -12,6 +12,10 @@ const STATEMENTS: usize = 512;
 const TEXTS: usize = 256;
 /// Longer texts are normalised each time.
 const TEXT_BYTES_MAX: usize = 4096;
+/// When so many texts in a row were new, their literals stand in them: then only one of so many is looked for and remembered.
+/// Looking costs more than half of what normalising does, since nothing of it is in the processor's cache.
+const STRANGERS: u32 = 64;
+const LOOK_FOR_ONE_OF: u32 = 16;
 
 /// Why a statement is left alone until it is planned again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +104,10 @@ pub struct Local {
     texts: Vec<Text>,
     /// What came last: most often it is planned and then executed.
     last: Text,
+    /// How many texts in a row were not remembered.
+    strangers: u32,
+    /// The text that came last was looked for, and is remembered beyond the next one.
+    looks: bool,
     serials: u32,
     /// Room for a normalised text.
     pub buffer: Vec<u8>,
@@ -113,6 +121,8 @@ impl Local {
             statements: Vec::new(),
             texts: Vec::new(),
             last: Text::NONE,
+            strangers: 0,
+            looks: true,
             serials: 0,
             buffer: Vec::new(),
             identity: None,
@@ -128,11 +138,20 @@ impl Local {
         if text.len() > TEXT_BYTES_MAX || self.texts.is_empty() {
             return None;
         }
+        self.looks = self.strangers < STRANGERS || self.strangers.is_multiple_of(LOOK_FOR_ONE_OF);
+        self.strangers = self.strangers.wrapping_add(1);
+        if !self.looks {
+            return None;
+        }
         let hash = quick_hash(text);
         let found = &self.texts[hash as usize % TEXTS];
         let same = found.hash == hash && found.path == path && found.bytes == text;
         let statement = found.statement;
-        (same && self.get(statement).is_some()).then_some(statement)
+        if same && self.get(statement).is_some() {
+            self.strangers = 0;
+            return Some(statement);
+        }
+        None
     }
 
     /// From now on the text leads to this statement, if it comes again soon or often.
@@ -144,6 +163,9 @@ impl Local {
             self.texts.resize_with(TEXTS, || Text::NONE);
         }
         set(&mut self.last, text, path, statement);
+        if !self.looks {
+            return;
+        }
         let hash = quick_hash(text);
         let place = &mut self.texts[hash as usize % TEXTS];
         if place.hash == hash {
@@ -283,6 +305,27 @@ mod unit {
         assert_eq!(local.by_text(b"select 1", 5), Some(handle), "it has come twice");
         assert_eq!(local.by_key(7, 8, 10, 5), Some(handle));
         assert_eq!(local.by_key(7, 9, 10, 5), None, "another text with the same hash");
+    }
+
+    #[test]
+    fn texts_that_never_come_again_are_not_looked_for() {
+        let mut local = Local::new();
+        let (handle, _) = local.put(statement(7));
+        let mut seen = |text: &str| {
+            let found = local.by_text(text.as_bytes(), 5).is_some();
+            if !found {
+                local.remember_text(text.as_bytes(), 5, handle);
+            }
+            found
+        };
+        for number in 0..1000 {
+            assert!(!seen(&format!("select {number}")));
+            assert!(seen(&format!("select {number}")), "planned, then run");
+        }
+        let in_turns = ["begin", "select a", "select b", "commit"];
+        let rounds = (0..200).map(|_| in_turns.iter().filter(|text| seen(text)).count());
+        let found: Vec<usize> = rounds.collect();
+        assert!(found[150..].iter().all(|count| *count == in_turns.len()), "{found:?}");
     }
 
     #[test]
