@@ -29,12 +29,12 @@ const CLIENTS: [u32; 3] = [1, 8, 32];
 const COUNTED: [usize; 2] = [2, 3];
 /// Short rounds, so that what else goes on in the machine weighs on all sides of a round alike. Not too short, because each
 /// slice begins with caches that the others have filled, which weighs more where more code and data are used.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 3;
 const SLICE: Duration = Duration::from_secs(1);
 /// Nothing is counted for so long on each side at the beginning.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Sets of servers, one after the other.
-const SETS: usize = 12;
+/// Sets of servers, one after the other: they differ more than the rounds of one.
+const SETS: usize = 18;
 
 pub fn run(options: &Options) -> bool {
     let memory = Path::new("/dev/shm");
@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> bool {
     for number in 1..=SETS {
         let set = Set::start(base);
         for (clients, rounds) in CLIENTS.iter().zip(&mut all) {
-            set.measure(*clients, rounds);
+            set.measure(*clients, number, rounds);
             let (ratio, control) = (rounds.ratios.median(), rounds.control.median());
             let cpu = rounds.cpu.median();
             eprintln!(
@@ -123,7 +123,7 @@ impl Set {
         [self.cluster.connect(self.cluster.leader()).expect("a session"), plain(0), plain(1)]
     }
 
-    fn measure(&self, clients: u32, rounds: &mut Rounds) {
+    fn measure(&self, clients: u32, set: usize, rounds: &mut Rounds) {
         self.checkpoint();
         let (trees, sidecars) = self.processes();
         let used = |side: usize| {
@@ -142,7 +142,7 @@ impl Set {
         for number in 0..ROUNDS {
             // Who goes first, and in which direction, changes, so that what grows with time hits all.
             let mut order = [number % 3, (number + 1) % 3, (number + 2) % 3];
-            if number / 3 % 2 == 1 {
+            if (set + number / 3) % 2 == 1 {
                 order.reverse();
             }
             let (mut tps, mut cpu) = ([0.0; 3], [0.0; 3]);

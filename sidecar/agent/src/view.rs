@@ -109,10 +109,9 @@ impl View {
     /// Whether the two differ in nothing but times, and in how far the nodes' servers are.
     pub fn is_like(&self, other: &View) -> bool {
         let parts = |view: &View| {
-            let View { id, member, removed, outcast, term, raft_leader, state, is_open_leader, epoch, .. } = view;
-            let View { change_in_flight, .. } = view;
-            let whether = (*id, *member, *removed, *outcast, *is_open_leader, *change_in_flight);
-            (whether, *term, *raft_leader, *state, *epoch)
+            let whether =
+                (view.member, view.removed, view.outcast, view.is_open_leader, view.change_in_flight);
+            (view.id, whether, view.term, view.raft_leader, view.state, view.epoch)
         };
         parts(self) == parts(other)
             && self.leader == other.leader

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_postgres::error::SqlState;
 use tokio_postgres::Statement;
+use tokio_postgres::error::SqlState;
 
 /// How often the measurements are read and reported.
 const LOOK: Duration = Duration::from_millis(100);
