@@ -13,7 +13,7 @@ const TEXTS: usize = 256;
 /// Longer texts are normalised each time.
 const TEXT_BYTES_MAX: usize = 4096;
 /// When so many texts in a row were new, their literals stand in them: then only one of so many is looked for and remembered.
-/// Looking costs more than half of what normalising does, since nothing of it is in the processor's cache.
+/// Looking costs much for what it is, since nothing of it is in the processor's cache.
 const STRANGERS: u32 = 64;
 const LOOK_FOR_ONE_OF: u32 = 16;
 

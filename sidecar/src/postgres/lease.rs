@@ -2,13 +2,13 @@
 
 use super::error::{Result, sql, timed_out};
 use super::process::{self, Status};
-use super::session::{Manner, Session};
+use super::session::{Manner, Repeating, Session};
 use super::state::Inner;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Row, Statement};
 
 const CALL_LIMIT: Duration = Duration::from_millis(200);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -16,12 +16,6 @@ const RETRY: Duration = Duration::from_millis(10);
 /// How long a revocation that the server does not take is tried again; by then the lease has run out anyway.
 const REVOKE_ATTEMPTS: u32 = 100;
 const RENEW: &str = "SELECT quorum.lease_renew($1::int8, $2::int4, $3::int8)";
-
-/// A connection, and the statement that comes with every heartbeat: prepared when it comes first.
-struct Teller {
-    session: Session,
-    renew: Option<Statement>,
-}
 
 /// What is to be told to the server next. The newest call wins.
 #[derive(Clone, Default)]
@@ -99,10 +93,10 @@ impl Lease {
 
 /// Serves the lease until the supervisor ends.
 pub async fn run(inner: Arc<Inner>, lease: Lease) {
-    let mut teller: Option<Teller> = None;
+    let mut teller: Option<Repeating> = None;
     let mut complained = false;
     loop {
-        if teller.as_ref().is_none_or(|t| t.session.is_closed()) {
+        if teller.as_ref().is_none_or(|t| t.session().is_closed()) {
             teller = None;
             let mut process = inner.process.subscribe();
             if process.wait_for(Option::is_some).await.is_err() {
@@ -114,7 +108,7 @@ pub async fn run(inner: Arc<Inner>, lease: Lease) {
             }
             let manner = Manner { connect: CONNECT_LIMIT, statement: CALL_LIMIT, ..Manner::default() };
             match Session::local(&inner.config, manner).await {
-                Ok(session) => teller = Some(Teller { session, renew: None }),
+                Ok(session) => teller = Some(Repeating::new(session, RENEW)),
                 Err(error) => {
                     tracing::trace!(%error, "the connection for the lease is not there");
                     tokio::time::sleep(RETRY).await;
@@ -125,7 +119,7 @@ pub async fn run(inner: Arc<Inner>, lease: Lease) {
         let Some(open) = &mut teller else { continue };
         let (revocation, renewal) = lease.take();
         let result = if let Some(revocation) = revocation {
-            let result = revoke(&open.session, &revocation).await;
+            let result = revoke(open.session(), &revocation).await;
             if result.is_err() && revocation.attempts < REVOKE_ATTEMPTS {
                 let attempts = revocation.attempts + 1;
                 lease.change(|w| w.revoke(Revocation { attempts, ..revocation }));
@@ -136,7 +130,7 @@ pub async fn run(inner: Arc<Inner>, lease: Lease) {
         } else {
             tokio::select! {
                 () = lease.shared.1.notified() => {}
-                () = open.session.closed() => teller = None,
+                () = open.session().closed() => teller = None,
             }
             continue;
         };
@@ -154,18 +148,10 @@ pub async fn run(inner: Arc<Inner>, lease: Lease) {
     }
 }
 
-async fn renew(teller: &mut Teller, renewal: &Renewal) -> Result<()> {
+async fn renew(teller: &mut Repeating, renewal: &Renewal) -> Result<()> {
     let ms = i32::try_from(renewal.ms).unwrap_or(i32::MAX);
     let (epoch, sent) = (renewal.epoch.cast_signed(), renewal.sent_at_ns.cast_signed());
-    let Teller { session, renew } = teller;
-    let call = async {
-        let statement = match renew {
-            Some(statement) => statement,
-            None => renew.insert(session.prepare(RENEW).await?),
-        };
-        session.query(statement, &[&epoch, &ms, &sent]).await
-    };
-    bounded("renewing the lease", call).await
+    bounded("renewing the lease", teller.say(&[&epoch, &ms, &sent])).await
 }
 
 async fn revoke(session: &Session, revocation: &Revocation) -> Result<()> {

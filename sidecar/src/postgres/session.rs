@@ -13,7 +13,8 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::tls::NoTlsStream;
-use tokio_postgres::{Client, Connection, NoTls, Row};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Connection, NoTls, Row, Statement};
 
 /// A connection that ends when this is dropped, whatever it is doing.
 pub struct Session {
@@ -38,6 +39,35 @@ impl std::ops::DerefMut for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.connection.abort();
+    }
+}
+
+/// A session that says one thing again and again: that is prepared when it comes first, so whoever watches how long an answer
+/// takes sees that, too.
+pub struct Repeating {
+    session: Session,
+    text: &'static str,
+    statement: Option<Statement>,
+}
+
+impl Repeating {
+    pub fn new(session: Session, text: &'static str) -> Repeating {
+        Repeating { session, text, statement: None }
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub async fn say(
+        &mut self,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> std::result::Result<Vec<Row>, tokio_postgres::Error> {
+        let statement = match &self.statement {
+            Some(statement) => statement,
+            None => self.statement.insert(self.session.prepare(self.text).await?),
+        };
+        self.session.query(statement, parameters).await
     }
 }
 

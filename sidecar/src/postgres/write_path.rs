@@ -4,7 +4,7 @@
 
 use super::PgEvent;
 use super::config::PostgresConfig;
-use super::session::{Manner, Session};
+use super::session::{Manner, Repeating, Session};
 use super::state::Inner;
 use pgquorum_agent::write_path::WritePath;
 use std::io::{self, Write};
@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
 
 /// How often the measurements are read and reported.
@@ -120,7 +119,7 @@ fn pause(inner: &Inner) -> Duration {
 }
 
 async fn commit_rows(inner: Arc<Inner>, pulse: Pulse, gauge: Shared) {
-    let mut session: Option<(Session, Statement)> = None;
+    let mut session: Option<Repeating> = None;
     loop {
         let pause = pause(&inner);
         tokio::time::sleep(pause).await;
@@ -129,7 +128,7 @@ async fn commit_rows(inner: Arc<Inner>, pulse: Pulse, gauge: Shared) {
             end(&gauge, None);
             continue;
         }
-        let (open, heartbeat) = match session.take().filter(|(s, _)| !s.is_closed()) {
+        let mut open = match session.take().filter(|s| !s.session().is_closed()) {
             Some(open) => open,
             None => match open_session(&inner).await {
                 Ok(open) => open,
@@ -142,23 +141,20 @@ async fn commit_rows(inner: Arc<Inner>, pulse: Pulse, gauge: Shared) {
         };
         let node = inner.config.node.cast_signed();
         begin(&gauge);
-        let refused = match open.execute(&heartbeat, &[&node]).await {
+        let refused = match open.say(&[&node]).await {
             Ok(_) => None,
             Err(error) => refusal(&error),
         };
         end(&gauge, refused);
-        session = Some((open, heartbeat));
+        session = Some(open);
     }
 }
 
-async fn open_session(inner: &Inner) -> super::error::Result<(Session, Statement)> {
+async fn open_session(inner: &Inner) -> super::error::Result<Repeating> {
     let session = Session::local(&inner.config, Manner::default()).await?;
-    let prepare = async {
-        session.batch_execute(LOCK_LIMIT).await?;
-        session.prepare(HEARTBEAT).await
-    };
-    let heartbeat = prepare.await.map_err(super::error::sql("preparing the heartbeat row"))?;
-    Ok((session, heartbeat))
+    let limited = session.batch_execute(LOCK_LIMIT).await;
+    limited.map_err(super::error::sql("preparing the heartbeat row"))?;
+    Ok(Repeating::new(session, HEARTBEAT))
 }
 
 /// The text, if the server could not write. Everything else (no such table, a lock, a shutdown) says nothing of disks.
