@@ -137,6 +137,13 @@ fn parse_stat(stat: &str) -> Option<Process> {
     (!matches!(state, "Z" | "X")).then(|| Process { parent, name: name.to_owned() })
 }
 
+/// Whether it is stopped, or there is no such process any more.
+pub fn stands_still(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').and_then(|(_, after)| after.split_whitespace().next());
+    matches!(state, Some("T" | "t" | "Z" | "X") | None)
+}
+
 fn descendants(of: i32, all: &BTreeMap<i32, Process>) -> Vec<i32> {
     let mut family = BTreeSet::from([of]);
     let mut found = Vec::new();

@@ -2,7 +2,7 @@
 
 use super::cluster::{LocalCluster, LocalNode};
 use super::identity::Identity;
-use super::processes::{Running, below};
+use super::processes::{Running, below, stands_still};
 use super::segments::Segments;
 use super::up::start_sidecar;
 use crate::cli::failure::{Context, Failure};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant, SystemTime};
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// How long killed processes may take to be gone: one that waits for a slow disk goes when the disk has answered.
 const KILL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a process may take to stand still; longer only if it waits for a disk.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub struct NodeArgs {
@@ -145,18 +147,27 @@ async fn kill_while(left: impl Fn() -> Vec<i32>, mut segments: Segments) -> Resu
 pub async fn freeze(args: NodeArgs, out: Out) -> Result<(), Failure> {
     let node = node_of(&args)?;
     let at = unix_ms();
-    let mut done = Vec::new();
-    // What was forked between looking and stopping is found by looking again.
-    for _ in 0..2 {
-        for pid in pids(&Running::of(&node), args.only) {
-            if !done.contains(&pid) {
-                send(pid, Signal::SIGSTOP)?;
-                done.push(pid);
-            }
-        }
-    }
-    report(out, &args, "frozen", at, &done);
+    let frozen = freeze_all(|| pids(&Running::of(&node), args.only)).await?;
+    report(out, &args, "frozen", at, &frozen);
     Ok(())
+}
+
+/// Stops those that `look` finds alive until all of them stand still, and returns these: not one that ended meanwhile,
+/// and also those that were forked meanwhile. One that waits for a disk does nothing, and stops when the disk has
+/// answered; it is waited for no longer than the deadline.
+async fn freeze_all(look: impl Fn() -> Vec<i32>) -> Result<Vec<i32>, Failure> {
+    let deadline = Instant::now() + FREEZE_DEADLINE;
+    loop {
+        let found = look();
+        let moving: Vec<i32> = found.iter().copied().filter(|pid| !stands_still(*pid)).collect();
+        if moving.is_empty() || Instant::now() > deadline {
+            return Ok(found);
+        }
+        for pid in moving {
+            send(pid, Signal::SIGSTOP)?;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 pub async fn thaw(args: NodeArgs, out: Out) -> Result<(), Failure> {
@@ -242,4 +253,41 @@ pub async fn start(args: NodeArgs, out: Out) -> Result<(), Failure> {
     let pid = start_sidecar(&cluster, &node, &identity).await?;
     report(out, &args, "started", at, &[pid]);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::process::{Child, Command};
+
+    fn sleeper() -> (Child, i32) {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        (child, pid)
+    }
+
+    #[tokio::test]
+    async fn what_ends_before_it_is_frozen_is_not_called_frozen_and_what_is_forked_is() {
+        let (mut first, a) = sleeper();
+        let (mut ended, b) = sleeper();
+        let (mut forked, c) = sleeper();
+        let looks = Cell::new(0);
+        let look = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                // Found, and gone before the signal comes. Its parent has not collected it.
+                let _ = nix::sys::signal::kill(Pid::from_raw(b), Signal::SIGKILL);
+                return vec![a, b];
+            }
+            vec![a, c]
+        };
+        let frozen = freeze_all(look).await.unwrap();
+        let still = (stands_still(a), stands_still(c));
+        for child in [&mut first, &mut ended, &mut forked] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        assert_eq!((frozen, still), (vec![a, c], (true, true)));
+    }
 }
