@@ -90,6 +90,11 @@ impl Driver {
                 // Time first: a flood of messages must not keep heartbeats and timeouts from happening.
                 () = tokio::time::sleep_until(ticked + Duration::from_millis(self.node.tick_ms())) => {
                     ticked = Instant::now();
+                    if let Some(path) = self.postgres.write_path_if_changed()
+                        && self.take(Input::WritePath(path))?
+                    {
+                        return Ok(());
+                    }
                     Input::Tick
                 }
                 Some(event) = sources.postgres.recv() => match event {
@@ -97,7 +102,6 @@ impl Driver {
                         self.check_identity(observation.system_identifier)?;
                         Input::Postgres(observation)
                     }
-                    PgEvent::WritePath(path) => Input::WritePath(path),
                     PgEvent::Done { id, result } => Input::PostgresDone { id, result },
                     PgEvent::Lost(report) => Input::Lost(report),
                     PgEvent::Exited { pid, status } => {
@@ -125,11 +129,16 @@ impl Driver {
                     Input::Request { id, request: asked.request }
                 }
             };
-            let output = self.node.step(clock::now(), input);
-            if self.carry_out(output)? {
+            if self.take(input)? {
                 return Ok(());
             }
         }
+    }
+
+    /// True when the node has left.
+    fn take(&mut self, input: Input) -> Result<bool, DriverError> {
+        let output = self.node.step(clock::now(), input);
+        self.carry_out(output)
     }
 
     /// Does what the agent decided. True when the node has left.

@@ -1,6 +1,7 @@
 //! `pgquorum run`: puts the parts together and runs until told to stop.
 
 use crate::config::{ConfigError, NodeConfig, Secrets};
+use crate::control::Control;
 use crate::driver::{Driver, DriverError, Sources};
 use crate::feed;
 use crate::follow;
@@ -49,6 +50,8 @@ pub enum RunError {
     Tls(String),
     #[error("this node must not run: {0}")]
     Superseded(String),
+    #[error("cannot start threads: {0}")]
+    Threads(std::io::Error),
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
 }
@@ -71,7 +74,9 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let pool = feed::Pool::new(postgres_config.clone());
     let channels = Arc::new(feed::Server::new(Arc::clone(&pool)));
     let statements = Arc::new(Statements::new(Arc::new(statements::Server::new(Arc::clone(&pool)))));
-    let (postgres, postgres_events) = Postgres::supervise(postgres_config.clone()).await?;
+    let control = Control::start().map_err(RunError::Threads)?;
+    let (postgres, postgres_events) =
+        Postgres::supervise(postgres_config.clone(), control.handle().clone()).await?;
     tracing::info!(node = config.node, cluster = %identity.cluster_id, api = %config.api_listen(), "sidecar started");
 
     let (inputs, inputs_receiver) = mpsc::channel(INPUTS);
@@ -85,7 +90,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
         secret: secrets.cluster_secret,
         tls,
     };
-    let peers = Peers::new(me, inputs.clone(), incoming_receiver);
+    let peers = Peers::new(me, inputs.clone(), incoming_receiver, control.handle());
     let traces = Traces::default();
     let watchdog = Watchdog::new(config.watchdog_config());
     let (driver, view) =
@@ -120,9 +125,10 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     }));
     watch_signals(inputs).map_err(RunError::Signals)?;
     let sources = Sources { inputs: inputs_receiver, postgres: postgres_events, requests: requests_receiver };
-    // Not a task among the others: it may stand still (the disk with its state, or with the log, hangs), and what it has
-    // just woken, the lease's end above all, would stand in the same thread's queue behind it.
-    let ended = driver.run(sources).await;
+    let ended = match control.handle().spawn(driver.run(sources)).await {
+        Ok(ended) => ended,
+        Err(died) => std::panic::resume_unwind(died.into_panic()),
+    };
     if let Err(error) = &ended {
         tracing::error!(%error, "the sidecar cannot go on");
     }

@@ -9,7 +9,7 @@ use pgquorum_agent::types::NodeId;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -21,7 +21,7 @@ pub(super) async fn listen(
     roll: &Mutex<Roll>,
     called: &mpsc::Sender<(NodeId, SocketAddr)>,
 ) -> io::Result<()> {
-    let mut io = connection.io;
+    let mut io = connection.stream.open()?;
     let caller = timeout(HANDSHAKE_TIMEOUT, welcome(&mut io, me, roll))
         .await
         .map_err(|_| io::ErrorKind::TimedOut)??;
@@ -33,7 +33,8 @@ pub(super) async fn listen(
         return Err(refusal("the caller has no part in the cluster"));
     };
     let _ = called.send((from, address)).await;
-    let (mut reader, mut write) = tokio::io::split(io);
+    let (reader, mut write) = tokio::io::split(io);
+    let mut reader = BufReader::new(reader);
     loop {
         let frame = timeout(4 * SILENCE, frame::read_frame(&mut reader))
             .await

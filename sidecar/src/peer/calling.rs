@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// takes it within a round trip.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(150);
 /// How often a quiet connection is tried.
-const PING_EVERY: Duration = Duration::from_millis(500);
+const PING_EVERY: Duration = Duration::from_secs(1);
 /// Pause between attempts to connect.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -142,7 +142,8 @@ async fn connect(
 
 /// Sends what is queued until the connection breaks or falls silent.
 async fn talk(io: Box<dyn PeerIo>, queue: &mut mpsc::Receiver<Wire>) -> io::Result<()> {
-    let (mut read, mut write) = tokio::io::split(io);
+    let (read, mut write) = tokio::io::split(io);
+    let mut read = BufReader::new(read);
     let (pong_sender, mut pongs) = mpsc::channel::<io::Result<()>>(8);
     let reader = tokio::spawn(async move {
         loop {

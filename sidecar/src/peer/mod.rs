@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 pub use tls::PeerTls;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -63,17 +64,19 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// `incoming` brings the connections that other nodes opened on this node's port.
+    /// `incoming` brings the connections that other nodes opened on this node's port; they are served in `runtime`, where
+    /// everything else is to be called, too.
     pub fn new(
         identity: Identity,
         inputs: mpsc::Sender<Input>,
         mut incoming: mpsc::Receiver<PeerConnection>,
+        runtime: &Handle,
     ) -> Peers {
         let identity = Arc::new(identity);
         let roll = SharedRoll::default();
         let (called, callers) = mpsc::channel(CALLERS);
         let (me, to, shared) = (Arc::clone(&identity), inputs.clone(), Arc::clone(&roll));
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             while let Some(connection) = incoming.recv().await {
                 let (me, to, roll, called) =
                     (Arc::clone(&me), to.clone(), Arc::clone(&shared), called.clone());

@@ -79,17 +79,16 @@ use pgquorum_agent::write_path::WritePath;
 use rewind_mark::RewindMark;
 use state::Inner;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use write_path::Pulse;
+use write_path::{Gauges, Pulse};
 
 /// What the supervisor reports.
 #[derive(Debug)]
 pub enum PgEvent {
     /// The server's state changed, or half a second passed.
     Observed(Box<PgObservation>),
-    /// How writes go; when that changed.
-    WritePath(WritePath),
     /// An operation ended. Every submitted operation ends exactly once.
     Done { id: u64, result: std::result::Result<PgOutcome, PgFailure> },
     /// Transactions that are being given up, or were; the report is on disk.
@@ -111,6 +110,7 @@ struct Shared {
     inner: Arc<Inner>,
     lease: Lease,
     pulse: Pulse,
+    gauges: Gauges,
     tasks: Vec<AbortHandle>,
 }
 
@@ -124,9 +124,11 @@ impl Drop for Shared {
 }
 
 impl Postgres {
-    /// Takes charge of the data directory, and of the server on it if one runs. Starts nothing.
+    /// Takes charge of the data directory, and of the server on it if one runs. Starts nothing. The lease and the
+    /// heartbeat row are told to the server in the runtime `control`.
     pub async fn supervise(
         config: PostgresConfig,
+        control: Handle,
     ) -> std::result::Result<(Postgres, mpsc::Receiver<PgEvent>), PostgresError> {
         if nix::unistd::geteuid().is_root() {
             return Err(PostgresError::Root);
@@ -135,14 +137,14 @@ impl Postgres {
         let inner = Inner::new(config, events);
         lifecycle::adopt(&inner).await?;
         lost::report_again(&inner);
-        let (lease, pulse) = (Lease::default(), Pulse::default());
+        let (lease, pulse, gauges) = (Lease::default(), Pulse::default(), Gauges::default());
         let tasks = vec![
             tokio::spawn(observe::run(inner.clone())).abort_handle(),
-            tokio::spawn(lease::run(inner.clone(), lease.clone())).abort_handle(),
-            tokio::spawn(write_path::run(inner.clone(), pulse.clone())).abort_handle(),
+            control.spawn(lease::run(inner.clone(), lease.clone())).abort_handle(),
+            write_path::start(&inner, &gauges, pulse.clone(), &control).abort_handle(),
             tokio::spawn(knock::run(inner.clone())).abort_handle(),
         ];
-        Ok((Postgres { shared: Arc::new(Shared { inner, lease, pulse, tasks }) }, receiver))
+        Ok((Postgres { shared: Arc::new(Shared { inner, lease, pulse, gauges, tasks }) }, receiver))
     }
 
     /// Begins the operation and returns at once; its end is reported as [`PgEvent::Done`] with this `id`.
@@ -158,6 +160,11 @@ impl Postgres {
     /// What was committed weakly on this server; nothing while it does not run.
     pub fn weak_commits(&self) -> watch::Receiver<Vec<WeakCommits>> {
         self.shared.inner.weak_commits.subscribe()
+    }
+
+    /// How writes go, if that has changed since it was asked last.
+    pub fn write_path_if_changed(&self) -> Option<WritePath> {
+        self.shared.gauges.if_changed(&self.shared.inner)
     }
 
     /// The cluster's log holds this report of lost transactions.

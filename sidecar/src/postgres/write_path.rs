@@ -2,7 +2,6 @@
 //! a small file beside data and WAL, written by a thread of its own, and a knock for a new session (`knock.rs`). A call that a hung disk holds cannot be
 //! cancelled; so each is begun by somebody who has nothing else to do, and others look at how long it takes.
 
-use super::PgEvent;
 use super::config::PostgresConfig;
 use super::session::{Manner, Repeating, Session};
 use super::state::Inner;
@@ -12,11 +11,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
-/// How often the measurements are read and reported.
-const LOOK: Duration = Duration::from_millis(100);
 /// What takes less than this is not reported at all.
 const QUICK: Duration = Duration::from_millis(200);
 /// Who holds the row's lock for longer is no reason to believe that the disk hangs.
@@ -78,39 +77,37 @@ impl Pulse {
     }
 }
 
-/// Watches until the supervisor ends.
-pub async fn run(inner: Arc<Inner>, pulse: Pulse) {
-    let commit = Shared::default();
-    let (data, wal) = (Shared::default(), Shared::default());
-    let heart = tokio::spawn(commit_rows(inner.clone(), pulse, commit.clone()));
-    let _heart = AbortOnDrop(heart.abort_handle());
-    let supervised = Arc::downgrade(&inner);
-    start_probe("pgquorum-data", &supervised, &data, |config| Some(config.data_dir.clone()));
-    start_probe("pgquorum-wal", &supervised, &wal, separate_wal);
-    let mut interval = tokio::time::interval(LOOK);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = WritePath::default();
-    loop {
-        interval.tick().await;
+/// What the writers say of themselves.
+#[derive(Default)]
+pub struct Gauges {
+    commit: Shared,
+    data: Shared,
+    wal: Shared,
+    told: Mutex<WritePath>,
+}
+
+impl Gauges {
+    /// How writes go, if that has changed since it was asked last.
+    pub fn if_changed(&self, inner: &Inner) -> Option<WritePath> {
+        let (data, wal) = (&self.data, &self.wal);
         let path = WritePath {
-            commit_waits: waits(&commit),
-            commit_refused: lock(&commit).refused.clone(),
+            commit_waits: waits(&self.commit),
+            commit_refused: lock(&self.commit).refused.clone(),
             door_waits: reported(inner.door.waits()),
-            disk_waits: waits(&data).max(waits(&wal)),
-            disk_refused: lock(&data).refused.clone().or_else(|| lock(&wal).refused.clone()),
+            disk_waits: waits(data).max(waits(wal)),
+            disk_refused: lock(data).refused.clone().or_else(|| lock(wal).refused.clone()),
         };
-        if path != told && inner.try_emit(PgEvent::WritePath(path.clone())) {
-            told = path;
-        }
+        let mut told = lock(&self.told);
+        (path != *told).then(|| told.clone_from(&path)).map(|()| path)
     }
 }
 
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// Writes, and says how it goes, until the supervisor ends. The row is committed in `runtime`.
+pub fn start(inner: &Arc<Inner>, gauges: &Gauges, pulse: Pulse, runtime: &Handle) -> JoinHandle<()> {
+    let supervised = Arc::downgrade(inner);
+    start_probe("pgquorum-data", &supervised, &gauges.data, |config| Some(config.data_dir.clone()));
+    start_probe("pgquorum-wal", &supervised, &gauges.wal, separate_wal);
+    runtime.spawn(commit_rows(inner.clone(), pulse, gauges.commit.clone()))
 }
 
 /// Half of what the cluster waits for a silent node.

@@ -95,8 +95,26 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> PeerIo for T {}
 
 /// A connection of another node, from its first byte on.
 pub struct PeerConnection {
-    pub io: Box<dyn PeerIo>,
+    pub stream: PeerStream,
     pub remote: SocketAddr,
+}
+
+/// What it comes over, until whoever serves it takes it.
+pub enum PeerStream {
+    /// No runtime looks after it yet.
+    Plain(std::net::TcpStream),
+    /// The runtime in which it was accepted reads and writes for it.
+    Tls(Box<dyn PeerIo>),
+}
+
+impl PeerStream {
+    /// The runtime of whoever calls looks after it from now on, if it can be moved.
+    pub fn open(self) -> io::Result<Box<dyn PeerIo>> {
+        Ok(match self {
+            PeerStream::Plain(stream) => Box::new(TcpStream::from_std(stream)?),
+            PeerStream::Tls(io) => io,
+        })
+    }
 }
 
 /// A port that is ours and not served yet.
@@ -213,7 +231,7 @@ struct Server {
 
 /// A connection that has shown what it is.
 enum Hello {
-    Peer(Box<dyn PeerIo>),
+    Peer(PeerStream),
     Http(Box<dyn PeerIo>),
 }
 
@@ -226,8 +244,8 @@ impl Server {
         };
         drop(place);
         match hello {
-            Ok(Ok(Hello::Peer(io))) => {
-                if self.peers.try_send(PeerConnection { io, remote }).is_err() {
+            Ok(Ok(Hello::Peer(stream))) => {
+                if self.peers.try_send(PeerConnection { stream, remote }).is_err() {
                     tracing::warn!(%remote, "a peer's connection was dropped: too many of them wait");
                 }
             }
@@ -240,9 +258,10 @@ impl Server {
     async fn hello(&self, stream: TcpStream) -> io::Result<Hello> {
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else {
-            let peer = starts_with_magic(&stream).await?;
-            let io = Box::new(stream);
-            return Ok(if peer { Hello::Peer(io) } else { Hello::Http(io) });
+            return Ok(match starts_with_magic(&stream).await? {
+                true => Hello::Peer(PeerStream::Plain(stream.into_std()?)),
+                false => Hello::Http(Box::new(stream)),
+            });
         };
         let stream = tls.accept(stream).await?;
         let session = stream.get_ref().1;
@@ -251,7 +270,7 @@ impl Server {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a peer showed no certificate"));
         }
         let io = Box::new(stream);
-        Ok(if peer { Hello::Peer(io) } else { Hello::Http(io) })
+        Ok(if peer { Hello::Peer(PeerStream::Tls(io)) } else { Hello::Http(io) })
     }
 
     async fn http(&self, mut io: Box<dyn PeerIo>, remote: SocketAddr) {

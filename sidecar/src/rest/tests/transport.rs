@@ -32,12 +32,13 @@ async fn peers_are_handed_over_unread() {
     peer.write_all(b"PG").await.unwrap();
     tokio::time::sleep(Duration::from_millis(30)).await;
     peer.write_all(b"Q1 and more").await.unwrap();
-    let mut handed = tokio::time::timeout(DEADLINE, served.peers.recv()).await.unwrap().unwrap();
+    let handed = tokio::time::timeout(DEADLINE, served.peers.recv()).await.unwrap().unwrap();
     assert_eq!(handed.remote, peer.local_addr().unwrap());
     let mut bytes = [0; 13];
-    handed.io.read_exact(&mut bytes).await.unwrap();
+    let mut io = handed.stream.open().unwrap();
+    io.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"PGQ1 and more");
-    handed.io.write_all(b"back").await.unwrap();
+    io.write_all(b"back").await.unwrap();
     peer.read_exact(&mut bytes[..4]).await.unwrap();
     assert_eq!(&bytes[..4], b"back");
     // The queue holds one: the second that nobody takes is closed.
@@ -233,9 +234,9 @@ async fn tls_serves_http_and_peers_and_reaches_the_leader() {
     let stream = TcpStream::connect(leader.address).await.unwrap();
     let mut peer = peer_connector(&files).connect(ServerName::IpAddress(LOCAL.into()), stream).await.unwrap();
     peer.write_all(b"hello").await.unwrap();
-    let mut handed = tokio::time::timeout(DEADLINE, leader.peers.recv()).await.unwrap().unwrap();
+    let handed = tokio::time::timeout(DEADLINE, leader.peers.recv()).await.unwrap().unwrap();
     let mut bytes = [0; 5];
-    handed.io.read_exact(&mut bytes).await.unwrap();
+    handed.stream.open().unwrap().read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"hello");
     // Without TLS nobody gets in, not even who speaks the peers' protocol.
     let mut plain = TcpStream::connect(leader.address).await.unwrap();
