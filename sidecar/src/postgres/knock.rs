@@ -4,6 +4,10 @@
 //! What is asked is whether TLS is spoken here. A new process of the server answers that before it looks at anything
 //! else: so neither a full `max_connections`, nor a server in recovery, nor a slow authentication is taken for one that
 //! stands still. No session comes of it, and no line in the server's log.
+//!
+//! The server starts a process for each that knocks, which costs as much as all else that a quiet node does in a second. So
+//! it is knocked at once where the kernel says that the postmaster is anything but asleep (stopped, waiting for a disk, or
+//! at work), and else, now and then, because one that sleeps may never wake.
 
 use super::process::{self, Postmaster, Status};
 use super::state::Inner;
@@ -16,6 +20,8 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 const PAUSE: Duration = Duration::from_secs(1);
+/// As long a postmaster that sleeps, as it should, is not asked.
+const ASLEEP: Duration = Duration::from_secs(5);
 /// The kernel's queue of those who wait for the postmaster is full: a moment later it may not be.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(50);
 /// Length and number of PostgreSQL's request for TLS.
@@ -48,6 +54,7 @@ impl Door {
 /// Knocks until the supervisor ends.
 pub async fn run(inner: Arc<Inner>) {
     let socket = inner.config.socket_dir.join(format!(".s.PGSQL.{}", inner.config.port));
+    let mut answered: Option<(Postmaster, Instant)> = None;
     loop {
         // A server that starts or stops takes no sessions, and says so where it can.
         let ready = |_: &Postmaster| process::status(&inner.config.data_dir) == Some(Status::Ready);
@@ -56,14 +63,20 @@ pub async fn run(inner: Arc<Inner>) {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        let lately = answered.is_some_and(|(by, at)| by == postmaster && at.elapsed() < ASLEEP);
+        if lately && postmaster.sleeps() {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        }
         inner.door.asked(postmaster);
         // One that hangs proves nothing, its process may have been hit by something; so another one is tried.
         match tokio::time::timeout(inner.patience(), knock(&socket)).await {
             Ok(answer) => {
-                if let Err(error) = answer {
-                    tracing::debug!(%error, "knocking at the server");
-                }
                 inner.door.settled();
+                match answer {
+                    Ok(()) => answered = Some((postmaster, Instant::now())),
+                    Err(error) => tracing::debug!(%error, "knocking at the server"),
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             Err(_) => tracing::debug!(pid = postmaster.pid, "the server lets nobody in"),

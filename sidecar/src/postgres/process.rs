@@ -58,6 +58,12 @@ impl Postmaster {
         Postmaster::of(self.pid) == Some(*self)
     }
 
+    /// It waits for something to do, or for nothing that will ever come: neither is it stopped, nor does it work, nor
+    /// wait for a disk.
+    pub fn sleeps(&self) -> bool {
+        process_stat(self.pid).is_some_and(|(state, _, started)| state == 'S' && started == self.started)
+    }
+
     /// Sends a signal if the process is still this one.
     pub fn signal(&self, signal: Signal) -> bool {
         self.is_alive() && kill(Pid::from_raw(self.pid.cast_signed()), signal).is_ok()
