@@ -133,6 +133,16 @@ impl Consensus {
         self.suspect_at.is_some()
     }
 
+    /// When a leader sends its next heartbeat.
+    pub fn next_heartbeat(&self) -> Millis {
+        self.next_heartbeat
+    }
+
+    /// When a follower heard of its leader last.
+    pub fn heard_at(&self) -> Millis {
+        self.heard_at
+    }
+
     pub fn leader(&self) -> Option<NodeId> {
         Some(self.raw.raft.leader_id).filter(|&id| id != raft::INVALID_ID)
     }

@@ -319,12 +319,14 @@ impl Node {
 
     pub(crate) fn send_beats(&mut self) {
         let now = self.now;
+        // Together with Raft's, so that both are one packet, and wake the other node once.
+        let heartbeat = self.consensus.next_heartbeat();
         let interval = self.cluster.settings.heartbeat_interval.ms();
         let Some(lead) = &mut self.lead else { return };
         if now < lead.next_beat {
             return;
         }
-        lead.next_beat = now + interval;
+        lead.next_beat = if heartbeat > now { heartbeat } else { now + interval };
         let beat = self.beat();
         for node in self.cluster.members.keys().copied().filter(|&n| n != self.id).collect::<Vec<_>>() {
             self.send(node, PeerMessage::Beat(beat.clone()));

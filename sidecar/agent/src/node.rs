@@ -61,7 +61,7 @@ pub enum Input {
 
 /// How often time itself is an input.
 const TICK_MS: Millis = 10;
-const CALM_TICK_MS: Millis = 50;
+const CALM_TICK_MS: Millis = 100;
 
 /// State of the connection to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,7 +338,7 @@ impl Node {
             && self.local.op.is_none()
             && self.lead.as_ref().is_none_or(Lead::is_open);
         let heartbeat = self.cluster.settings.heartbeat_interval.ms();
-        if calm { CALM_TICK_MS.min(heartbeat / 2).max(TICK_MS) } else { TICK_MS }
+        if calm { CALM_TICK_MS.min(heartbeat).max(TICK_MS) } else { TICK_MS }
     }
 
     pub(crate) fn linked(&self, peer: NodeId) -> bool {

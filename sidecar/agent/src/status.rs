@@ -112,8 +112,11 @@ impl Node {
             (sent.state, sent.streaming, sent.pid, sent.writes, &sent.trouble)
                 != (status.state, status.streaming, status.pid, status.writes, &status.trouble)
         });
-        if matters || self.now >= self.next_status {
-            let settings = &self.cluster.settings;
+        let settings = &self.cluster.settings;
+        // What has time goes with the answer to a heartbeat: one packet, and the leader is woken once.
+        let heartbeat = settings.heartbeat_interval.ms();
+        let answers = self.consensus.heard_at() == self.now || self.now >= self.next_status + heartbeat;
+        if matters || (answers && self.now >= self.next_status) {
             self.next_status =
                 self.now + settings.heartbeat_interval.ms().max(settings.node_timeout.ms() / 4);
             self.sent_status = Some(status.clone());

@@ -1,8 +1,9 @@
 //! Which subscriptions and publications are worked for: those of all databases, on the leader, as long as it leads. The
 //! appliers of the replication interface are found by the same look.
 //!
-//! Few sessions, one at a time. One that stays would hold up `DROP DATABASE`, so that only the admin database, and those that
-//! have subscriptions, are looked at each second; the others now and then, and all at once when REST has changed something.
+//! Few sessions, one at a time. One that stays would hold up `DROP DATABASE`: so those that have something to be worked for
+//! are looked at each second, the admin database at least every two, the others now and then, and all at once when REST
+//! has changed something.
 
 use super::board::{Board, SyncRequest};
 use super::local::Local;
@@ -29,6 +30,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
 
 const ROUND: Duration = Duration::from_secs(1);
+/// How often the admin database is looked into as long as there is nothing to work for.
+const IDLE: Duration = Duration::from_secs(2);
 /// How often the server is asked which databases there are.
 const LIST: Duration = Duration::from_secs(5);
 /// How often a database with the extension and without subscriptions is looked into, and one without the extension; with
@@ -185,7 +188,11 @@ impl Overseer {
                 database.work_for((config, board), name, found.subscriptions);
                 database.publications.work_for(means, name, found.publications);
                 board.ask(name, found.syncs);
-                if stays || applies || database.is_worked_for() { ROUND } else { EMPTY.max(many) }
+                match applies || database.is_worked_for() {
+                    true => ROUND,
+                    false if stays => IDLE,
+                    false => EMPTY.max(many),
+                }
             }
             Err(error) if matches!(error.kind, Kind::NoExtension | Kind::UnknownDatabase) => {
                 database.running.clear();

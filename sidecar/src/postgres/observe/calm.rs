@@ -8,8 +8,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// Where all is as it was for [`CALM_AFTER`], only positions move, and what clients do needs the processor more. That a
 /// primary ends is seen at once by its process; that its WAL no longer comes, a little later by its standbys, and soon if
 /// the connection to its sidecar is lost, which ends the calm.
-const CALM_PRIMARY: Duration = Duration::from_millis(400);
-const CALM_STANDBY: Duration = Duration::from_millis(200);
+const CALM_PAUSE: Duration = Duration::from_millis(400);
 const CALM_AFTER: Duration = Duration::from_secs(2);
 
 /// Since when the server is as it is, but for its positions in WAL.
@@ -37,10 +36,6 @@ impl Calm {
             *self = Calm { shape, since: Instant::now() };
         }
         let calm = !observation.closed && observation.trouble.is_none() && self.since.elapsed() >= CALM_AFTER;
-        match calm {
-            true if observation.is_primary() => CALM_PRIMARY,
-            true if observation.streaming => CALM_STANDBY,
-            _ => INTERVAL,
-        }
+        if calm && (observation.is_primary() || observation.streaming) { CALM_PAUSE } else { INTERVAL }
     }
 }
