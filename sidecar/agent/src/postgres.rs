@@ -296,6 +296,9 @@ pub struct PgObservation {
     pub pid: u32,
     pub system_identifier: u64,
     pub in_recovery: bool,
+    /// Of a process that has started and does not answer: its files say that it is a primary.
+    #[serde(default)]
+    pub in_production: bool,
     /// The timeline on which the end of the WAL lies.
     pub timeline: Timeline,
     /// End of the WAL that is on this node's disk.

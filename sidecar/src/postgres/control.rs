@@ -16,6 +16,8 @@ pub struct ControlData {
     pub clean: bool,
     /// Shut down cleanly as a standby: the WAL ends where replay ended, with no shutdown checkpoint of its own.
     pub clean_in_recovery: bool,
+    /// It runs as a primary, or did when it died.
+    pub in_production: bool,
     pub checkpoint: Lsn,
     pub checkpoint_timeline: Timeline,
     pub minimum_recovery_end: Lsn,
@@ -55,6 +57,7 @@ impl ControlData {
             system_identifier: field(&fields, "Database system identifier")?,
             clean: state == "shut down" || state == "shut down in recovery",
             clean_in_recovery: state == "shut down in recovery",
+            in_production: state == "in production",
             checkpoint: field(&fields, "Latest checkpoint location")?,
             checkpoint_timeline: field(&fields, "Latest checkpoint's TimeLineID")?,
             minimum_recovery_end: field(&fields, "Minimum recovery ending location")?,
@@ -201,12 +204,13 @@ max_locks_per_xact setting:           64
     fn the_control_file_is_read() {
         let control = ControlData::parse(SAMPLE).unwrap();
         assert_eq!(control.system_identifier, 7_400_000_000_000_000_001);
-        assert!(control.clean && control.clean_in_recovery);
+        assert!(control.clean && control.clean_in_recovery && !control.in_production);
         assert_eq!(control.timeline(), 3);
         assert_eq!(control.floors["max_connections"], 120);
         assert_eq!(control.checkpoint, Lsn(0x300_0060));
         let crashed = SAMPLE.replace("shut down in recovery", "in production");
-        assert!(!ControlData::parse(&crashed).unwrap().clean);
+        let crashed = ControlData::parse(&crashed).unwrap();
+        assert!(crashed.in_production && !crashed.clean);
         assert!(ControlData::parse("nonsense").is_err());
     }
 

@@ -2,6 +2,7 @@
 //! operations.
 
 mod calm;
+mod files;
 
 use super::PgEvent;
 use super::config::standby_node;
@@ -10,7 +11,7 @@ use super::process::{self, Postmaster, Status};
 use super::rewind_mark::RewindMark;
 use super::session::{Manner, POSITION_FUNCTION, Session, WalPosition, position_query};
 use super::state::Inner;
-use super::{barrier, config_files, control, lifecycle, ops, slots, sync, timeline, weak_commits};
+use super::{barrier, config_files, ops, slots, sync, timeline, weak_commits};
 use calm::Calm;
 use futures_util::future::{OptionFuture, try_join};
 use pgquorum_agent::postgres::{PgObservation, PgProcess, StandbyState};
@@ -141,6 +142,8 @@ struct Observer {
     /// Where a server that starts is in its WAL, and when that was looked up.
     replaying: Option<(Option<u64>, Instant)>,
     stopped: Option<(PgObservation, Instant)>,
+    /// Whether a server that does not answer is a primary, and when that was looked up.
+    in_production: Option<(Postmaster, bool, Instant)>,
 }
 
 /// Observes until the supervisor ends.
@@ -159,6 +162,7 @@ pub async fn run(inner: Arc<Inner>) {
         restarted: None,
         replaying: None,
         stopped: None,
+        in_production: None,
     };
     let mut last: Option<(PgObservation, Instant)> = None;
     let mut calm = Calm::default();
@@ -221,6 +225,7 @@ impl Observer {
             self.eye = None;
             if self.inner.postmaster() == Some(postmaster) {
                 observation.trouble = Some(format!("the server does not answer: {error}"));
+                observation.in_production = self.is_in_production(postmaster).await;
             }
             observation.process = PgProcess::Starting;
         }
@@ -349,45 +354,6 @@ impl Observer {
             tracing::warn!(timeline = observation.timeline, %end, "a newer timeline goes on from here: restarting");
             self.restarted = Some(Instant::now());
         }
-    }
-
-    async fn gone(&mut self) -> PgObservation {
-        if let Some((known, _)) = self.stopped.as_ref().filter(|(_, at)| at.elapsed() < STOPPED_KEPT) {
-            return known.clone();
-        }
-        // Somebody may have started the server by hand; while an operation runs, that is its business.
-        let free = self.inner.gate.try_lock().is_ok();
-        if free && let Err(error) = lifecycle::adopt(&self.inner).await {
-            tracing::warn!(%error, "looking for a running server");
-        }
-        let mut observation = PgObservation::default();
-        match process::check_data_dir(&self.inner.config) {
-            Ok(()) => {
-                observation.process = PgProcess::Stopped;
-                self.read_control(&mut observation).await;
-            }
-            Err(error) => observation.trouble = Some(error.to_string()),
-        }
-        self.stopped = Some((observation.clone(), Instant::now()));
-        observation
-    }
-
-    async fn read_control(&mut self, observation: &mut PgObservation) {
-        let control = match control::read(&self.inner.config).await {
-            Ok(control) => control,
-            Err(error) => {
-                observation.trouble = Some(error.to_string());
-                return;
-            }
-        };
-        let (timeline, end) = control::wal_end(&self.inner.config, &control).await;
-        observation.system_identifier = control.system_identifier;
-        observation.in_recovery = true;
-        (observation.timeline, observation.flush_lsn, observation.replay_lsn) = (timeline, end, end);
-        // A standby that is shut down may have received more than it has replayed, and confirmed it: only a start shows
-        // where its WAL ends. What a primary wrote ends with its shutdown checkpoint.
-        observation.settled = control.clean && !control.clean_in_recovery;
-        observation.history = self.history(timeline);
     }
 }
 

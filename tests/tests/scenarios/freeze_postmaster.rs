@@ -45,6 +45,23 @@ fn a_leader_whose_whole_server_stands_still_is_replaced_and_comes_back() {
     probe.finish().assert_nothing_lost();
 }
 
+/// The sidecar that promoted it is gone, and the next one finds a server that says nothing.
+#[test]
+fn a_sidecar_that_comes_beside_a_replaced_server_that_stands_still_ends_it() {
+    let cluster = Cluster::start(3);
+    let old = cluster.leader();
+    let server = cluster.node(old).postgres_pid;
+    let probe = cluster.probe();
+    cluster.freeze(old, Some("postgres"));
+    cluster.kill(old, Some("sidecar"));
+    cluster.await_leader(Some(old));
+    cluster.start_node(old);
+    cluster.await_replicas(2);
+    assert_ne!(cluster.node(old).postgres_pid, server);
+    cluster.assert_one_writable();
+    probe.finish().assert_nothing_lost();
+}
+
 /// It streams on and acknowledges. But it says that nobody can log in there, and is not chosen to lead.
 #[test]
 fn a_follower_that_takes_no_new_sessions_costs_no_election() {

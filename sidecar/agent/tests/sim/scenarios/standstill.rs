@@ -42,6 +42,40 @@ fn a_replaced_server_that_stands_still_is_ended_and_comes_back() {
     }
 }
 
+/// Nobody on its node remembers any more what that server was.
+#[test]
+fn a_sidecar_that_comes_beside_a_replaced_server_that_stands_still_ends_it() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let epoch = w.check.newest_epoch();
+        w.freeze_server(leader, Processes::All);
+        w.kill_sidecar(leader);
+        assert_ne!(next_primary(&mut w, epoch, NOTICED_MS), leader, "seed {seed}");
+        w.start(leader);
+        let end = w.now + 15_000;
+        assert!(w.run_until(end, World::converged), "seed {seed}: {}", w.describe());
+        heals(w);
+    }
+}
+
+/// A standby that stands still is nobody's rival, and may be busy: it is left to whoever stopped it.
+#[test]
+fn a_sidecar_that_comes_beside_a_standby_that_stands_still_leaves_it() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let standby = others(&w, leader)[0];
+        let run = w.machines[&standby].server.run;
+        w.freeze_server(standby, Processes::All);
+        w.kill_sidecar(standby);
+        w.run(500);
+        w.start(standby);
+        w.run(15_000);
+        assert_eq!(w.machines[&standby].server.run, run, "seed {seed}");
+        w.thaw_server(standby);
+        heals(w);
+    }
+}
+
 /// It lost its leadership, gets it back because its server runs, and just then that stands still.
 #[test]
 fn a_primary_that_stands_still_when_it_is_appointed_again_is_not_waited_for() {

@@ -22,7 +22,7 @@ impl World {
     pub fn look_in_vain(&mut self, node: NodeId) -> bool {
         let now = self.now;
         let m = self.machines.get_mut(&node).expect("machines stay");
-        let (running, pid) = (m.server.is_running(), m.server.pid());
+        let (running, pid, in_production) = (m.server.is_running(), m.server.pid(), !m.server.recovery);
         let unseen = |s: &&mut Standstill| running && (s.blind || s.sessions() != Sessions::Served);
         let Some(still) = m.standstill_mut().filter(unseen) else { return false };
         if now >= still.look_ends {
@@ -30,7 +30,13 @@ impl World {
             let trouble = Some("the server does not answer".to_owned());
             self.report(
                 node,
-                PgObservation { process: PgProcess::Starting, pid, trouble, ..PgObservation::default() },
+                PgObservation {
+                    process: PgProcess::Starting,
+                    pid,
+                    in_production,
+                    trouble,
+                    ..PgObservation::default()
+                },
             );
         }
         true
