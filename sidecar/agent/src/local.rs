@@ -91,10 +91,6 @@ impl Node {
         } else if obs.in_recovery || !obs.is_running() {
             self.local.promoted = false;
         }
-        if obs.in_production && obs.process == PgProcess::Starting {
-            // Whoever promoted it remembers that; another sidecar may have come since.
-            self.local.primary_pid = Some(obs.pid);
-        }
         if matches!(self.local.obs.process, PgProcess::Stopped | PgProcess::Absent) {
             self.local.following = None;
         }

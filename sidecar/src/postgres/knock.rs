@@ -57,7 +57,8 @@ pub async fn run(inner: Arc<Inner>) {
     let mut answered: Option<(Postmaster, Instant)> = None;
     loop {
         // A server that starts or stops takes no sessions, and says so where it can.
-        let ready = |_: &Postmaster| process::status(&inner.config.data_dir) == Some(Status::Ready);
+        let data_dir = &inner.config.data_dir;
+        let ready = |of: &Postmaster| process::status_of(*of, data_dir) == Some(Status::Ready);
         let Some(postmaster) = inner.postmaster().filter(ready) else {
             inner.door.settled();
             tokio::time::sleep(PAUSE).await;

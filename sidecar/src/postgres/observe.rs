@@ -214,7 +214,7 @@ impl Observer {
     async fn alive(&mut self, postmaster: Postmaster) -> PgObservation {
         let mut observation =
             PgObservation { process: PgProcess::Starting, pid: postmaster.pid, ..PgObservation::default() };
-        if process::status(&self.inner.config.data_dir) != Some(Status::Ready) {
+        if process::status_of(postmaster, &self.inner.config.data_dir) != Some(Status::Ready) {
             self.eye = None;
             observation.replaying = self.replaying(postmaster);
             return observation;

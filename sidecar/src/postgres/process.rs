@@ -144,8 +144,19 @@ pub fn remove_empty_lock(data_dir: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
+/// `None`: there is no such file, or the server has not yet said how it is.
 pub fn status(data_dir: &Path) -> Option<Status> {
+    status_in(&std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?)
+}
+
+/// What this one says. A file that a killed server has left may say that all is well, until the next one writes its own.
+pub fn status_of(postmaster: Postmaster, data_dir: &Path) -> Option<Status> {
     let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
+    let pid: u32 = text.lines().next()?.trim().parse().ok()?;
+    if pid == postmaster.pid { status_in(&text) } else { None }
+}
+
+fn status_in(text: &str) -> Option<Status> {
     match text.lines().nth(7)?.trim() {
         "ready" => Some(Status::Ready),
         "stopping" => Some(Status::Stopping),
@@ -340,6 +351,9 @@ mod tests {
         assert_eq!(find(dir.path()).unwrap(), None);
         lock(std::process::id());
         assert_eq!(find(dir.path()).unwrap(), None, "this process runs in another directory");
+        let (own, another) = (Postmaster::of(std::process::id()).unwrap(), Postmaster { pid: 1, started: 0 });
         assert_eq!(status(dir.path()), Some(Status::Ready));
+        assert_eq!(status_of(own, dir.path()), Some(Status::Ready));
+        assert_eq!(status_of(another, dir.path()), None, "it has not written its own yet");
     }
 }

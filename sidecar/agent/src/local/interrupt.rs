@@ -4,7 +4,7 @@
 use super::Repair;
 use super::start_up::{Need, REPLAY_LIMIT_MS};
 use crate::node::Node;
-use crate::postgres::{PgOp, PgProcess, StopMode, Upstream};
+use crate::postgres::{PgObservation, PgOp, PgProcess, StopMode, Upstream};
 use crate::types::{Epoch, Millis};
 
 /// A copy is given up for a pledge only if the others did not suffice for so long: it may be hours of work.
@@ -105,10 +105,12 @@ impl Node {
     /// Whether the process that does not answer is that of a primary, and another node was appointed since. It may stand
     /// still for ever, with all its clients, or go on at any moment.
     fn is_silent_primary(&self) -> bool {
-        let pid = self.local.obs.pid;
+        let PgObservation { process, pid, in_production, .. } = self.local.obs;
         let other = self.cluster.appointment.as_ref().is_some_and(|a| a.node != self.id);
-        let ours = self.local.primary_pid == Some(pid) && self.local.stopped_pid != Some(pid);
-        self.local.obs.process == PgProcess::Starting && pid != 0 && ours && other
+        // Whoever promoted it remembers that; another sidecar may have come since.
+        let primary = self.local.primary_pid == Some(pid) || in_production;
+        let alive = pid != 0 && self.local.stopped_pid != Some(pid);
+        process == PgProcess::Starting && alive && primary && other
     }
 
     /// How rewound data become whole: along a primary in whose history they end, or not at all.

@@ -3,6 +3,8 @@
 use super::{at_work, heals, isolate, next_primary, others};
 use crate::standstill::Processes;
 use crate::world::{Setup, World};
+use pgquorum_agent::node::Input;
+use pgquorum_agent::postgres::{PgObservation, PgProcess};
 use pgquorum_agent::request::Request;
 use pgquorum_agent::settings::{SettingsPatch, Span};
 
@@ -53,6 +55,29 @@ fn a_sidecar_that_comes_beside_a_replaced_server_that_stands_still_ends_it() {
         assert_ne!(next_primary(&mut w, epoch, NOTICED_MS), leader, "seed {seed}");
         w.start(leader);
         let end = w.now + 15_000;
+        assert!(w.run_until(end, World::converged), "seed {seed}: {}", w.describe());
+        heals(w);
+    }
+}
+
+/// A control file can be older than it seems; what the server says itself counts then.
+#[test]
+fn a_server_that_is_taken_for_a_primary_and_shows_itself_as_a_standby_is_believed() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        let standby = others(&w, leader)[0];
+        w.kill_node(standby);
+        w.start(standby);
+        let end = w.now + 15_000;
+        assert!(w.run_until(end, |w| w.machines[&standby].server.is_running()), "seed {seed}");
+        let looks = PgObservation {
+            process: PgProcess::Starting,
+            pid: w.machines[&standby].server.pid(),
+            in_production: true,
+            ..PgObservation::default()
+        };
+        w.input(standby, Input::Postgres(Box::new(looks)));
+        let end = w.now + 30_000;
         assert!(w.run_until(end, World::converged), "seed {seed}: {}", w.describe());
         heals(w);
     }
