@@ -338,7 +338,9 @@ impl Node {
             && self.local.op.is_none()
             && self.lead.as_ref().is_none_or(Lead::is_open);
         let heartbeat = self.cluster.settings.heartbeat_interval.ms();
-        if calm { CALM_TICK_MS.min(heartbeat).max(TICK_MS) } else { TICK_MS }
+        // A whole number of ticks, so that a heartbeat of 150 ms does not become one of 200.
+        let calm_tick = heartbeat.div_ceil(heartbeat.div_ceil(CALM_TICK_MS).max(1));
+        if calm { calm_tick.max(TICK_MS) } else { TICK_MS }
     }
 
     pub(crate) fn linked(&self, peer: NodeId) -> bool {

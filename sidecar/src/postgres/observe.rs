@@ -142,7 +142,9 @@ struct Observer {
     /// Where a server that starts is in its WAL, and when that was looked up.
     replaying: Option<(Option<u64>, Instant)>,
     stopped: Option<(PgObservation, Instant)>,
-    /// Whether a server that does not answer is a primary, and when that was looked up.
+    /// Which server does not answer, and since when.
+    silent: Option<(Postmaster, Instant)>,
+    /// Whether it is a primary, and when that was looked up.
     in_production: Option<(Postmaster, bool, Instant)>,
 }
 
@@ -162,6 +164,7 @@ pub async fn run(inner: Arc<Inner>) {
         restarted: None,
         replaying: None,
         stopped: None,
+        silent: None,
         in_production: None,
     };
     let mut last: Option<(PgObservation, Instant)> = None;
@@ -225,7 +228,7 @@ impl Observer {
             self.eye = None;
             if self.inner.postmaster() == Some(postmaster) {
                 observation.trouble = Some(format!("the server does not answer: {error}"));
-                observation.in_production = self.is_in_production(postmaster).await;
+                observation.in_production = self.is_silent_in_production(postmaster).await;
             }
             observation.process = PgProcess::Starting;
         }
@@ -305,6 +308,7 @@ impl Observer {
             tracing::debug!(%error, "clients stay outside");
         }
         self.eye = Some((postmaster, eye));
+        self.silent = None;
         self.inner.note(|n| n.answered = true);
         self.inner.is_consistent().await?;
         self.free_if_stuck(observation).await;

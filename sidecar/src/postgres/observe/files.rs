@@ -4,16 +4,31 @@ use super::{Observer, STOPPED_KEPT};
 use crate::postgres::process::{self, Postmaster};
 use crate::postgres::{control, lifecycle};
 use pgquorum_agent::postgres::{PgObservation, PgProcess};
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// A server that has been silent for so long may stand still.
+const SILENT: Duration = Duration::from_secs(1);
+/// Its disk may hang, too.
+const READ_LIMIT: Duration = Duration::from_secs(1);
 
 impl Observer {
     /// Of a server that let sessions in and does not answer: what its control file says. That is changed before sessions are
     /// let in at the start, and at once when it is promoted.
-    pub(super) async fn is_in_production(&mut self, postmaster: Postmaster) -> bool {
+    ///
+    /// Asked only of one that has been silent for a while: that a server does not answer is often the first that is seen of
+    /// its death, which must be told at once.
+    pub(super) async fn is_silent_in_production(&mut self, postmaster: Postmaster) -> bool {
+        let known = self.silent.filter(|(of, _)| *of == postmaster);
+        let (_, since) = *self.silent.insert(known.unwrap_or((postmaster, Instant::now())));
+        if since.elapsed() < SILENT {
+            return false;
+        }
         match self.in_production {
             Some((of, is, at)) if of == postmaster && at.elapsed() < STOPPED_KEPT => is,
             _ => {
-                let is = control::read(&self.inner.config).await.is_ok_and(|control| control.in_production);
+                let read = tokio::time::timeout(READ_LIMIT, control::read(&self.inner.config)).await;
+                let is = read.is_ok_and(|read| read.is_ok_and(|control| control.in_production));
                 self.in_production = Some((postmaster, is, Instant::now()));
                 is
             }
