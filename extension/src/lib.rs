@@ -16,6 +16,10 @@
 //! * `sql/` (top of the repository) – tables, roles and the SQL functions that touch nothing but tables;
 //! * `pg/` – all `unsafe` calls into PostgreSQL; only shared-memory declarations have theirs elsewhere.
 //!
+//! What most transactions go through is in the section `.text_hot` of the library, and the variables that it looks at in
+//! `.data_hot`. It is a few kilobytes among some megabytes, and takes less time to run than to come from memory: so it lies
+//! side by side.
+//!
 //! Invariant: nothing here talks to the network or to other nodes, and nothing decides about the
 //! cluster. The sidecar does; this side only refuses what the sidecar can no longer vouch for.
 

@@ -23,6 +23,11 @@ impl Tree {
         children(self.postmaster)
     }
 
+    /// All of its processes.
+    pub fn all(&self) -> Vec<i32> {
+        self.processes().into_iter().chain([self.postmaster]).collect()
+    }
+
     /// CPU seconds since the server's start, those of processes that have ended too.
     pub fn seconds(&self) -> f64 {
         let living: f64 = self.processes().into_iter().map(main_thread_seconds).sum();
@@ -70,8 +75,9 @@ fn ended_children_seconds(pid: i32) -> f64 {
     stat(pid).map_or(0.0, |fields| ticks(&fields, ENDED_UTIME) + ticks(&fields, ENDED_STIME))
 }
 
-/// PostgreSQL's processes have one thread; this file is a hundred thousand times finer than ticks.
-fn main_thread_seconds(pid: i32) -> f64 {
+/// CPU seconds of a process's first thread. PostgreSQL's processes have one; this file is a hundred thousand times finer than
+/// ticks.
+pub fn main_thread_seconds(pid: i32) -> f64 {
     nanoseconds(&format!("/proc/{pid}/schedstat"))
 }
 

@@ -40,6 +40,7 @@ unsafe extern "C-unwind" {
 const READ_ONLY: c_int = PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as c_int;
 const ERROR: c_int = PgLogLevel::ERROR as c_int;
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_AUTHENTICATION: AuthenticationHook = None;
 static mut PREVIOUS_REPORT: pg_sys::emit_log_hook_type = None;
@@ -61,6 +62,7 @@ pub fn init() {
 
 /// Most transactions have nothing that concerns us, and then nothing here can raise an error: they are spared pgrx's guard,
 /// which costs more than all the rest.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT if nothing_concerns_us() && fence::lets_pass() => {
@@ -147,6 +149,7 @@ unsafe extern "C-unwind" fn at_savepoint(
 }
 
 #[allow(clippy::too_many_arguments)]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_utility(
     pstmt: *mut pg_sys::PlannedStmt,
     query_string: *const c_char,
@@ -160,16 +163,31 @@ unsafe extern "C-unwind" fn at_utility(
     // SAFETY: PostgreSQL hands over a valid statement for the time of the call, and the arguments are passed on as
     // they came. PREVIOUS_UTILITY was written once, in `init`.
     unsafe {
-        if log_guard::concerns(pstmt) {
+        let next = PREVIOUS_UTILITY.unwrap_or(standard_ProcessUtility);
+        if is_transaction_statement(pstmt) {
+            if finishes_prepared(pstmt) {
+                before_finish_prepared();
+            }
+            // BEGIN and COMMIT come with every few statements. Nothing runs inside them: what a COMMIT brings about comes after
+            // it. Inside what is watched they are commands like others.
+            if !watch::is_active() {
+                return next(
+                    pstmt,
+                    query_string,
+                    read_only_tree,
+                    context,
+                    params,
+                    query_env,
+                    dest,
+                    completion,
+                );
+            }
+        } else if log_guard::concerns(pstmt) {
             before_upkeep(pstmt);
-        }
-        if finishes_prepared(pstmt) {
-            before_finish_prepared();
         }
         let learned = statement_hooks::utility_begins(pstmt, query_string);
         let outer = statement::enter(pstmt, query_string);
         let rights = copy_owner::begin(pstmt);
-        let next = PREVIOUS_UTILITY.unwrap_or(standard_ProcessUtility);
         next(pstmt, query_string, read_only_tree, context, params, query_env, dest, completion);
         copy_owner::end(rights);
         statement::leave(outer);
@@ -192,15 +210,24 @@ extern "C-unwind" fn before_finish_prepared() {
 /// # Safety
 ///
 /// `pstmt` points to a valid utility statement.
+#[inline]
+unsafe fn is_transaction_statement(pstmt: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: see above; the node's tag says what it is.
+    unsafe {
+        let node = (*pstmt).utilityStmt;
+        !node.is_null() && (*node).type_ == pg_sys::NodeTag::T_TransactionStmt
+    }
+}
+
+/// # Safety
+///
+/// `pstmt` points to a valid transaction statement.
+#[inline]
 unsafe fn finishes_prepared(pstmt: *mut pg_sys::PlannedStmt) -> bool {
     use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
     // SAFETY: see above; the node's tag says what it is.
     unsafe {
-        let node = (*pstmt).utilityStmt;
-        if node.is_null() || (*node).type_ != pg_sys::NodeTag::T_TransactionStmt {
-            return false;
-        }
-        let kind = (*node.cast::<pg_sys::TransactionStmt>()).kind;
+        let kind = (*(*pstmt).utilityStmt.cast::<pg_sys::TransactionStmt>()).kind;
         kind == TRANS_STMT_COMMIT_PREPARED || kind == TRANS_STMT_ROLLBACK_PREPARED
     }
 }

@@ -13,6 +13,7 @@ use super::statement_hooks::is_on;
 use super::{names, nesting};
 use crate::statements::{proof, watch, withdraw};
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
 
 /// Installs the hooks; once, from `_PG_init`.
@@ -25,6 +26,7 @@ pub fn init() {
     }
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_object(
     access: ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -37,32 +39,49 @@ unsafe extern "C-unwind" fn at_object(
         if let Some(next) = PREVIOUS_ACCESS {
             next(access, class, object, part, argument);
         }
-        match access {
-            ObjectAccessType::OAT_FUNCTION_EXECUTE
-                // Most are PostgreSQL's own and harmless; that is known soonest.
-                if !proof::is_plainly_harmless(object.to_u32())
-                    && is_on()
-                    && proof::forbidden_at_run(object.to_u32())
-                    && !watch::only_gets_ready(nesting::depth()) =>
+        // By far most are these. A `match` would be a jump through a table, and reading that costs more than all the rest.
+        if access == ObjectAccessType::OAT_FUNCTION_EXECUTE {
+            // Most are PostgreSQL's own and harmless; that is known soonest.
+            if !proof::is_plainly_harmless(object.to_u32())
+                && is_on()
+                && proof::forbidden_at_run(object.to_u32())
+                && !watch::only_gets_ready(nesting::depth())
             {
                 forbidden(object);
             }
-            ObjectAccessType::OAT_POST_CREATE
-            | ObjectAccessType::OAT_POST_ALTER
-            | ObjectAccessType::OAT_DROP
-                if changed_objects::concerns(class.to_u32()) && !pg_sys::IsBinaryUpgrade =>
-            {
-                let is_alter = access == ObjectAccessType::OAT_POST_ALTER && !argument.is_null();
-                let other = if is_alter {
-                    (*argument.cast::<pg_sys::ObjectAccessPostAlter>()).auxiliary_id.to_u32()
-                } else {
-                    0
-                };
-                let change = Change { class: class.to_u32(), object: object.to_u32(), other };
-                changed(change, access == ObjectAccessType::OAT_DROP);
-            }
-            _ => {}
+        } else if access != ObjectAccessType::OAT_NAMESPACE_SEARCH {
+            at_change(access, class, object, argument);
         }
+    }
+}
+
+/// Something is made, changed, dropped or emptied.
+///
+/// # Safety
+///
+/// The arguments are those of the hook.
+#[inline(never)]
+unsafe fn at_change(
+    access: ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    argument: *mut c_void,
+) {
+    use ObjectAccessType::{OAT_DROP, OAT_POST_ALTER, OAT_POST_CREATE};
+    // SAFETY: a global of this process; what PostgreSQL says with an alteration is of that type.
+    unsafe {
+        if !matches!(access, OAT_POST_CREATE | OAT_POST_ALTER | OAT_DROP)
+            || !changed_objects::concerns(class.to_u32())
+            || pg_sys::IsBinaryUpgrade
+        {
+            return;
+        }
+        let other = if access == OAT_POST_ALTER && !argument.is_null() {
+            (*argument.cast::<pg_sys::ObjectAccessPostAlter>()).auxiliary_id.to_u32()
+        } else {
+            0
+        };
+        changed(Change { class: class.to_u32(), object: object.to_u32(), other }, access == OAT_DROP);
     }
 }
 
@@ -109,6 +128,7 @@ pub unsafe extern "C-unwind" fn alters(statement: *const pg_sys::AlterTableStmt)
 }
 
 /// Resources are given back; for the transaction itself locks come after the notices of what it has changed.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_release(
     phase: pg_sys::ResourceReleasePhase::Type,
     _is_commit: bool,

@@ -35,17 +35,22 @@ unsafe extern "C-unwind" {
     fn standard_ExecutorRun(desc: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
 
 /// Whether this session's statements are learned.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static SESSION: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
 const LEARNS: u8 = 1;
 const DOES_NOT: u8 = 2;
 
 /// What was counted is given to the table when the session ends.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static FLUSHES: AtomicBool = AtomicBool::new(false);
 
 /// Sessions of the sidecar, which have much to do and say nothing of the users' statements.
@@ -67,6 +72,7 @@ pub fn init() {
 
 /// Are statements of this session learned?
 #[inline]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 pub fn is_on() -> bool {
     // SAFETY: a setting's variable.
     let standard = unsafe { pg_sys::standard_conforming_strings };
@@ -111,6 +117,7 @@ unsafe fn part<'a>(text: *const c_char, location: c_int, length: c_int) -> &'a [
     }
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_planning(
     query: *mut pg_sys::Query,
     text: *const c_char,
@@ -145,6 +152,7 @@ unsafe extern "C-unwind" fn at_planning(
 /// # Safety
 ///
 /// The arguments are the planner's.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe fn planning_begins(query: *mut pg_sys::Query, text: *const c_char) -> bool {
     guarded(false, || {
         if !notices::extension_is_here() {
@@ -153,12 +161,10 @@ unsafe fn planning_begins(query: *mut pg_sys::Query, text: *const c_char) -> boo
         // SAFETY: the planner's own arguments, which it has not changed yet.
         unsafe {
             let text_of = part(text, (*query).stmt_location, (*query).stmt_len);
-            if !learn::is_worth_looking(text_of) {
-                return false;
-            }
+            let Some(admitted) = learn::is_worth_looking(text_of) else { return false };
             let examined = proof::examine(query);
             flush_at_exit();
-            learn::planning_begins(text_of, &examined, jumble::given_id(query), || {
+            learn::planning_begins(text_of, admitted, &examined, jumble::given_id(query), || {
                 jumble::query_id(query, text)
             })
         }
@@ -166,6 +172,7 @@ unsafe fn planning_begins(query: *mut pg_sys::Query, text: *const c_char) -> boo
 }
 
 #[cfg(not(feature = "pg18"))]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_run(
     desc: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -186,6 +193,7 @@ unsafe extern "C-unwind" fn at_run(
 }
 
 #[cfg(feature = "pg18")]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_run(
     desc: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -205,6 +213,7 @@ unsafe extern "C-unwind" fn at_run(
 }
 
 /// Triggers fire here.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_finish(desc: *mut pg_sys::QueryDesc) {
     // SAFETY: as above.
     unsafe {
@@ -222,25 +231,23 @@ unsafe extern "C-unwind" fn at_finish(desc: *mut pg_sys::QueryDesc) {
 unsafe fn before_run(desc: *mut pg_sys::QueryDesc) -> bool {
     // SAFETY: see above; a descriptor that runs has a plan.
     unsafe {
-        if is_clients((*desc).sourceText) {
-            let plan = (*desc).plannedstmt;
-            return (*desc).operation == CmdType::CMD_SELECT
-                && !(*plan).hasModifyingCTE
-                && (*plan).rowMarks.is_null()
-                && is_on()
-                && run_begins(desc);
-        }
-        if watch::is_active() {
-            let plan = (*desc).plannedstmt;
-            let reads = (*desc).operation == CmdType::CMD_SELECT;
-            if !reads || (*plan).hasModifyingCTE || !(*plan).rowMarks.is_null() {
+        let plan = (*desc).plannedstmt;
+        let writes = || (*plan).hasModifyingCTE || !(*plan).rowMarks.is_null();
+        if (*desc).operation == CmdType::CMD_SELECT {
+            if is_clients((*desc).sourceText) {
+                return is_on() && !writes() && run_begins(desc);
+            }
+            if watch::is_active() && writes() {
                 inside(desc);
             }
+        } else if watch::is_active() && !is_clients((*desc).sourceText) {
+            inside(desc);
         }
         false
     }
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 unsafe fn run_begins(desc: *mut pg_sys::QueryDesc) -> bool {
     guarded(false, || {
         // SAFETY: as in `before_run`.
@@ -362,6 +369,7 @@ unsafe fn command_inside(node: *mut pg_sys::Node) {
 }
 
 #[inline]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 fn flush_at_exit() {
     if !FLUSHES.load(Relaxed) {
         FLUSHES.store(true, Relaxed);

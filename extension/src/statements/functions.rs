@@ -56,6 +56,20 @@ static NUMBERS: [u8; END] = {
     numbers
 };
 
+/// A bit for each OID: its function is refused. Looked at whenever a function is executed, by anything, so it is small.
+static REFUSED: [u64; END.div_ceil(64)] = {
+    let mut refused = [0; END.div_ceil(64)];
+    let mut oid = 0;
+    while oid < END {
+        let number = NUMBERS[oid];
+        if number != 0 && matches!(group(number as usize - 1).class, Class::Refused) {
+            refused[oid / 64] |= 1 << (oid % 64);
+        }
+        oid += 1;
+    }
+    refused
+};
+
 /// The group that a built-in function is listed in.
 #[inline]
 pub fn group_of(oid: u32) -> Option<&'static Group> {
@@ -77,7 +91,8 @@ pub fn is_harmless(oid: u32) -> bool {
 
 #[inline]
 pub fn is_refused(oid: u32) -> bool {
-    group_of(oid).is_some_and(|group| group.class == Class::Refused)
+    let word = REFUSED.get(oid as usize / 64).copied().unwrap_or(0);
+    word >> (oid % 64) & 1 != 0
 }
 
 /// A library whose functions in C are refused, not only unproven: what they do is not seen by the learner.

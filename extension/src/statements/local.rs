@@ -1,7 +1,10 @@
 //! What a session remembers of the statements that it runs, so that it seldom looks into shared memory.
 //!
-//! Two levels: a text that was seen before leads to its statement without being normalised, and a normalised text to its
-//! place without the table's lock. Both are small and forget the older one of two that meet.
+//! Two levels: a text that was seen before leads to its statement without being normalised, as does one that differs from the
+//! last one in nothing but whole numbers; and a normalised text to its place without the table's lock. Both are small and
+//! forget the older one of two that meet.
+
+use pgquorum_statement::{differ_in_numbers, plain_length};
 
 use super::identity::Identity;
 use super::table::{Counts, Place};
@@ -104,6 +107,8 @@ pub struct Local {
     texts: Vec<Text>,
     /// What came last: most often it is planned and then executed.
     last: Text,
+    /// How much of it, from its beginning, is neither quoted nor a comment.
+    last_plain: usize,
     /// How many texts in a row were not remembered.
     strangers: u32,
     /// The text that came last was looked for, and is remembered beyond the next one.
@@ -121,6 +126,7 @@ impl Local {
             statements: Vec::new(),
             texts: Vec::new(),
             last: Text::NONE,
+            last_plain: 0,
             strangers: 0,
             looks: true,
             serials: 0,
@@ -131,8 +137,9 @@ impl Local {
 
     /// The statement of a text, without looking into it more than to compare it.
     #[inline]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
     pub fn by_text(&mut self, text: &[u8], path: u64) -> Option<Handle> {
-        if self.last.path == path && self.last.bytes == text && self.get(self.last.statement).is_some() {
+        if self.last.path == path && self.get(self.last.statement).is_some() && self.is_like_last(text) {
             return Some(self.last.statement);
         }
         if text.len() > TEXT_BYTES_MAX || self.texts.is_empty() {
@@ -154,7 +161,23 @@ impl Local {
         None
     }
 
+    /// Is the text the last one, but for whole numbers? Then it is the last one from now on.
+    #[inline]
+    fn is_like_last(&mut self, text: &[u8]) -> bool {
+        if !differ_in_numbers(&self.last.bytes, self.last_plain, text) {
+            return false;
+        }
+        if self.last.bytes != text {
+            // All that differs comes before that place.
+            self.last_plain = self.last_plain + text.len() - self.last.bytes.len();
+            self.last.bytes.clear();
+            self.last.bytes.extend_from_slice(text);
+        }
+        true
+    }
+
     /// From now on the text leads to this statement, if it comes again soon or often.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
     pub fn remember_text(&mut self, text: &[u8], path: u64, statement: Handle) {
         if text.len() > TEXT_BYTES_MAX {
             return;
@@ -163,6 +186,7 @@ impl Local {
             self.texts.resize_with(TEXTS, || Text::NONE);
         }
         set(&mut self.last, text, path, statement);
+        self.last_plain = plain_length(text);
         if !self.looks {
             return;
         }
@@ -296,15 +320,35 @@ mod unit {
         local.remember_text(b"select 1", 5, handle);
         assert_eq!(local.by_text(b"select 1", 5), Some(handle));
         assert_eq!(local.by_text(b"select 1", 6), None, "another search path");
-        assert_eq!(local.by_text(b"select 2", 5), None);
+        assert_eq!(local.by_text(b"select a", 5), None);
         let (other, _) = local.put(statement(8));
-        local.remember_text(b"select 2", 5, other);
+        local.remember_text(b"select a", 5, other);
         assert_eq!(local.by_text(b"select 1", 5), None, "it has come once, and is not the last any more");
         local.remember_text(b"select 1", 5, handle);
-        local.remember_text(b"select 3", 5, other);
+        local.remember_text(b"select b", 5, other);
         assert_eq!(local.by_text(b"select 1", 5), Some(handle), "it has come twice");
         assert_eq!(local.by_key(7, 8, 10, 5), Some(handle));
         assert_eq!(local.by_key(7, 9, 10, 5), None, "another text with the same hash");
+    }
+
+    #[test]
+    fn a_text_that_differs_from_the_last_one_in_a_number_is_the_same_statement() {
+        let mut local = Local::new();
+        let (handle, _) = local.put(statement(7));
+        local.remember_text(b"select 1 from t -- 1", 5, handle);
+        let mut leads = |text: &[u8]| local.by_text(text, 5) == Some(handle);
+        for text in
+            [b"select 12345 from t -- 1".as_slice(), b"select 1 from t -- 1", b"select 99 from t -- 1"]
+        {
+            assert!(leads(text));
+        }
+        for text in
+            [b"select 1 from u -- 1".as_slice(), b"select 1 from t -- 2", b"select 1. from t -- 1", b""]
+        {
+            assert!(!leads(text), "{}", text.escape_ascii());
+        }
+        assert!(leads(b"select 4 from t -- 1"), "what is no such text has changed nothing");
+        assert_eq!(local.by_text(b"select 4 from t -- 1", 6), None, "another search path");
     }
 
     #[test]
@@ -319,8 +363,8 @@ mod unit {
             found
         };
         for number in 0..1000 {
-            assert!(!seen(&format!("select {number}")));
-            assert!(seen(&format!("select {number}")), "planned, then run");
+            assert!(!seen(&format!("select '{number}'")));
+            assert!(seen(&format!("select '{number}'")), "planned, then run");
         }
         let in_turns = ["begin", "select a", "select b", "commit"];
         let rounds = (0..200).map(|_| in_turns.iter().filter(|text| seen(text)).count());

@@ -48,6 +48,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 use crate::error::Refusal;
 
 /// The learner has failed in this session. One process: no ordering is needed.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static BROKEN: AtomicBool = AtomicBool::new(false);
 
 /// Asks for shared memory; from `_PG_init`.

@@ -12,6 +12,7 @@ use super::{databases, shared, withdraw};
 use crate::pg::single::Single;
 use crate::pg::{process, search_path, worker};
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static LOCAL: Single<RefCell<Local>> = Single::new(Local::new());
 
 /// What this session remembers.
@@ -59,14 +60,36 @@ pub fn reason(examined: &Examined) -> String {
     examined.verdict.reason().map(|reason| reason.text()).unwrap_or_default()
 }
 
+/// Of a statement that is about to be planned.
+#[derive(Clone, Copy)]
+pub enum Admitted {
+    /// It has come once only, as far as is known, and the table is full.
+    No,
+    /// It is remembered.
+    Known(Handle),
+    /// There is room for it, or it has come before.
+    New,
+}
+
 /// Is a statement that is about to be planned known, or is there room for it, or has it come before?
 #[inline]
-pub fn admits(text: &[u8]) -> bool {
+pub fn admits(text: &[u8]) -> Admitted {
     let path = search_path::hash();
-    LOCAL.with(|local| {
-        let known = local.by_text(text, path).is_some_and(|handle| is_remembered(local, handle));
-        known || admits_unknown(local, text, path)
+    LOCAL.with(|local| match local.by_text(text, path) {
+        Some(handle) if is_remembered(local, handle) => Admitted::Known(handle),
+        _ => admits_unknown(local, text, path),
     })
+}
+
+/// As [`recognise`], of a statement that was admitted just before.
+#[inline]
+pub fn planned(text: &[u8], admitted: Admitted, examined: &Examined) -> Option<(Handle, Place)> {
+    if let Admitted::Known(handle) = admitted
+        && let Some(found) = LOCAL.with(|local| remembered(local, handle, Some(examined)))
+    {
+        return found;
+    }
+    recognise(text, Some(examined))
 }
 
 fn is_remembered(local: &Local, handle: Handle) -> bool {
@@ -75,8 +98,10 @@ fn is_remembered(local: &Local, handle: Handle) -> bool {
         .is_some_and(|statement| statement.alone != Alone::No || statement.place.entry().is_some())
 }
 
-#[cold]
-fn admits_unknown(local: &mut Local, text: &[u8], path: u64) -> bool {
+/// Texts with literals in them come here each time.
+#[inline(never)]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+fn admits_unknown(local: &mut Local, text: &[u8], path: u64) -> Admitted {
     let identity = Identity::of(text, std::mem::take(&mut local.buffer));
     let (hash, check, length) = (identity.hash, identity.local_check(), identity.length);
     if let Some(handle) = local.by_key(hash, check, length, path)
@@ -84,7 +109,7 @@ fn admits_unknown(local: &mut Local, text: &[u8], path: u64) -> bool {
     {
         local.remember_text(text, path, handle);
         local.buffer = identity.into_buffer();
-        return true;
+        return Admitted::Known(handle);
     }
     let found = with_key(&identity, path, table::find);
     let statement = match found {
@@ -97,17 +122,18 @@ fn admits_unknown(local: &mut Local, text: &[u8], path: u64) -> bool {
         // It is put there when its tree was looked at.
         _ => {
             local.remember_identity(text, path, identity);
-            return true;
+            return Admitted::New;
         }
     };
     local.buffer = identity.into_buffer();
-    remember(local, text, path, statement);
-    statement.alone == Alone::No
+    let handle = remember(local, text, path, statement);
+    if statement.alone == Alone::No { Admitted::Known(handle) } else { Admitted::No }
 }
 
 /// Finds a statement by its text; when it is `planned`, it is given a place. `None`: it is not learned, or what runs here is
 /// not what others mean by the text.
 #[inline]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
 pub fn recognise(text: &[u8], planned: Option<&Examined>) -> Option<(Handle, Place)> {
     let path = search_path::hash();
     LOCAL.with(|local| {

@@ -3,6 +3,7 @@
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `pgquorum.learn_statements`.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 pub static LEARN: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// `pgquorum.statements_max`; 0: nothing is learned, and nothing served.
 pub static MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);

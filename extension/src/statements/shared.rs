@@ -55,6 +55,7 @@ unsafe impl PGRXSharedMemory for Globals {}
 // SAFETY: the names are this extension's own.
 static CONTROL: PgLwLock<Control> = unsafe { PgLwLock::new(c"pgquorum statements lock") };
 // SAFETY: as above.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static GLOBALS: PgAtomic<Globals> = unsafe { PgAtomic::new(c"pgquorum statements state") };
 
 /// Words of the filter, a bit for every 1/2^20 of all hashes.
@@ -88,6 +89,7 @@ pub fn exclusive() -> Exclusive {
     CONTROL.exclusive()
 }
 
+#[inline]
 pub fn globals() -> &'static Globals {
     GLOBALS.get()
 }

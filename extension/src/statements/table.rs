@@ -11,6 +11,7 @@ use super::settings;
 use super::shared::{self, Control};
 use crate::pg::shared::SharedSlice;
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
 static ENTRIES: SharedSlice<Entry> = SharedSlice::new(c"pgquorum statements", settings::most);
 static TEXTS: SharedSlice<Texts> = SharedSlice::new(c"pgquorum statement texts", settings::most);
 static BUCKETS: SharedSlice<AtomicU32> = SharedSlice::new(c"pgquorum statement buckets", || {

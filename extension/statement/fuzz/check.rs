@@ -2,7 +2,7 @@
 //! those kept in `corpus/` and with inputs of their own.
 
 use crate::reference;
-use pgquorum_statement::{digest, hash, names, normalise as append, words};
+use pgquorum_statement::{differ_in_numbers, digest, hash, names, normalise as append, plain_length, words};
 use twox_hash::XxHash64;
 
 pub fn normalise(text: &[u8]) {
@@ -26,6 +26,31 @@ pub fn normalise(text: &[u8]) {
     let total: usize = words(&normalised).map(<[u8]>::len).sum();
     assert!(total <= normalised.len());
     let _ = names(&normalised);
+    other_numbers(text, &normalised);
+}
+
+/// Whatever is taken for the same text with other numbers has the same normalised text.
+fn other_numbers(text: &[u8], normalised: &[u8]) {
+    let plain = plain_length(text);
+    assert!(differ_in_numbers(text, plain, text), "a text is the same as itself");
+    let mut begin = 0;
+    while let Some(first) = text[begin..].iter().position(u8::is_ascii_digit) {
+        let first = begin + first;
+        let end = first + text[first..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        for digits in [b"7".as_slice(), b"0", b"123456789", b"", b"1x", b"1.5", b"0 1"] {
+            let other = [&text[..first], digits, &text[end..]].concat();
+            if differ_in_numbers(text, plain, &other) {
+                assert_eq!(
+                    shown(&of(&other)),
+                    shown(normalised),
+                    "{:?} and {:?}",
+                    shown(text),
+                    shown(&other)
+                );
+            }
+        }
+        begin = end;
+    }
 }
 
 fn of(text: &[u8]) -> Vec<u8> {

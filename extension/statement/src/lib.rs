@@ -19,11 +19,13 @@
 
 mod chars;
 mod names;
+mod numbers;
 mod out;
 mod scan;
 mod tokens;
 
 pub use names::{name_bits, names, words};
+pub use numbers::{differ_in_numbers, plain_length};
 use out::{Both, Hash, Text};
 
 /// The hash of the normalised text: XXH64 with seed 0. People and JSON see it as 16 hexadecimal digits in lower case.

@@ -1,16 +1,21 @@
-//! Servers that look at statements in different ways, or not at all, and pgbench on all of them in turns. Each server has a
-//! speed of its own for as long as it lives, which differs by several percent from another's that does the same. So what
-//! is measured is measured with several sets of servers, one after the other.
+//! Servers that look at statements in different ways, or not at all, and pgbench on two of them at a time. Each server has a
+//! speed of its own for as long as it lives, which differs from another's that does the same, and from its own after a
+//! restart. So all are restarted many times.
 
+use crate::capture::systems::memory;
 use crate::line::{Samples, rounded};
-use crate::pgbench::pgbench;
+use crate::pgbench::{self, pgbench};
+use crate::usage::{Tree, main_thread_seconds};
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use pgquorum_tests::{Plain, free_ports, server_directory_below};
 use postgres::Client;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-use crate::capture::systems::memory;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -80,26 +85,26 @@ impl System {
     }
 }
 
-/// A set of servers, one of each kind, below one directory.
+/// Servers, one of each kind, below one directory.
 pub struct Fleet {
     root: PathBuf,
     systems: Vec<System>,
 }
 
 impl Fleet {
-    /// Starts a set; from one number of a set to the next another kind is the first, so that what comes of the order hits all.
-    pub fn start(kinds: &[Kind], scale: u32, number: u32) -> Fleet {
+    /// Sets up all servers and their tables.
+    pub fn start(kinds: &[Kind], scale: u32) -> Fleet {
         let root = server_directory_below(memory(), "pgquorum-statements-");
         let mut fleet = Fleet { root, systems: Vec::new() };
-        let first = number as usize % kinds.len();
-        for kind in kinds.iter().cycle().skip(first).take(kinds.len()) {
-            eprintln!("set {} of {SETS}: setting up {}", number + 1, kind.name());
+        for kind in kinds {
+            eprintln!("setting up {}", kind.name());
             let (dir, [port]) = (fleet.root.join(kind.name()), free_ports());
             let server = Plain::init(&dir, port, &format!("{CONF}{}", kind.conf()));
             // Checking a password would cost as much as many statements.
             std::fs::write(dir.join("pg_hba.conf"), "host all all 127.0.0.1/32 trust\n")
                 .expect("pg_hba.conf");
             server.sql("SELECT pg_reload_conf()");
+            server.sql("CREATE EXTENSION pg_prewarm");
             if let Some(name) = kind.extension() {
                 server.sql(&format!("CREATE EXTENSION {name}"));
             }
@@ -109,6 +114,21 @@ impl Fleet {
             fleet.systems.push(system);
         }
         fleet
+    }
+
+    /// Restarts all servers, on one processor; from one number to the next another one is the first, so that what comes of the order hits all.
+    pub fn restart(&mut self, number: u32) {
+        let count = self.systems.len();
+        for step in 0..count {
+            let system = &mut self.systems[(number as usize + step) % count];
+            system.server.restart();
+            Tree::of(system.server.dir()).all().into_iter().for_each(bind);
+            // Whoever ran before has more of its pages in the server's memory.
+            system.server.sql(
+                "SELECT pg_prewarm(name) FROM (VALUES ('pgbench_accounts'), ('pgbench_accounts_pkey')) AS t(name)",
+            );
+            pgbench(&system.dsn(), &["-n", "-S", "-M", "prepared", "-c", "4", "-t", "5000"]);
+        }
     }
 
     pub fn of(&self, kind: Kind) -> &System {
@@ -124,118 +144,139 @@ impl Drop for Fleet {
     }
 }
 
-/// How many sets of servers a benchmark takes.
-pub const SETS: u32 = 6;
+/// How often the servers of a benchmark are restarted.
+pub const STARTS: u32 = 12;
 
-/// How pgbench runs with each set of servers.
+/// How pgbench runs on two servers at once.
 pub struct Plan<'a> {
-    pub rounds: usize,
-    /// Where the machine is slow, there are fewer rounds.
-    pub within: Duration,
     pub clients: u32,
-    /// Of a slice, all clients together.
-    pub transactions: u32,
     /// Further arguments of pgbench.
     pub more: &'a [&'a str],
 }
 
-/// What was measured with sets of servers of the same kinds.
+/// What is counted of a race, and what comes before and behind that.
+const COUNTED: Duration = Duration::from_millis(1500);
+const LEAD: Duration = Duration::from_millis(400);
+const RACE_SECONDS: &str = "2";
+
+/// One race of two servers: transactions of the first for each of the second.
+#[derive(Clone, Copy)]
+struct Race {
+    /// In the same CPU time of server and pgbench.
+    per_cpu: f64,
+    /// In the same time.
+    tps: f64,
+}
+
+/// What was measured of pairs of servers.
+///
+/// Two servers run at once, on one processor: what the machine does besides, and how fast it is at the moment, then weighs on
+/// both. One after the other they would differ by ten percent from one second to the next, and on several processors by more,
+/// by who happens to run beside whom. The processor never rests, so transactions for its time are what it can do. It is the
+/// severe way: each finds its caches filled by the other, which weighs more where there is more code.
 pub struct Measured {
-    kinds: &'static [Kind],
-    /// Each set's rounds: transactions a second of each kind.
-    sets: Vec<Vec<Vec<f64>>>,
+    pairs: &'static [(Kind, Kind)],
+    /// Of each pair.
+    races: Vec<Vec<Race>>,
 }
 
 impl Measured {
-    pub fn of(kinds: &'static [Kind]) -> Measured {
-        Measured { kinds, sets: Vec::new() }
+    pub fn of(pairs: &'static [(Kind, Kind)]) -> Measured {
+        Measured { pairs, races: pairs.iter().map(|_| Vec::new()).collect() }
     }
 
-    /// Runs the plan with one more set of servers. Connecting is not counted; what a session does at its beginning is, on
-    /// all sides.
+    /// A race of each pair. Connecting is not counted.
     pub fn add(&mut self, name: &str, fleet: &Fleet, plan: &Plan) {
-        let systems: Vec<&System> = self.kinds.iter().map(|kind| fleet.of(*kind)).collect();
-        for system in &systems {
-            rate(system, plan, 4);
-        }
-        let count = systems.len();
-        let before: usize = self.sets.iter().map(Vec::len).sum();
-        let mut rounds = Vec::new();
-        let start = Instant::now();
-        for number in before..before + plan.rounds {
-            if start.elapsed() > plan.within {
-                break;
+        for (pair, races) in self.pairs.iter().zip(&mut self.races) {
+            let systems = (fleet.of(pair.0), fleet.of(pair.1));
+            if races.len().is_multiple_of(2) {
+                races.push(race(systems.0, systems.1, plan));
+            } else {
+                let Race { per_cpu, tps } = race(systems.1, systems.0, plan);
+                races.push(Race { per_cpu: 1.0 / per_cpu, tps: 1.0 / tps });
             }
-            let mut round = vec![0.0; count];
-            // Who goes first changes, and in which direction, so that what grows with time hits all.
-            for step in 0..count {
-                let at = if number % 2 == 0 {
-                    (step + number / 2) % count
-                } else {
-                    (2 * count - 1 - step + number / 2) % count
-                };
-                round[at] = rate(systems[at], plan, 1);
-            }
-            rounds.push(round);
         }
-        self.sets.push(rounds);
-        let say = |kind: &Kind| format!("{} {:.3}", kind.name(), self.ratios(*kind, Kind::Plain).median());
-        let said: Vec<String> = self.kinds.iter().map(say).collect();
-        eprintln!("{name}, set {}: so far {}", self.sets.len(), said.join(", "));
+        let say = |pair: &(Kind, Kind)| format!("{} {:.3}", key(*pair), self.ratios(pair.0, pair.1).median());
+        let said: Vec<String> = self.pairs.iter().map(say).collect();
+        let starts = self.races.first().map_or(0, Vec::len);
+        eprintln!("{name}, start {starts}: so far {}", said.join(", "));
     }
 
-    /// One kind's rate to another's in the same round, of all rounds of all sets.
+    /// One kind's transactions to another's, for the same CPU time.
     pub fn ratios(&self, one: Kind, other: Kind) -> Samples {
-        ratios(self.sets.iter().flatten(), self.place(one), self.place(other))
+        let at = self.pairs.iter().position(|pair| *pair == (one, other));
+        let at = at.unwrap_or_else(|| unreachable!("{} runs beside {}", one.name(), other.name()));
+        Samples::from(self.races[at].iter().map(|race| race.per_cpu).collect::<Vec<_>>())
     }
 
-    /// The smallest and the largest median that one of the sets has.
-    fn sets_between(&self, one: Kind, other: Kind) -> (f64, f64) {
-        let (one, other) = (self.place(one), self.place(other));
-        let medians: Vec<f64> = self.sets.iter().map(|set| ratios(set, one, other).median()).collect();
-        let medians = Samples::from(medians);
-        (medians.min(), medians.max())
-    }
-
-    /// Adds what is known of all kinds to the line.
+    /// Adds what is known of all pairs to the line.
     pub fn tell(&self, more: &mut Map<String, Value>) {
-        more.insert("sets".to_owned(), json!(self.sets.len()));
-        for (at, kind) in self.kinds.iter().enumerate() {
-            let name = kind.name();
-            let tps: Vec<f64> = self.sets.iter().flatten().map(|round| round[at]).collect();
-            more.insert(format!("{name}_tps"), json!(Samples::from(tps).median().round()));
-            if *kind != Kind::Plain {
-                self.tell_ratio(&format!("{name}_ratio"), *kind, Kind::Plain, more);
-            }
+        more.insert("starts".to_owned(), json!(STARTS));
+        for (pair, races) in self.pairs.iter().zip(&self.races) {
+            let (name, ratios) = (key(*pair), self.ratios(pair.0, pair.1));
+            let (low, high) = ratios.median_within();
+            let tps = Samples::from(races.iter().map(|race| race.tps).collect::<Vec<_>>());
+            more.insert(format!("{name}_within"), json!([rounded(low), rounded(high)]));
+            more.insert(format!("{name}_tps"), json!(rounded(tps.median())));
+            more.insert(name, json!(rounded(ratios.median())));
         }
     }
+}
 
-    /// Adds the median of a ratio under this name, how exact it is, and how far the sets are from each other.
-    pub fn tell_ratio(&self, name: &str, one: Kind, other: Kind, more: &mut Map<String, Value>) {
-        let ratios = self.ratios(one, other);
-        let pair = |(low, high): (f64, f64)| json!([rounded(low), rounded(high)]);
-        more.insert(name.to_owned(), json!(rounded(ratios.median())));
-        more.insert(format!("{name}_within"), pair(ratios.median_within()));
-        more.insert(format!("{name}_sets"), pair(self.sets_between(one, other)));
+fn key((one, other): (Kind, Kind)) -> String {
+    format!("{}_to_{}", one.name(), other.name())
+}
+
+fn race(one: &System, other: &System, plan: &Plan) -> Race {
+    let loads = [Load::start(one, plan), Load::start(other, plan)];
+    thread::sleep(LEAD);
+    let before = loads.each_ref().map(Load::cpu_seconds);
+    thread::sleep(COUNTED);
+    let after = loads.each_ref().map(Load::cpu_seconds);
+    let tps = loads.map(Load::finish);
+    let per_cpu = [0, 1].map(|at| tps[at] / (after[at] - before[at]));
+    Race { per_cpu: per_cpu[0] / per_cpu[1], tps: tps[0] / tps[1] }
+}
+
+/// pgbench, and the server that it is for.
+struct Load {
+    pgbench: Child,
+    tree: Tree,
+}
+
+impl Load {
+    fn start(system: &System, plan: &Plan) -> Load {
+        let tree = Tree::of(system.server.dir());
+        let clients = plan.clients.to_string();
+        let args = [&["-n", "-c", &clients, "-j", "1", "-T", RACE_SECONDS], plan.more].concat();
+        let mut command = pgbench::command(&system.dsn(), &args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let pgbench = command.spawn().expect("pgbench");
+        bind(pgbench.id() as i32);
+        Load { pgbench, tree }
     }
 
-    fn place(&self, kind: Kind) -> usize {
-        let found = self.kinds.iter().position(|k| *k == kind);
-        found.unwrap_or_else(|| unreachable!("{} takes part", kind.name()))
+    fn cpu_seconds(&self) -> f64 {
+        self.tree.seconds() + main_thread_seconds(self.pgbench.id() as i32)
+    }
+
+    /// Transactions a second.
+    fn finish(self) -> f64 {
+        let out = self.pgbench.wait_with_output().expect("pgbench");
+        assert!(out.status.success(), "pgbench failed");
+        pgbench::tps(&String::from_utf8_lossy(&out.stdout))
     }
 }
 
-/// The ratio of two of the rates in each of these rounds.
-fn ratios<'a>(rounds: impl IntoIterator<Item = &'a Vec<f64>>, one: usize, other: usize) -> Samples {
-    let ratios: Vec<f64> = rounds.into_iter().map(|round| round[one] / round[other]).collect();
-    Samples::from(ratios)
-}
-
-/// Transactions a second of a slice, or of several as one.
-fn rate(system: &System, plan: &Plan, slices: u32) -> f64 {
-    let each = (slices * plan.transactions).div_ceil(plan.clients).to_string();
-    let (clients, threads) = (plan.clients.to_string(), plan.clients.min(2).to_string());
-    let mut args = vec!["-n", "-c", &clients, "-j", &threads, "-t", &each];
-    args.extend(plan.more);
-    crate::pgbench::tps(&pgbench(&system.dsn(), &args))
+/// From now on the process, and whatever it starts, runs on the one processor.
+fn bind(process: i32) {
+    let ours = sched_getaffinity(Pid::this()).expect("our own processors");
+    let first = (0..CpuSet::count()).find(|at| ours.is_set(*at).unwrap_or(false)).expect("a processor");
+    let mut processors = CpuSet::new();
+    processors.set(first).expect("a processor");
+    // Processes of a server come and go.
+    match sched_setaffinity(Pid::from_raw(process), &processors) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(e) => panic!("process {process} is bound to a processor: {e}"),
+    }
 }
