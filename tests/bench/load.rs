@@ -31,6 +31,10 @@ impl Load {
         load
     }
 
+    pub fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+
     pub fn go_on(&self) {
         self.signal(Signal::SIGCONT);
     }
@@ -40,7 +44,7 @@ impl Load {
     }
 
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id() as i32), signal).expect("pgbench runs");
+        kill(Pid::from_raw(self.pid()), signal).expect("pgbench runs");
     }
 }
 

@@ -1,18 +1,22 @@
 //! What the extension and its wait for the quorum cost writers: pgbench against a cluster and against PostgreSQL with the
-//! same parameters and two synchronous standbys of its own, in turns. Both run all the time, so what they do when idle
-//! weighs on both sides. Both are in memory: a disk's own ups and downs are many times what shall be measured, and where
-//! a transaction costs less, the same cost of the extension weighs more.
+//! same parameters and two synchronous standbys of its own. All are in memory: a disk's own ups and downs are many times
+//! what shall be measured, and where a transaction costs less, the same cost of the extension weighs more.
 //!
-//! Two plain systems take turns with the cluster, which is compared with both. Their ratio to each other would be 1 if
-//! measuring were exact: how far it is from 1 shows what a difference means. From one set of servers to the next all
-//! of them differ by several percent, for as long as they live; so there are many sets.
+//! Two systems work at once, on one processor, and what they get done in the same CPU time is compared: one after the other,
+//! two equal systems differ by more than ten percent from one second to the next, and on several processors by as much, by who
+//! happens to run beside whom. The processor never rests, so this is what it can do. What the cluster's nodes do when
+//! nobody writes is measured by itself and left out: where each node has a machine, it is on others.
+//!
+//! There are two plain systems. Their ratio to each other would be 1 if measuring were exact: how far it is from 1 shows what a
+//! difference means. From one set of servers to the next all of them differ, for as long as they live; so there are many
+//! sets.
 
 use crate::Options;
 use crate::line::{Line, Must, Samples, rounded};
 use crate::load::{Load, await_idle, number};
 use crate::parameters;
 use crate::pgbench::pgbench;
-use crate::usage::{Tree, process_seconds};
+use crate::usage::{Tree, bind, main_thread_seconds, threads_seconds};
 use pgquorum_tests::{Cluster, Plain, free_ports, server_directory_below};
 use postgres::Client;
 use serde_json::{Map, Value, json};
@@ -27,14 +31,20 @@ const MUST: [f64; 2] = [0.99, 0.98];
 const CLIENTS: [u32; 3] = [1, 8, 32];
 /// The first so many of [`CLIENTS`] count for each of [`NAMES`].
 const COUNTED: [usize; 2] = [2, 3];
-/// Short rounds, so that what else goes on in the machine weighs on all sides of a round alike. Not too short, because each
-/// slice begins with caches that the others have filled, which weighs more where more code and data are used.
-const ROUNDS: usize = 3;
+/// Of each pair, with each number of clients.
+const ROUNDS: usize = 2;
 const SLICE: Duration = Duration::from_secs(1);
+/// Each slice begins with caches that others have filled; so long nothing is counted.
+const SETTLE: Duration = Duration::from_millis(300);
 /// Nothing is counted for so long on each side at the beginning.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// So long, and so often, nobody writes, to see what the nodes do then. What comes now and then, such as a vacuum, is not meant.
+const IDLE: Duration = Duration::from_millis(300);
+const IDLE_SLICES: usize = 7;
 /// Sets of servers, one after the other: they differ more than the rounds of one.
-const SETS: usize = 18;
+const SETS: usize = 10;
+/// Of the sides: the cluster and a plain system, twice, and both plain ones.
+const PAIRS: [[usize; 2]; 3] = [[0, 1], [0, 2], [1, 2]];
 
 pub fn run(options: &Options) -> bool {
     let memory = Path::new("/dev/shm");
@@ -46,10 +56,7 @@ pub fn run(options: &Options) -> bool {
         for (clients, rounds) in CLIENTS.iter().zip(&mut all) {
             set.measure(*clients, number, rounds);
             let (ratio, control) = (rounds.ratios.median(), rounds.control.median());
-            let cpu = rounds.cpu.median();
-            eprintln!(
-                "{clients} clients, set {number}: so far {ratio:.3}, control {control:.3}, CPU {cpu:.3}"
-            );
+            eprintln!("{clients} clients, set {number}: so far {ratio:.3}, control {control:.3}");
         }
     }
     let mut more = Map::new();
@@ -68,8 +75,8 @@ pub fn run(options: &Options) -> bool {
             unit: "ratio",
             samples: &samples,
             ratio: worst,
-            against: "PostgreSQL with the same parameters and ANY 1 of two synchronous standbys; the median of rounds, the \
-                      worst number of clients",
+            against: "transactions of PostgreSQL with the same parameters and ANY 1 of two synchronous standbys, at once \
+                      with it, for the same CPU time; the median of rounds, the worst number of clients",
             must: Must::AtLeast(must),
             judged: worst,
             kept: true,
@@ -109,86 +116,162 @@ impl Set {
         self.plain.iter().for_each(|trio| trio.servers[0].sql("CHECKPOINT"));
     }
 
-    /// Server processes of each side, and the cluster's sidecars.
-    fn processes(&self) -> ([Vec<Tree>; 3], Vec<i32>) {
-        let nodes = self.cluster.status().nodes;
-        let plain = |at: usize| self.plain[at].servers.iter().map(|server| Tree::of(server.dir())).collect();
-        let own = nodes.iter().map(|node| Tree::of(&node.data_dir)).collect();
-        ([own, plain(0), plain(1)], nodes.iter().map(|node| node.sidecar_pid).collect())
+    /// A side's server processes, and the sidecars beside them. On one processor from now on, but for the sidecars.
+    fn processes(&self, side: usize) -> Processes {
+        let (trees, sidecars): (Vec<Tree>, Vec<i32>) = match side.checked_sub(1) {
+            None => {
+                let nodes = self.cluster.status().nodes;
+                (
+                    nodes.iter().map(|node| Tree::of(&node.data_dir)).collect(),
+                    nodes.iter().map(|node| node.sidecar_pid).collect(),
+                )
+            }
+            Some(at) => {
+                (self.plain[at].servers.iter().map(|server| Tree::of(server.dir())).collect(), Vec::new())
+            }
+        };
+        trees.iter().flat_map(Tree::all).for_each(bind);
+        Processes { trees, sidecars }
     }
 
-    /// A session on each side.
-    fn sessions(&self) -> [Client; 3] {
-        let plain = |at: usize| self.plain[at].servers[0].connect().expect("a session");
-        [self.cluster.connect(self.cluster.leader()).expect("a session"), plain(0), plain(1)]
+    /// A session on a side.
+    fn session(&self, side: usize) -> Client {
+        match side.checked_sub(1) {
+            None => self.cluster.connect(self.cluster.leader()),
+            Some(at) => self.plain[at].servers[0].connect(),
+        }
+        .expect("a session")
     }
 
     fn measure(&self, clients: u32, set: usize, rounds: &mut Rounds) {
         self.checkpoint();
-        let (trees, sidecars) = self.processes();
-        let used = |side: usize| {
-            let servers: f64 = trees[side].iter().map(Tree::seconds).sum();
-            let beside: f64 = sidecars.iter().map(|pid| process_seconds(*pid)).sum();
-            servers + if side == 0 { beside } else { 0.0 }
-        };
-        let (each, threads) = (clients.to_string(), clients.min(2).to_string());
-        let args = ["-n", "-N", "-M", "prepared", "-c", &each, "-j", &threads];
-        let mut sides: Vec<(Load, Client)> = Vec::new();
-        for (dsn, mut session) in self.targets.iter().zip(self.sessions()) {
-            let load = Load::start(dsn, &args, &mut session);
-            slice(&load, &mut session, WARM_UP);
-            sides.push((load, session));
+        let clients = clients.to_string();
+        let args = ["-n", "-N", "-M", "prepared", "-c", &clients, "-j", "1"];
+        let mut sides = [0, 1, 2].map(|side| {
+            let (processes, mut session) = (self.processes(side), self.session(side));
+            let load = Load::start(&self.targets[side], &args, &mut session);
+            bind(load.pid());
+            load.go_on();
+            thread::sleep(WARM_UP);
+            load.stop();
+            await_idle(&mut session);
+            Side { load, session, processes, idle: 0.0 }
+        });
+        let mut idle = [const { Vec::new() }; 3];
+        for _ in 0..IDLE_SLICES {
+            let before = sides.each_ref().map(|side| (side.processes.seconds(), Instant::now()));
+            thread::sleep(IDLE);
+            for ((side, (cpu, at)), idle) in sides.iter().zip(before).zip(&mut idle) {
+                idle.push((side.processes.seconds() - cpu) / at.elapsed().as_secs_f64());
+            }
         }
+        for (side, idle) in sides.iter_mut().zip(idle) {
+            side.idle = Samples::from(idle).median();
+        }
+        rounds.idle.add(sides[0].idle);
         for number in 0..ROUNDS {
-            // Who goes first, and in which direction, changes, so that what grows with time hits all.
-            let mut order = [number % 3, (number + 1) % 3, (number + 2) % 3];
-            if (set + number / 3) % 2 == 1 {
-                order.reverse();
+            for pair in PAIRS {
+                // Who goes first changes.
+                let swapped = (number + set) % 2 == 1;
+                let order = if swapped { [pair[1], pair[0]] } else { pair };
+                let done = race(&mut sides, order);
+                let [one, other] = if swapped { [done[1], done[0]] } else { done };
+                let (per_cpu, tps) = (one.per_cpu / other.per_cpu, one.tps / other.tps);
+                if pair[0] == 0 {
+                    rounds.ratios.add(per_cpu);
+                    rounds.tps.add(tps);
+                } else {
+                    rounds.control.add(per_cpu);
+                }
             }
-            let (mut tps, mut cpu) = ([0.0; 3], [0.0; 3]);
-            for side in order {
-                let before = used(side);
-                let (load, session) = &mut sides[side];
-                tps[side] = slice(load, session, SLICE);
-                cpu[side] = (used(side) - before) / tps[side];
-                rounds.sides[side].add(tps[side]);
-            }
-            // Half-way between the two plain ones: neither of them stands for PostgreSQL more than the other.
-            rounds.ratios.add(tps[0] / (tps[1] * tps[2]).sqrt());
-            rounds.control.add(tps[2] / tps[1]);
-            rounds.cpu.add(cpu[0] / (cpu[1] * cpu[2]).sqrt());
         }
     }
 }
 
-/// Transactions a second while the load goes on for so long.
-fn slice(load: &Load, session: &mut Client, length: Duration) -> f64 {
-    // Each transaction adds a row at the end of this table, which is known without reading all of it. Numbers of
-    // transactions would not do: the cluster takes some itself.
-    const PAGES: &str = "SELECT pg_relation_size('pgbench_history') / current_setting('block_size')::int8";
-    // Each session fills a page of its own.
-    let first = (number(session, PAGES) - 256).max(0);
-    let rows = format!("SELECT count(*) FROM pgbench_history WHERE ctid >= '({first},0)'");
-    let (before, start) = (number(session, &rows), Instant::now());
-    load.go_on();
-    thread::sleep(length);
-    load.stop();
-    let seconds = start.elapsed().as_secs_f64();
-    await_idle(session);
-    (number(session, &rows) - before) as f64 / seconds
+struct Processes {
+    trees: Vec<Tree>,
+    sidecars: Vec<i32>,
+}
+
+impl Processes {
+    /// CPU seconds so far.
+    fn seconds(&self) -> f64 {
+        let servers: f64 = self.trees.iter().map(Tree::seconds).sum();
+        servers + self.sidecars.iter().map(|pid| threads_seconds(*pid)).sum::<f64>()
+    }
+}
+
+/// A system at work.
+struct Side {
+    load: Load,
+    session: Client,
+    processes: Processes,
+    /// CPU seconds a second while nobody writes.
+    idle: f64,
+}
+
+impl Side {
+    /// A query for the number of transactions. Each adds a row at the end of this table, which is known without reading all
+    /// of it. Numbers of transactions would not do: the cluster takes some itself.
+    fn counting(&mut self) -> String {
+        const PAGES: &str =
+            "SELECT pg_relation_size('pgbench_history') / current_setting('block_size')::int8";
+        // Each session fills a page of its own.
+        let first = (number(&mut self.session, PAGES) - 256).max(0);
+        format!("SELECT count(*) FROM pgbench_history WHERE ctid >= '({first},0)'")
+    }
+
+    fn now(&mut self, counting: &str) -> Point {
+        let transactions = number(&mut self.session, counting) as f64;
+        let cpu = self.processes.seconds() + main_thread_seconds(self.load.pid());
+        Point { transactions, cpu, at: Instant::now() }
+    }
+}
+
+/// How far a side is.
+struct Point {
+    transactions: f64,
+    cpu: f64,
+    at: Instant,
+}
+
+/// What a side has done.
+#[derive(Clone, Copy)]
+struct Done {
+    /// Transactions for a CPU second of servers, sidecars and pgbench, without what they take when idle.
+    per_cpu: f64,
+    tps: f64,
+}
+
+/// Two sides at once.
+fn race(sides: &mut [Side; 3], order: [usize; 2]) -> [Done; 2] {
+    let counting = order.map(|at| sides[at].counting());
+    order.iter().for_each(|at| sides[*at].load.go_on());
+    thread::sleep(SETTLE);
+    let before = [0, 1].map(|n| sides[order[n]].now(&counting[n]));
+    thread::sleep(SLICE);
+    let after = [0, 1].map(|n| sides[order[n]].now(&counting[n]));
+    order.iter().for_each(|at| sides[*at].load.stop());
+    order.iter().for_each(|at| await_idle(&mut sides[*at].session));
+    [0, 1].map(|n| {
+        let seconds = (after[n].at - before[n].at).as_secs_f64();
+        let transactions = after[n].transactions - before[n].transactions;
+        let cpu = after[n].cpu - before[n].cpu - sides[order[n]].idle * seconds;
+        Done { per_cpu: transactions / cpu, tps: transactions / seconds }
+    })
 }
 
 /// What was measured with one number of clients.
 #[derive(Default)]
 struct Rounds {
-    /// Transactions a second of the cluster, of a plain system and of another plain one.
-    sides: [Samples; 3],
-    /// Cluster to plain.
+    /// Transactions for the same CPU time, cluster to plain.
     ratios: Samples,
     /// Plain to plain.
     control: Samples,
-    /// CPU of all servers and sidecars for a transaction, cluster to plain.
-    cpu: Samples,
+    /// Transactions in the same time, cluster to plain, however the system has shared out the processor.
+    tps: Samples,
+    /// CPU seconds a second of an idle cluster.
+    idle: Samples,
 }
 
 impl Rounds {
@@ -197,13 +280,12 @@ impl Rounds {
             let (low, high) = samples.median_within();
             json!([rounded(low), rounded(high)])
         };
-        more.insert(format!("tps_{clients}"), json!(rounded(self.sides[0].median())));
-        more.insert(format!("plain_tps_{clients}"), json!(rounded(self.sides[1].median())));
         more.insert(format!("ratio_{clients}"), json!(rounded(self.ratios.median())));
         more.insert(format!("ratio_{clients}_within"), within(&self.ratios));
         more.insert(format!("control_{clients}"), json!(rounded(self.control.median())));
         more.insert(format!("control_{clients}_within"), within(&self.control));
-        more.insert(format!("cpu_ratio_{clients}"), json!(rounded(self.cpu.median())));
+        more.insert(format!("tps_ratio_{clients}"), json!(rounded(self.tps.median())));
+        more.insert(format!("idle_cores_{clients}"), json!(rounded(self.idle.median())));
     }
 }
 

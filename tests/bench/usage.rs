@@ -1,5 +1,8 @@
 //! What processes have used, from /proc.
 
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -38,6 +41,12 @@ impl Tree {
 /// CPU seconds of a process of many threads, without its children.
 pub fn process_seconds(pid: i32) -> f64 {
     stat(pid).map_or(0.0, |fields| ticks(&fields, UTIME) + ticks(&fields, STIME))
+}
+
+/// CPU seconds of the threads that a process has now: finer than [`process_seconds`], which counts ended ones as well.
+pub fn threads_seconds(pid: i32) -> f64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.map(|thread| nanoseconds(&thread.path().join("schedstat").display().to_string())).sum()
 }
 
 /// CPU seconds of the calling thread.
@@ -91,6 +100,22 @@ fn children(of: i32) -> BTreeSet<i32> {
     let numbers = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
     let is_child = |pid: &i32| stat(*pid).is_some_and(|f| f.get(PARENT) == Some(&of.to_string()));
     numbers.filter(is_child).collect()
+}
+
+/// From now on the process, and whatever it starts, runs on the first processor that we may use.
+///
+/// # Panics
+/// That is refused.
+pub fn bind(process: i32) {
+    let ours = sched_getaffinity(Pid::this()).expect("our own processors");
+    let first = (0..CpuSet::count()).find(|at| ours.is_set(*at).unwrap_or(false)).expect("a processor");
+    let mut processors = CpuSet::new();
+    processors.set(first).expect("a processor");
+    // Processes of a server come and go.
+    match sched_setaffinity(Pid::from_raw(process), &processors) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(e) => panic!("process {process} is bound to a processor: {e}"),
+    }
 }
 
 #[cfg(test)]

@@ -33,12 +33,10 @@ pub fn differ_in_numbers(known: &[u8], plain: usize, text: &[u8]) -> bool {
         (at, other) = (at - shared, other - shared);
         let begins = at > 0 && matches!(known[at - 1], b' ' | b'=' | b'(' | b',' | b'<' | b'>');
         let (end, other_end) = (digits_end(known, at), digits_end(text, other));
-        if !begins || end == at || other_end == other || end > plain {
+        if !begins || end == at || other_end == other || end > plain || !ends_number(known, end) {
             return false;
         }
-        if !ends_number(known, end) || !ends_number(text, other_end) {
-            return false;
-        }
+        // What stands behind the other one's digits has to be the same.
         (at, other) = (end, other_end);
     }
 }

@@ -5,10 +5,7 @@
 use crate::capture::systems::memory;
 use crate::line::{Samples, rounded};
 use crate::pgbench::{self, pgbench};
-use crate::usage::{Tree, main_thread_seconds};
-use nix::errno::Errno;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use crate::usage::{Tree, bind, main_thread_seconds};
 use pgquorum_tests::{Plain, free_ports, server_directory_below};
 use postgres::Client;
 use serde_json::{Map, Value, json};
@@ -265,18 +262,5 @@ impl Load {
         let out = self.pgbench.wait_with_output().expect("pgbench");
         assert!(out.status.success(), "pgbench failed");
         pgbench::tps(&String::from_utf8_lossy(&out.stdout))
-    }
-}
-
-/// From now on the process, and whatever it starts, runs on the one processor.
-fn bind(process: i32) {
-    let ours = sched_getaffinity(Pid::this()).expect("our own processors");
-    let first = (0..CpuSet::count()).find(|at| ours.is_set(*at).unwrap_or(false)).expect("a processor");
-    let mut processors = CpuSet::new();
-    processors.set(first).expect("a processor");
-    // Processes of a server come and go.
-    match sched_setaffinity(Pid::from_raw(process), &processors) {
-        Ok(()) | Err(Errno::ESRCH) => {}
-        Err(e) => panic!("process {process} is bound to a processor: {e}"),
     }
 }
