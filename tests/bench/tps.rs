@@ -3,8 +3,8 @@
 //! what shall be measured, and where a transaction costs less, the same cost of the extension weighs more.
 //!
 //! Two systems work at once, on one processor, and what they get done in the same CPU time is compared: one after the other,
-//! two equal systems differ by more than ten percent from one second to the next, and on several processors by as much, by who
-//! happens to run beside whom. The processor never rests, so this is what it can do. What the cluster's nodes do when
+//! two equal systems differ by more than that from one second to the next, and on several processors as well, by who happens to
+//! run beside whom. The processor never rests, so this is what it can do. What the cluster's nodes do when
 //! nobody writes is measured by itself and left out: where each node has a machine, it is on others.
 //!
 //! There are two plain systems. Their ratio to each other would be 1 if measuring were exact: how far it is from 1 shows what a

@@ -21,6 +21,12 @@ pub fn announce(owner: u32) {
     NEXT.set(owner);
 }
 
+/// Is a COPY announced that has not begun?
+#[inline]
+pub fn is_announced() -> bool {
+    NEXT.get() != 0
+}
+
 /// An error has come before the COPY. Must not raise anything.
 pub fn forget() {
     NEXT.set(0);

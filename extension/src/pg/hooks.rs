@@ -169,8 +169,8 @@ unsafe extern "C-unwind" fn at_utility(
                 before_finish_prepared();
             }
             // BEGIN and COMMIT come with every few statements. Nothing runs inside them: what a COMMIT brings about comes after
-            // it. Inside what is watched they are commands like others.
-            if !watch::is_active() {
+            // it. Inside what is watched they are commands like others, and what was announced is for this one, or for none.
+            if !watch::is_active() && !statement::is_announced() {
                 return next(
                     pstmt,
                     query_string,

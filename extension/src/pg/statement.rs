@@ -66,6 +66,12 @@ pub fn next_is_own() {
     NEXT_IS_OWN.set(true);
 }
 
+/// Was something said of the utility statement that begins next, here or in `copy_owner`?
+#[inline]
+pub fn is_announced() -> bool {
+    NEXT_IS_OWN.get() || super::copy_owner::is_announced()
+}
+
 /// Is the statement that runs now one that [`next_is_own`] announced?
 pub fn is_own() -> bool {
     CURRENT.get().own

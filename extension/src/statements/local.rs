@@ -139,10 +139,13 @@ impl Local {
     #[inline]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
     pub fn by_text(&mut self, text: &[u8], path: u64) -> Option<Handle> {
+        if text.len() > TEXT_BYTES_MAX {
+            return None;
+        }
         if self.last.path == path && self.get(self.last.statement).is_some() && self.is_like_last(text) {
             return Some(self.last.statement);
         }
-        if text.len() > TEXT_BYTES_MAX || self.texts.is_empty() {
+        if self.texts.is_empty() {
             return None;
         }
         self.looks = self.strangers < STRANGERS || self.strangers.is_multiple_of(LOOK_FOR_ONE_OF);
@@ -347,6 +350,8 @@ mod unit {
         {
             assert!(!leads(text), "{}", text.escape_ascii());
         }
+        let long = format!("select {} from t -- 1", "1".repeat(TEXT_BYTES_MAX));
+        assert!(!leads(long.as_bytes()), "what a session remembers has a bound");
         assert!(leads(b"select 4 from t -- 1"), "what is no such text has changed nothing");
         assert_eq!(local.by_text(b"select 4 from t -- 1", 6), None, "another search path");
     }

@@ -113,7 +113,8 @@ impl Fleet {
         fleet
     }
 
-    /// Restarts all servers, on one processor; from one number to the next another one is the first, so that what comes of the order hits all.
+    /// Restarts all servers, on one processor; from one number to the next another one is the first, so that what comes of
+    /// the order hits all.
     pub fn restart(&mut self, number: u32) {
         let count = self.systems.len();
         for step in 0..count {
@@ -168,8 +169,8 @@ struct Race {
 /// What was measured of pairs of servers.
 ///
 /// Two servers run at once, on one processor: what the machine does besides, and how fast it is at the moment, then weighs on
-/// both. One after the other they would differ by ten percent from one second to the next, and on several processors by more,
-/// by who happens to run beside whom. The processor never rests, so transactions for its time are what it can do. It is the
+/// both. One after the other they would differ by more than what is looked for, and on several processors as well, by who
+/// happens to run beside whom. The processor never rests, so transactions for its time are what it can do. It is the
 /// severe way: each finds its caches filled by the other, which weighs more where there is more code.
 pub struct Measured {
     pairs: &'static [(Kind, Kind)],

@@ -1,6 +1,6 @@
 //! What a copy calls has the rights of the table's owner, however the rows come.
 
-use pgquorum_tests::Pair;
+use pgquorum_tests::{LogServer, Pair};
 use serde_json::json;
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, note text)";
@@ -49,4 +49,24 @@ fn a_copy_has_the_rights_of_the_tables_owner() {
     pair.await_state("stopped", Some("no_table_copied"));
     let tables = pair.target.get(1, "/subscriptions/mirror/tables").1;
     assert_eq!((&tables[0]["state"], &tables[0]["code"]), (&json!("stopped"), &json!("42501")), "{tables}");
+}
+
+/// The rights are for the very next command, and not for one after it, a savepoint included.
+#[test]
+fn what_is_announced_for_a_copy_ends_with_the_next_command() {
+    let log = LogServer::start("");
+    let mut client = log.connect();
+    let prepared = "CREATE ROLE owner; CREATE TABLE t (who text DEFAULT current_user, n int); ALTER TABLE t OWNER TO owner";
+    client.batch_execute(prepared).expect("a table of somebody else");
+    let mut copied = |between: &str| -> Result<String, postgres::Error> {
+        let begin = "BEGIN; TRUNCATE t; SELECT quorum.copy_as_owner('t'::regclass)";
+        let done = client.batch_execute(&format!("{begin}; {between} COPY t (n) FROM PROGRAM 'echo 1'"));
+        client.batch_execute("COMMIT")?;
+        done?;
+        Ok(client.query_one("SELECT who FROM t", &[])?.get(0))
+    };
+    assert!(copied("").is_err(), "the owner may not run programs");
+    for between in ["SHOW work_mem;", "SAVEPOINT s;", "SAVEPOINT s; ROLLBACK TO s;"] {
+        assert_eq!(copied(between).map_err(|e| format!("{e:?}")), Ok("postgres".to_owned()), "{between}");
+    }
 }
