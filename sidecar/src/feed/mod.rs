@@ -39,7 +39,7 @@ pub use ends::Leadership;
 pub use error::{FeedError, Kind, Result};
 pub use pieces::{Piece, Pieces};
 pub use poll::{Ask, Found};
-pub use pool::{Pool, Purpose};
+pub use pool::{Pool, Purpose, Taken};
 pub use position::{After, Position};
 pub use server::{ONLY_READ, Server, column, said, within};
 pub use source::{Call, ChannelId, CopyOut, Given, LAST, LogRow, Shared, Source};

@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::{Row, Statement};
 
 /// Readers that ask the database at the same time; the others wait their turn.
 const READING_MAX: usize = 6;
@@ -87,13 +88,38 @@ pub struct Pool {
 
 struct Idle {
     database: String,
-    session: Session,
+    kept: Kept,
     since: Instant,
+}
+
+/// A session, and what it has prepared: planning takes longer than running for what is asked again and again.
+struct Kept {
+    session: Session,
+    prepared: Vec<(&'static str, Statement)>,
+}
+
+impl Kept {
+    fn new(session: Session) -> Kept {
+        Kept { session, prepared: Vec::new() }
+    }
+
+    async fn row(&mut self, query: &'static str) -> Result<Row> {
+        let known = self.prepared.iter().position(|(text, _)| *text == query);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let statement = said(self.session.prepare_typed(query, &[])).await?;
+                self.prepared.push((query, statement));
+                self.prepared.len() - 1
+            }
+        };
+        said(self.session.query_one(&self.prepared[at].1, &[])).await
+    }
 }
 
 /// A session for one request. Whoever is done gives it back; one that is dropped ends when the server notices.
 pub struct Taken {
-    session: Session,
+    kept: Kept,
     database: String,
     shared: bool,
     _turn: OwnedSemaphorePermit,
@@ -102,7 +128,14 @@ pub struct Taken {
 impl Deref for Taken {
     type Target = Session;
     fn deref(&self) -> &Session {
-        &self.session
+        &self.kept.session
+    }
+}
+
+impl Taken {
+    /// The one row of a query without parameters that is asked often. A session that is kept has it prepared.
+    pub async fn row(&mut self, query: &'static str) -> Result<Row> {
+        self.kept.row(query).await
     }
 }
 
@@ -163,12 +196,12 @@ impl Pool {
         let turn = turn.ok_or_else(|| busy(purpose))?;
         let shared = !matches!(purpose, Purpose::Change | Purpose::Dump | Purpose::Hold | Purpose::Copy);
         let found = if shared { self.take_idle(database) } else { None };
-        let (session, new) = match found {
-            Some(session) => (session, false),
-            None => (self.connect(database, purpose).await?, true),
+        let (mut kept, new) = match found {
+            Some(kept) => (kept, false),
+            None => (Kept::new(self.connect(database, purpose).await?), true),
         };
-        within(SETTINGS_DEADLINE, ONLY_READ, prepare(&session, new, purpose)).await?;
-        Ok(Taken { session, database: database.to_owned(), shared, _turn: turn })
+        within(SETTINGS_DEADLINE, ONLY_READ, prepare(&mut kept, new, purpose)).await?;
+        Ok(Taken { kept, database: database.to_owned(), shared, _turn: turn })
     }
 
     /// A session in a database where the extension need not be, to put it there. It is not kept.
@@ -180,7 +213,7 @@ impl Pool {
         let session = self.connect(database, Purpose::Change).await?;
         let settings = format!("{SETTINGS}{SEARCH_PATH}");
         within(SETTINGS_DEADLINE, ONLY_READ, said(session.batch_execute(&settings))).await?;
-        Ok(Taken { session, database: database.to_owned(), shared: false, _turn: turn })
+        Ok(Taken { kept: Kept::new(session), database: database.to_owned(), shared: false, _turn: turn })
     }
 
     /// Takes the session back after a request, whatever came of it.
@@ -203,22 +236,22 @@ impl Pool {
 
     /// Keeps the session for the next one.
     fn give_back(&self, taken: Taken) {
-        let Taken { session, database, shared, .. } = taken;
-        if !shared || session.is_closed() {
+        let Taken { kept, database, shared, .. } = taken;
+        if !shared || kept.session.is_closed() {
             return;
         }
         let mut idle = self.lock();
         if idle.len() == IDLE_MAX {
             idle.remove(0);
         }
-        idle.push(Idle { database, session, since: Instant::now() });
+        idle.push(Idle { database, kept, since: Instant::now() });
     }
 
-    fn take_idle(&self, database: &str) -> Option<Session> {
+    fn take_idle(&self, database: &str) -> Option<Kept> {
         let mut idle = self.lock();
-        idle.retain(|one| !one.session.is_closed());
+        idle.retain(|one| !one.kept.session.is_closed());
         let found = idle.iter().rposition(|one| one.database == database)?;
-        Some(idle.remove(found).session)
+        Some(idle.remove(found).kept)
     }
 
     async fn connect(&self, database: &str, purpose: Purpose) -> Result<Session> {
@@ -243,8 +276,9 @@ impl Pool {
         let session = Session::remote_database(&self.config, server, database, manner(STATEMENT)).await;
         let session = session
             .map_err(|error| refused(error, &format!("the server at {server}"), "It is tried again"))?;
-        within(SETTINGS_DEADLINE, ONLY_READ, prepare(&session, true, Purpose::Visit)).await?;
-        Ok(Taken { session, database: database.to_owned(), shared: false, _turn: turn })
+        let mut kept = Kept::new(session);
+        within(SETTINGS_DEADLINE, ONLY_READ, prepare(&mut kept, true, Purpose::Visit)).await?;
+        Ok(Taken { kept, database: database.to_owned(), shared: false, _turn: turn })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
@@ -264,30 +298,35 @@ const SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
 const CHANNELS_ARE_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
     WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.channel') \
     AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
-/// The same of everything that is called for statements: an older version of the extension knows nothing of them.
-const STATEMENTS_ARE_OURS: &str = "SELECT count(*) = 6 FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
-    WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum' AND ( \
-    d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.readonly_statements') \
-    OR d.classid = 'pg_proc'::regclass AND d.objid IN (to_regprocedure('quorum.statements_state()'), \
-    to_regprocedure('quorum.served_statements()'), to_regprocedure('quorum.take_learned(integer)'), \
-    to_regprocedure('quorum.mark_unsent()'), to_regprocedure('quorum.merge_statements(jsonb)')))";
+/// The same of everything that is called for statements: an older version of the extension knows nothing of them. Asked
+/// before each answer: each name is looked up once, and OFFSET 0 keeps PostgreSQL from joining them with all that the
+/// extension has.
+const STATEMENTS_ARE_OURS: &str = "SELECT count(*) = 6 FROM (VALUES \
+    ('pg_class'::regclass::oid, to_regclass('quorum.readonly_statements')::oid), \
+    ('pg_proc'::regclass, to_regprocedure('quorum.statements_state()')), \
+    ('pg_proc'::regclass, to_regprocedure('quorum.served_statements()')), \
+    ('pg_proc'::regclass, to_regprocedure('quorum.take_learned(integer)')), \
+    ('pg_proc'::regclass, to_regprocedure('quorum.mark_unsent()')), \
+    ('pg_proc'::regclass, to_regprocedure('quorum.merge_statements(jsonb)'))) AS o(class, id) \
+    WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
+    WHERE d.classid = o.class AND d.objid = o.id AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' \
+    AND e.extname = 'pgquorum' OFFSET 0)";
 
 const SUBSCRIPTIONS_ARE_OURS: &str = "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid \
     WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('quorum.subscription') \
     AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'pgquorum')";
 
 /// Sets a session up for a request, and sees that what it will call is the extension's: it may have been dropped meanwhile.
-async fn prepare(session: &Session, new: bool, purpose: Purpose) -> Result<()> {
-    let failed = |error: tokio_postgres::Error| FeedError::from_database(&error);
+async fn prepare(kept: &mut Kept, new: bool, purpose: Purpose) -> Result<()> {
     if new {
-        session.batch_execute(&format!("{SETTINGS}{SEARCH_PATH}")).await.map_err(failed)?;
+        said(kept.session.batch_execute(&format!("{SETTINGS}{SEARCH_PATH}"))).await?;
     }
-    if !session.query_typed_one(purpose.is_ours(), &[]).await.map_err(failed)?.get::<_, bool>(0) {
+    if !kept.row(purpose.is_ours()).await?.get::<_, bool>(0) {
         return Err(FeedError::no_extension());
     }
     if purpose == Purpose::Change {
         // It names tables as its user's own session would; all else in its statements has its schema with it.
-        session.batch_execute("RESET search_path").await.map_err(failed)?;
+        said(kept.session.batch_execute("RESET search_path")).await?;
     }
     Ok(())
 }

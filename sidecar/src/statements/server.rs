@@ -1,7 +1,7 @@
 //! The servers of this node and of the leader as a [`Source`]: the extension's functions, with the sessions of the pool.
 
 use super::source::{Answer, Counts, Served, Source};
-use crate::feed::{FeedError, Kind, ONLY_READ, Pool, Purpose, Result, column, said, within};
+use crate::feed::{FeedError, Kind, ONLY_READ, Pool, Purpose, Result, Taken, column, said, within};
 use futures_util::TryStreamExt;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -40,6 +40,10 @@ const MERGE_UNKNOWN: &str = "It may have what this node learned: telling it twic
 /// How often a list is read anew because the state moved meanwhile.
 const ATTEMPTS: usize = 3;
 
+async fn state(session: &mut Taken) -> Result<String> {
+    column(&session.row(STATE).await?, 0)
+}
+
 /// The server of this node.
 pub struct Server {
     pool: Arc<Pool>,
@@ -52,17 +56,16 @@ impl Server {
     }
 
     async fn read_served(&self, database: &str, known: Option<&str>) -> Result<Option<Served>> {
-        let session = self.pool.take(database, Purpose::Statements).await?;
+        let mut session = self.pool.take(database, Purpose::Statements).await?;
         let read = async {
-            let state = async || column::<String>(&said(session.query_typed_one(STATE, &[])).await?, 0);
-            let mut before = state().await?;
+            let mut before = state(&mut session).await?;
             if known == Some(&before) {
                 return Ok(None);
             }
             let mut attempt = 1;
             loop {
                 let hashes: Option<_> = column(&said(session.query_typed_one(SERVED, &[])).await?, 0)?;
-                let after = state().await?;
+                let after = state(&mut session).await?;
                 // What is newer than the state it is shown under is read again at the next look: nothing is missed.
                 if after == before || attempt == ATTEMPTS {
                     return Ok(Some(Served { state: before, hashes: hashes.unwrap_or_default() }));
