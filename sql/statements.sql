@@ -51,8 +51,12 @@ INSERT INTO quorum.statements_counter (served, forgotten) VALUES (1, 0);
 
 -- Verdicts only get worse here: they are joined over all plannings on all nodes. A change of what a statement depends on
 -- sets its row back (in Rust, in the transaction that makes the change).
+--
+-- Few rows are joined with a table that may be large, by its key, and again and again: without statistics, and with plans
+-- from when the table was empty, all of it would be read each time.
 CREATE FUNCTION quorum.save_statements(learned jsonb) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
     min_calls CONSTANT bigint := current_setting('pgquorum.statements_min_calls');
     most CONSTANT bigint := current_setting('pgquorum.statements_max');
@@ -131,7 +135,8 @@ BEGIN
         -- The same hash under another search_path: whoever computes it cannot tell the texts apart either.
         UPDATE quorum.readonly_statement AS r SET barred = true, withdrawn = coalesce(r.withdrawn, clock_timestamp()),
             reason = 'two different statements have this hash'
-        WHERE NOT r.barred AND r.hash IN (SELECT (n.value ->> 'hash')::bigint FROM jsonb_array_elements(learned) AS n)
+        WHERE NOT r.barred
+          AND r.hash = ANY (ARRAY(SELECT (n.value ->> 'hash')::bigint FROM jsonb_array_elements(learned) AS n))
           AND EXISTS (SELECT FROM quorum.readonly_statement AS o
                       WHERE o.hash = r.hash AND (o.check_hash, o.length, o.statement) <> (r.check_hash, r.length, r.statement));
         IF FOUND THEN
@@ -139,13 +144,15 @@ BEGIN
         END IF;
         SELECT count(*) - most INTO surplus FROM quorum.readonly_statement AS r;
         IF surplus > 0 THEN
+            -- Here all rows are looked at.
+            PERFORM set_config('enable_hashjoin', 'on', true), set_config('enable_seqscan', 'on', true);
             -- Some more, so that this is not done each time. What was seen writing is remembered longest; then what is in
             -- use: a row's counters are older than those in memory, and its statement is not saved anew for the row's sake.
             DELETE FROM quorum.readonly_statement AS r USING (
                 SELECT o.hash, o.search_path FROM quorum.readonly_statement AS o
                 LEFT JOIN quorum.statements_here() AS h
                     ON h.hash = o.hash AND convert_from(h.search_path, 'UTF8') = o.search_path
-                ORDER BY o.barred, h.hash IS NOT NULL, o.calls > 1, o.last_use LIMIT surplus + most / 20) AS o
+                ORDER BY o.barred, h.hash IS NOT NULL, o.calls > 1, o.last_use LIMIT surplus + most / 10) AS o
             WHERE r.hash = o.hash AND r.search_path = o.search_path;
             moved := moved + 1;
         END IF;

@@ -10,8 +10,8 @@ use crate::pg::encoding;
 
 /// Counters are saved at most so often.
 const COUNTERS_US: u64 = 10_000_000;
-/// Statements that have run once are saved in so many at a time: most of them never come again.
-const YOUNG_MAX: usize = 128;
+/// So many at a time are saved of those that can wait: they come in any number, and each costs as much as several executions.
+const LATER_MAX: usize = 128;
 
 /// One statement.
 #[derive(Clone, Debug, Default)]
@@ -42,17 +42,22 @@ pub struct Record {
 
 /// How soon it is to be saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Urgency {
+pub enum Urgency {
+    /// It takes away from what is served.
     AtOnce,
+    /// What is served may grow by it.
     Soon,
     Counters,
+    /// It has run once: most of those never come again.
     Young,
 }
 
 fn urgency(entry: &Entry, now_us: u64) -> Option<Urgency> {
     let (calls, saved_us) = (entry.calls.load(Relaxed), entry.saved_us.load(Relaxed));
     if entry.has(flag::UNSAVED) {
-        return Some(if entry.is_negative() && saved_us != 0 || entry.has(flag::BARRED) {
+        // One that is new may have the hash of one that is served, under another search path.
+        let is_there = || saved_us != 0 || shared::may_be_given(entry.hash.load(Relaxed));
+        return Some(if entry.has(flag::BARRED) || entry.is_negative() && is_there() {
             Urgency::AtOnce
         } else if calls > 1 || saved_us != 0 {
             Urgency::Soon
@@ -60,30 +65,53 @@ fn urgency(entry: &Entry, now_us: u64) -> Option<Urgency> {
             Urgency::Young
         });
     }
-    (calls > 0 && now_us >= saved_us + COUNTERS_US).then_some(if calls > 1 || saved_us != 0 {
-        Urgency::Counters
-    } else {
-        Urgency::Young
+    let is_observed = || entry.known() == Known::Unproven && entry.clean.load(Relaxed) > 0;
+    (calls > 0 && now_us >= saved_us + COUNTERS_US).then(|| match () {
+        () if is_observed() => Urgency::Soon,
+        () if calls > 1 || saved_us != 0 => Urgency::Counters,
+        () => Urgency::Young,
     })
 }
 
-/// Is there anything to save in this database?
-pub fn is_anything_due(database: u32, now_us: u64) -> bool {
+/// What is to be taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Nothing that can wait longer than this.
+    pub least: Urgency,
+    pub most: usize,
+}
+
+impl Wanted {
+    /// At most so many, of whatever there is.
+    pub fn any(most: usize) -> Self {
+        Self { least: Urgency::Young, most }
+    }
+}
+
+/// Is there anything of that kind to save in this database?
+pub fn is_anything_due(database: u32, now_us: u64, least: Urgency) -> bool {
     let _kept = shared::share();
-    table::of_database(database).any(|(_, entry, _)| urgency(entry, now_us).is_some())
+    table::of_database(database)
+        .any(|(_, entry, _)| urgency(entry, now_us).is_some_and(|urgency| urgency <= least))
 }
 
 /// Takes what is to be saved, the most urgent first; what is not saved then is to be [given back](give_back).
-pub fn take(database: u32, now_us: u64, most: usize, in_recovery: bool) -> Vec<Record> {
+pub fn take(database: u32, now_us: u64, wanted: Wanted, in_recovery: bool) -> Vec<Record> {
     let _kept = shared::share();
     let mut due: Vec<_> = table::of_database(database)
         .filter_map(|(place, entry, texts)| {
-            urgency(entry, now_us).map(|urgency| (urgency, place, entry, texts))
+            let urgency = urgency(entry, now_us).filter(|urgency| *urgency <= wanted.least)?;
+            // Those whose turn comes round are taken in turn, or some would never be saved.
+            let rank = match urgency {
+                Urgency::Counters => entry.saved_us.load(Relaxed),
+                _ => !entry.calls.load(Relaxed),
+            };
+            Some(((urgency, rank), place, entry, texts))
         })
         .collect();
-    due.sort_by_key(|(urgency, _, entry, _)| (*urgency, std::cmp::Reverse(entry.calls.load(Relaxed))));
-    let young = due.partition_point(|(urgency, ..)| *urgency < Urgency::Young);
-    due.truncate(most.min(young + YOUNG_MAX));
+    due.sort_by_key(|(rank, ..)| *rank);
+    let later = due.partition_point(|((urgency, _), ..)| *urgency < Urgency::Counters);
+    due.truncate(wanted.most.min(later + LATER_MAX));
     due.into_iter().map(|(_, place, entry, texts)| record(place, entry, texts, now_us, in_recovery)).collect()
 }
 

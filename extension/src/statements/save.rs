@@ -7,7 +7,7 @@
 use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 use pgrx::prelude::*;
 
-use super::records::{self, Record};
+use super::records::{self, Record, Urgency, Wanted};
 use super::shared;
 use super::{databases, settings, table, withdraw};
 use crate::error::Refusal;
@@ -31,12 +31,19 @@ const LOCKED_NS_LONG: u64 = 30_000 * clock::NS_PER_MS;
 const LOCK_TIMEOUT: &std::ffi::CStr = c"200ms";
 /// Statements in one transaction.
 const RECORDS_MAX: usize = 2000;
+/// Where more statements come than there is room for, what is saved is soon thrown out for others: there saving, but for what
+/// takes away from the list, takes no more than one part in so many of a processor's time.
+const CHURN_SHARE: u64 = 400;
+const CHURN_RECORDS_MAX: usize = 128;
+const CHURN_MS_MAX: u64 = 5000;
 
 struct Saver {
     database: u32,
     /// When there was something to do last.
     since_ns: u64,
     busy_ns: u64,
+    /// What can wait is not looked at before.
+    later_ns: u64,
     failures: u32,
     failing_since_ns: Option<u64>,
     said: String,
@@ -71,6 +78,7 @@ pub extern "C-unwind" fn pgquorum_statements_main(database: pg_sys::Datum) {
         database,
         since_ns: clock::boottime_ns(),
         busy_ns: clock::boottime_ns(),
+        later_ns: 0,
         failures: 0,
         failing_since_ns: None,
         said: String::new(),
@@ -104,17 +112,19 @@ impl Saver {
             Some(seen) => seen != prepared,
         };
         let sweeps = databases::is_to_be_swept(self.database);
+        let wanted = self.wanted(now_ns);
         if !sets_back
             && !sweeps
             && !urgent
-            && !records::is_anything_due(self.database, process::now_us_unsigned())
+            && !records::is_anything_due(self.database, process::now_us_unsigned(), wanted.least)
         {
-            return (now_ns < self.busy_ns + IDLE_NS).then_some(INTERVAL_MS);
+            return (now_ns < self.busy_ns + IDLE_NS).then(|| self.pause_ms(now_ns));
         }
         self.busy_ns = now_ns;
         let mut taken = Vec::new();
         let database = self.database;
-        let attempt = worker::transaction(|| work(database, sets_back, sweeps, &mut taken));
+        let cpu_ns = clock::own_cpu_ns();
+        let attempt = worker::transaction(|| work(database, sets_back, sweeps, wanted, &mut taken));
         worker::end_if_told();
         match attempt {
             Ok(Done::Gone) => {
@@ -141,7 +151,25 @@ impl Saver {
         self.failures = 0;
         self.failing_since_ns = None;
         self.said.clear();
-        Some(INTERVAL_MS)
+        let now_ns = clock::boottime_ns();
+        if wanted.least > Urgency::AtOnce && table::is_full() {
+            let cost_ns = clock::own_cpu_ns().saturating_sub(cpu_ns);
+            let wait_ns = cost_ns.saturating_mul(CHURN_SHARE).min(CHURN_MS_MAX * clock::NS_PER_MS);
+            self.later_ns = now_ns + wait_ns;
+        }
+        Some(self.pause_ms(now_ns))
+    }
+
+    /// What is to be saved at this moment.
+    fn wanted(&self, now_ns: u64) -> Wanted {
+        let least = if now_ns < self.later_ns { Urgency::AtOnce } else { Urgency::Young };
+        let most = if table::is_full() { CHURN_RECORDS_MAX } else { RECORDS_MAX };
+        Wanted { least, most: most.min(settings::most()) }
+    }
+
+    /// How long to wait for the next look.
+    fn pause_ms(&self, now_ns: u64) -> u64 {
+        INTERVAL_MS.max(self.later_ns.saturating_sub(now_ns).div_ceil(clock::NS_PER_MS))
     }
 
     /// Says it once, and tries again later, longer and longer.
@@ -167,7 +195,7 @@ impl Saver {
 }
 
 /// One transaction. `taken`: what is to be given back should it fail.
-fn work(database: u32, sets_back: bool, sweeps: bool, taken: &mut Vec<Record>) -> Done {
+fn work(database: u32, sets_back: bool, sweeps: bool, wanted: Wanted, taken: &mut Vec<Record>) -> Done {
     // From here on nobody withdraws, and what was withdrawn is seen: those who change something keep a lock on the table
     // until they have committed and have set back what is in memory.
     if !statement_rows::lock_for_saving() {
@@ -182,7 +210,7 @@ fn work(database: u32, sets_back: bool, sweeps: bool, taken: &mut Vec<Record>) -
         }
         return Done::SetBack;
     }
-    *taken = records::take(database, process::now_us_unsigned(), RECORDS_MAX.min(settings::most()), false);
+    *taken = records::take(database, process::now_us_unsigned(), wanted, false);
     if taken.is_empty() {
         return Done::Saved(Vec::new());
     }

@@ -7,6 +7,7 @@ use pgrx::PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
 use pgrx::prelude::*;
 
 use super::entry::{Known, flag};
+use super::records::{Urgency, Wanted};
 use super::ring::{self, Statement};
 use super::rows::{self, Standing};
 use super::{databases, identity, records, settings, shared, table};
@@ -181,7 +182,7 @@ fn take_learned(max_rows: i32) -> JsonText {
     });
     follow_forgotten();
     let (database, now_us) = (worker::own_database(), process::now_us_unsigned());
-    if !process::in_recovery() || !records::is_anything_due(database, now_us) {
+    if !process::in_recovery() || !records::is_anything_due(database, now_us, Urgency::Young) {
         return JsonText(b"[]".to_vec());
     }
     let mut standings = HashMap::new();
@@ -192,7 +193,7 @@ fn take_learned(max_rows: i32) -> JsonText {
     if !found {
         return JsonText(b"[]".to_vec());
     }
-    let mut taken = records::take(database, now_us, most, true);
+    let mut taken = records::take(database, now_us, Wanted::any(most), true);
     records::saved(&taken, true);
     taken.retain_mut(|record| {
         // What the table says already need not be said again.
