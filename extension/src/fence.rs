@@ -19,7 +19,7 @@ use crate::weak_commits;
 const LEASE_POLL_MS: i64 = 5;
 
 /// This session was made read-only when it connected, and has not been healed yet.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static MADE_READ_ONLY: Single<Cell<bool>> = Single::cell(false);
 
 /// At pre-commit and pre-prepare of every transaction. An ERROR is legal here.
@@ -76,7 +76,7 @@ pub fn after_authentication() {
 }
 
 /// Is there a valid lease now?
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub fn lease_valid() -> bool {
     shmem::lease().is_valid(clock::boottime_ns())
 }

@@ -6,7 +6,7 @@ use pgrx::guc::GucValue;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `pgquorum.fence`: refuse commits of writers while there is no valid lease.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 pub static FENCE: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// `pgquorum.acknowledgement_rule`: the only value that `synchronous_standby_names` may take while the fence is on.
 pub static ACKNOWLEDGEMENT_RULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);

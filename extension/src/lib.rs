@@ -18,7 +18,8 @@
 //!
 //! What most transactions go through is in the section `.text_hot` of the library, and the variables that it looks at in
 //! `.data_hot`. It is a few kilobytes among some megabytes, and takes less time to run than to come from memory: so it lies
-//! side by side.
+//! side by side. Builds for tests have no such sections: one function would bring in all the others, and what they need of
+//! the server.
 //!
 //! Invariant: nothing here talks to the network or to other nodes, and nothing decides about the
 //! cluster. The sidecar does; this side only refuses what the sidecar can no longer vouch for.

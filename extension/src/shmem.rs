@@ -166,7 +166,7 @@ unsafe impl PGRXSharedMemory for Lease {}
 unsafe impl PGRXSharedMemory for LeaderHint {}
 
 // SAFETY: the names are this extension's own.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static LEASE: PgAtomic<Lease> = unsafe { PgAtomic::new(c"pgquorum lease") };
 // SAFETY: as above.
 static LEADER_HINT: PgLwLock<LeaderHint> = unsafe { PgLwLock::new(c"pgquorum leader hint") };

@@ -46,7 +46,7 @@ use crate::pg::single::Single;
 use crate::pg::{apply_session, process};
 
 /// What the present transaction applies.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static SESSION: Single<RefCell<Option<Session>>> = Single::new(None);
 
 /// Applies whole frames `P` and `R` of the binary stream of the source. An empty batch tells where the subscription is.

@@ -159,7 +159,7 @@ pub fn forget_segments(_changes: &Changes) {
 }
 
 /// After a commit or abort, when others see what became of the transaction. Must not raise anything.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub fn after_end() {
     LEVEL.set(1);
     CLOSED.set(false);

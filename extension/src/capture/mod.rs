@@ -45,13 +45,13 @@ type Buffers = buffer::Buffers<SpillFile>;
 
 static CAPTURE: Single<RefCell<Capture>> = Single::new(Capture::new());
 /// Something was captured in this transaction.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static DIRTY: Single<Cell<bool>> = Single::cell(false);
 /// Nesting level of savepoints; the transaction itself is 1.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static LEVEL: Single<Cell<i32>> = Single::cell(1);
 /// This transaction's changes are in the log: what would be captured now would not get there.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static CLOSED: Single<Cell<bool>> = Single::cell(false);
 
 struct Capture {

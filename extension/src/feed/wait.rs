@@ -25,7 +25,7 @@ const WAIT_MS_MAX: f64 = 3_600_000.0;
 const CUT_MS_MAX: u64 = 60_000;
 
 /// This transaction has made a channel: its database needs a cutter when it has committed.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static MADE_CHANNEL: Single<Cell<bool>> = Single::cell(false);
 
 /// Internal. Lets a cutter be started for this database when the transaction commits.

@@ -9,7 +9,7 @@ use super::owner_rights;
 use super::single::Single;
 
 /// The owner with whose rights the next statement is run if it is a COPY FROM; 0: nobody.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static NEXT: Single<Cell<u32>> = Single::cell(0);
 
 /// The rights that were in force; `None`: they were not changed.

@@ -40,7 +40,7 @@ unsafe extern "C-unwind" {
 const READ_ONLY: c_int = PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION as c_int;
 const ERROR: c_int = PgLogLevel::ERROR as c_int;
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_AUTHENTICATION: AuthenticationHook = None;
 static mut PREVIOUS_REPORT: pg_sys::emit_log_hook_type = None;
@@ -62,7 +62,7 @@ pub fn init() {
 
 /// Most transactions have nothing that concerns us, and then nothing here can raise an error: they are spared pgrx's guard,
 /// which costs more than all the rest.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT if nothing_concerns_us() && fence::lets_pass() => {
@@ -149,7 +149,7 @@ unsafe extern "C-unwind" fn at_savepoint(
 }
 
 #[allow(clippy::too_many_arguments)]
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_utility(
     pstmt: *mut pg_sys::PlannedStmt,
     query_string: *const c_char,

@@ -17,7 +17,7 @@ use crate::statements::proof::Examined;
 const PLACES: usize = 512;
 const TREES: usize = 16;
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static GENERATION: Single<Cell<u32>> = Single::cell(0);
 static FINE: Single<[Cell<u64>; PLACES]> = Single::of([const { Cell::new(0) }; PLACES]);
 static INHERITORS: Single<[Cell<Option<Tree>>; TREES]> = Single::of([const { Cell::new(None) }; TREES]);

@@ -12,7 +12,7 @@ use crate::statements::{learn, watch};
 
 /// How many statements are being planned, run or finished, one inside the other. One process: no ordering is needed, here
 /// and below.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static NESTING: AtomicU32 = AtomicU32::new(0);
 /// The same where savepoints began, by their nesting level: an error brings back what was there.
 static NESTING_AT: [AtomicU32; LEVELS] = [const { AtomicU32::new(0) }; LEVELS];

@@ -10,7 +10,7 @@ use super::{search_path, table};
 use crate::statements::learn;
 
 /// Whether the extension is in this database. One process: no ordering is needed.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static HERE: AtomicU8 = AtomicU8::new(UNKNOWN);
 /// The learner's table, when it was found to belong to the extension.
 static TABLE: AtomicU32 = AtomicU32::new(0);

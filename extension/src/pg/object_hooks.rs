@@ -13,7 +13,7 @@ use super::statement_hooks::is_on;
 use super::{names, nesting};
 use crate::statements::{proof, watch, withdraw};
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
 
 /// Installs the hooks; once, from `_PG_init`.
@@ -26,7 +26,7 @@ pub fn init() {
     }
 }
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_object(
     access: ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -128,7 +128,7 @@ pub unsafe extern "C-unwind" fn alters(statement: *const pg_sys::AlterTableStmt)
 }
 
 /// Resources are given back; for the transaction itself locks come after the notices of what it has changed.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_release(
     phase: pg_sys::ResourceReleasePhase::Type,
     _is_commit: bool,

@@ -31,7 +31,7 @@ const INHERITORS: usize = 4096;
 
 impl Walk {
     /// A function, however it comes to be called. `true`: it is fine and rests on nothing but itself.
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+    #[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
     pub(super) fn function(&mut self, oid: u32) -> bool {
         self.found.depends.add(oid);
         let stamp = Stamp::new(Kind::Function, oid);
@@ -123,7 +123,7 @@ impl Walk {
     }
 
     /// An operator; `function` is what it calls, 0: to be looked up.
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+    #[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
     pub(super) fn operator(&mut self, oid: u32, function: u32) {
         if !catalog::is_pinned(oid) {
             return self.own_operator(oid);
@@ -172,7 +172,7 @@ impl Walk {
     /// # Safety
     ///
     /// It is locked, or was met in a policy.
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+    #[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
     pub(super) unsafe fn relation(&mut self, oid: u32, with_inheritors: bool) {
         if catalog::is_pinned(oid) {
             return;
@@ -193,7 +193,7 @@ impl Walk {
         }
     }
 
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+    #[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
     fn one_relation(&mut self, oid: u32, found: &catalog::Relation) {
         let about = About::Relation(oid);
         match found.kind {

@@ -37,7 +37,7 @@ impl Walk {
         self.nested_type(oid, 0, true);
     }
 
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+    #[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
     fn nested_type(&mut self, oid: u32, depth: u8, made: bool) {
         if catalog::is_pinned(oid) {
             return;

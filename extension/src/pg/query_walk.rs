@@ -63,7 +63,7 @@ pub(super) struct Walk {
 /// # Safety
 ///
 /// The tree is analysed, rewritten and valid, and its relations are locked; in a transaction.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub unsafe fn examine(query: *mut pg_sys::Query, mode: Mode) -> Examined {
     let mut walk = Walk {
         found: Examined::default(),
@@ -104,7 +104,7 @@ pub(super) unsafe fn items<'a>(list: *mut pg_sys::List) -> &'a [pg_sys::ListCell
 /// # Safety
 ///
 /// The node is null or valid; the context is a [`Walk`] that nobody else uses meanwhile.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub(super) unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
     // SAFETY: see above; the tags say what the nodes are. The walk is not used any more when PostgreSQL calls back.
     unsafe {

@@ -15,13 +15,13 @@ type Matcher = pg_sys::SearchPathMatcher;
 type Matcher = pg_sys::OverrideSearchPath;
 
 /// A schema was renamed, or may have been. One process: no ordering is needed.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static RENAMED: AtomicBool = AtomicBool::new(false);
 
 /// What [`TEXT`] was read by, in the session's memory; null: nothing yet.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static MATCHER: Single<Cell<*mut Matcher>> = Single::cell(std::ptr::null_mut());
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static HASH: Single<Cell<u64>> = Single::cell(0);
 static TEXT: Single<RefCell<Vec<u8>>> = Single::new(Vec::new());
 

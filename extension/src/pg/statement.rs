@@ -19,10 +19,10 @@ pub struct Statement {
 
 const NONE: Statement = Statement { start: std::ptr::null(), length: 0, own: false };
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static CURRENT: Single<Cell<Statement>> = Single::cell(NONE);
 /// The statement that begins next is ours.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static NEXT_IS_OWN: Single<Cell<bool>> = Single::cell(false);
 
 /// A statement begins; what was running before is to be given to [`leave`].

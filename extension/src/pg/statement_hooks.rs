@@ -13,6 +13,7 @@ use super::nesting::{enter, is_clients, leave};
 use super::{jumble, notices, object_hooks, rewind_files};
 use crate::guc::quick;
 use crate::statements::proof::{self, Examined};
+use crate::statements::recognise::Admitted;
 use crate::statements::{is_broken, learn, recognise, settings, table, watch};
 
 unsafe extern "C-unwind" {
@@ -35,22 +36,22 @@ unsafe extern "C-unwind" {
     fn standard_ExecutorRun(desc: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
 }
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
 
 /// Whether this session's statements are learned.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static SESSION: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
 const LEARNS: u8 = 1;
 const DOES_NOT: u8 = 2;
 
 /// What was counted is given to the table when the session ends.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static FLUSHES: AtomicBool = AtomicBool::new(false);
 
 /// Sessions of the sidecar, which have much to do and say nothing of the users' statements.
@@ -72,7 +73,7 @@ pub fn init() {
 
 /// Are statements of this session learned?
 #[inline]
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub fn is_on() -> bool {
     // SAFETY: a setting's variable.
     let standard = unsafe { pg_sys::standard_conforming_strings };
@@ -117,7 +118,7 @@ unsafe fn part<'a>(text: *const c_char, location: c_int, length: c_int) -> &'a [
     }
 }
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_planning(
     query: *mut pg_sys::Query,
     text: *const c_char,
@@ -152,7 +153,7 @@ unsafe extern "C-unwind" fn at_planning(
 /// # Safety
 ///
 /// The arguments are the planner's.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe fn planning_begins(query: *mut pg_sys::Query, text: *const c_char) -> bool {
     guarded(false, || {
         if !notices::extension_is_here() {
@@ -161,7 +162,14 @@ unsafe fn planning_begins(query: *mut pg_sys::Query, text: *const c_char) -> boo
         // SAFETY: the planner's own arguments, which it has not changed yet.
         unsafe {
             let text_of = part(text, (*query).stmt_location, (*query).stmt_len);
-            let Some(admitted) = learn::is_worth_looking(text_of) else { return false };
+            let admitted = match learn::is_worth_looking(text_of) {
+                None => return false,
+                Some(Admitted::Unseen) => {
+                    learn::unseen_planning_begins();
+                    return true;
+                }
+                Some(admitted) => admitted,
+            };
             let examined = proof::examine(query);
             flush_at_exit();
             learn::planning_begins(text_of, admitted, &examined, jumble::given_id(query), || {
@@ -172,7 +180,7 @@ unsafe fn planning_begins(query: *mut pg_sys::Query, text: *const c_char) -> boo
 }
 
 #[cfg(not(feature = "pg18"))]
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_run(
     desc: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -193,7 +201,7 @@ unsafe extern "C-unwind" fn at_run(
 }
 
 #[cfg(feature = "pg18")]
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_run(
     desc: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -213,7 +221,7 @@ unsafe extern "C-unwind" fn at_run(
 }
 
 /// Triggers fire here.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe extern "C-unwind" fn at_finish(desc: *mut pg_sys::QueryDesc) {
     // SAFETY: as above.
     unsafe {
@@ -247,7 +255,7 @@ unsafe fn before_run(desc: *mut pg_sys::QueryDesc) -> bool {
     }
 }
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 unsafe fn run_begins(desc: *mut pg_sys::QueryDesc) -> bool {
     guarded(false, || {
         // SAFETY: as in `before_run`.
@@ -369,7 +377,7 @@ unsafe fn command_inside(node: *mut pg_sys::Node) {
 }
 
 #[inline]
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 fn flush_at_exit() {
     if !FLUSHES.load(Relaxed) {
         FLUSHES.store(true, Relaxed);

@@ -14,10 +14,10 @@ const TERMINATED: &CStr =
     c"canceling the wait for synchronous replication and terminating connection due to administrator command";
 
 /// `log_min_messages` as it was before [`hear_warnings`].
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static QUIET: Single<Cell<Option<i32>>> = Single::cell(None);
 /// Where output goes, as it was when the session was told to end in a wait that then succeeded.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static OUTPUT: Single<Cell<Option<pg_sys::CommandDest::Type>>> = Single::cell(None);
 
 /// What ended one step of a wait.

@@ -67,7 +67,7 @@ pub fn hurry(database: u32) {
     raise(database, AT_ONCE);
 }
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 fn raise(database: u32, wanted: u32) {
     let Some(entry) = of(database) else { return };
     if entry.wanted.fetch_max(wanted, SeqCst) >= wanted || process::in_recovery() {

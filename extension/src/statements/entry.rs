@@ -79,8 +79,6 @@ pub struct Entry {
     /// When its counters were saved.
     pub saved_us: AtomicU64,
     pub database: AtomicU32,
-    /// The next one in its bucket or in the list of free ones, plus one.
-    pub next: AtomicU32,
     pub verdict: AtomicU32,
     pub flags: AtomicU32,
     /// Grows with use, and falls when places are looked for.

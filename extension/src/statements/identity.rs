@@ -22,7 +22,7 @@ pub struct Identity {
 impl Identity {
     /// Of a text in the database's encoding; hashes are those of the text in UTF-8. In a transaction. `buffer` is room that
     /// is given back by [`Identity::into_buffer`].
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+    #[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
     pub fn of(text: &[u8], mut buffer: Vec<u8>) -> Self {
         buffer.resize(TEXT_BYTES, 0);
         let text = in_utf8(text);

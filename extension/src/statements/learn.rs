@@ -27,16 +27,16 @@ const FLUSH_US: u64 = 1_000_000;
 const REPLAN_NS: u64 = 10_000 * clock::NS_PER_MS;
 
 /// What the client's statement is.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static CURRENT: Single<Cell<Handle>> = Single::cell(Handle::NONE);
 
 /// What this session had seen of changes when its transaction began. One process: no ordering is needed.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static SEEN_GENERATION: AtomicU64 = AtomicU64::new(0);
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static SEEN_LSN: AtomicU64 = AtomicU64::new(0);
 /// Plans of this session are older than what is known of their statements.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static REPLAN: AtomicBool = AtomicBool::new(false);
 static REPLANNED_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -61,7 +61,7 @@ pub fn seen() -> Seen {
 
 /// A query of the client is about to be planned: is it worth to look at its tree? Not if it comes for the first time while
 /// the table has no room: of many that come once, none is to take a place.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub fn is_worth_looking(text: &[u8]) -> Option<Admitted> {
     match recognise::admits(text) {
         Admitted::No => None,
@@ -69,9 +69,14 @@ pub fn is_worth_looking(text: &[u8]) -> Option<Admitted> {
     }
 }
 
+/// It is not looked at, and planned all the same. [`watch::ended`] is to be called.
+pub fn unseen_planning_begins() {
+    watch::begin(Place::UNSEEN);
+}
+
 /// It was looked at. `query_id`: 0: it is not known, and may be asked for. True: it is watched,
 /// and [`watch::ended`] is to be called.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub fn planning_begins(
     text: &[u8],
     admitted: Admitted,
@@ -96,7 +101,7 @@ pub fn planning_begins(
 }
 
 /// Joins what a planning came to.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 fn join(place: Place, examined: &Examined) {
     let (Some(entry), Some(judged)) = (place.entry(), judged(examined)) else { return };
     if table::knows(entry, &judged) {
@@ -113,7 +118,7 @@ fn join(place: Place, examined: &Examined) {
 
 /// A query of the client is about to run. True: it is watched, and [`watch::ended`] and then [`count_run`] are to be
 /// called.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub fn run_begins(text: &[u8]) -> bool {
     let Some((handle, place)) = recognise(text, None) else { return false };
     CURRENT.set(handle);
@@ -144,7 +149,7 @@ fn is_unknown(entry: &super::entry::Entry) -> bool {
 }
 
 /// It has run without an error. `clean`: it could have written, and has not.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub fn count_run(clean: bool) {
     count(CURRENT.get(), clean);
 }
@@ -165,7 +170,7 @@ pub fn utility_ended() {
     count(CURRENT.get(), false);
 }
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 fn count(handle: Handle, clean: bool) {
     let now_us = process::statement_us();
     recognise::with(|local| {
@@ -188,6 +193,7 @@ fn count(handle: Handle, clean: bool) {
 /// A statement was seen writing: it is withdrawn at once.
 #[cold]
 pub fn wrote(place: Place, why: &str) {
+    let Some(place) = recognise::seen_now(place) else { return };
     let Some(written) = table::writes(place, why) else { return };
     let database = worker::own_database();
     if !written.was_served {
@@ -216,7 +222,7 @@ pub fn plan_anew() {
 }
 
 /// A transaction is over, good or bad. Must not raise anything.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub fn after_transaction() {
     watch::after_transaction();
     take_in();

@@ -20,6 +20,21 @@ const TEXT_BYTES_MAX: usize = 4096;
 const STRANGERS: u32 = 64;
 const LOOK_FOR_ONE_OF: u32 = 16;
 
+/// A session for whose statements there is no room looks at one of so many. That begins when of those it looked at, for some
+/// while, two of three or more were not known.
+const LOOK_AT_ONE_OF: u32 = 8;
+const STRANGE_FROM: u32 = 48;
+const STRANGE_MAX: u32 = 64;
+
+/// A text that was planned, and of which nothing is to be learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stranger {
+    /// It is not in the table, which is full.
+    Absent,
+    /// It was not looked at: it may be there.
+    Unseen,
+}
+
 /// Why a statement is left alone until it is planned again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alone {
@@ -104,6 +119,8 @@ impl Text {
 
 pub struct Local {
     statements: Vec<Statement>,
+    /// Some bits of each one's hash, so that few are looked at for one that is not there. 0: none.
+    marks: Vec<u16>,
     texts: Vec<Text>,
     /// What came last: most often it is planned and then executed.
     last: Text,
@@ -118,12 +135,19 @@ pub struct Local {
     pub buffer: Vec<u8>,
     /// That of the last text, if it is needed again.
     identity: Option<Identity>,
+    /// The last text is one, and about to run.
+    stranger: Option<Stranger>,
+    /// Grows with statements that are looked at and not known, and falls with others.
+    strangeness: u32,
+    /// Counts those that may be passed by.
+    turn: u32,
 }
 
 impl Local {
     pub const fn new() -> Self {
         Self {
             statements: Vec::new(),
+            marks: Vec::new(),
             texts: Vec::new(),
             last: Text::NONE,
             last_plain: 0,
@@ -132,12 +156,15 @@ impl Local {
             serials: 0,
             buffer: Vec::new(),
             identity: None,
+            stranger: None,
+            strangeness: 0,
+            turn: 0,
         }
     }
 
     /// The statement of a text, without looking into it more than to compare it.
     #[inline]
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+    #[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
     pub fn by_text(&mut self, text: &[u8], path: u64) -> Option<Handle> {
         if text.len() > TEXT_BYTES_MAX {
             return None;
@@ -180,7 +207,7 @@ impl Local {
     }
 
     /// From now on the text leads to this statement, if it comes again soon or often.
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+    #[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
     pub fn remember_text(&mut self, text: &[u8], path: u64, statement: Handle) {
         if text.len() > TEXT_BYTES_MAX {
             return;
@@ -189,6 +216,7 @@ impl Local {
             self.texts.resize_with(TEXTS, || Text::NONE);
         }
         set(&mut self.last, text, path, statement);
+        self.stranger = None;
         self.last_plain = plain_length(text);
         if !self.looks {
             return;
@@ -202,9 +230,63 @@ impl Local {
         }
     }
 
-    /// The text is the last one; what it comes to is asked for again.
+    /// The text will be planned, and then run. False: it is too long to be remembered.
+    #[inline]
+    pub fn remember_stranger(&mut self, text: &[u8], path: u64, stranger: Stranger) -> bool {
+        let fits = text.len() <= TEXT_BYTES_MAX;
+        self.stranger = fits.then_some(stranger);
+        if fits {
+            set(&mut self.last, text, path, Handle::NONE);
+        }
+        fits
+    }
+
+    /// Is it the stranger that was planned just before? Then it is none from now on: what runs again without being planned
+    /// does not come once only.
+    #[inline]
+    pub fn take_stranger(&mut self, text: &[u8], path: u64) -> Option<Stranger> {
+        self.stranger.take().filter(|_| self.last.path == path && self.last.bytes == text)
+    }
+
+    /// Was this text the last one, and a stranger?
+    #[inline]
+    pub fn comes_again(&self, text: &[u8], path: u64) -> bool {
+        self.last.statement == Handle::NONE && self.last.path == path && self.last.bytes == text
+    }
+
+    /// The text that came last, and the hash of its search path.
+    pub fn last(&self) -> (&[u8], u64) {
+        (&self.last.bytes, self.last.path)
+    }
+
+    /// A statement was looked at.
+    #[inline]
+    pub fn was_looked_at(&mut self, is_stranger: bool) {
+        self.strangeness = if is_stranger {
+            (self.strangeness + 1).min(STRANGE_MAX)
+        } else {
+            self.strangeness.saturating_sub(2)
+        };
+    }
+
+    /// Is the next one to be passed by?
+    #[inline]
+    pub fn passes_by(&mut self) -> bool {
+        if self.strangeness < STRANGE_FROM {
+            return false;
+        }
+        self.turn = self.turn.wrapping_add(1);
+        !self.turn.is_multiple_of(LOOK_AT_ONE_OF)
+    }
+
+    /// The text is the last one; what it comes to is asked for again. One that is too long is looked into again then.
     pub fn remember_identity(&mut self, text: &[u8], path: u64, identity: Identity) {
+        if text.len() > TEXT_BYTES_MAX {
+            self.buffer = identity.into_buffer();
+            return;
+        }
         set(&mut self.last, text, path, Handle::NONE);
+        self.stranger = None;
         self.identity = Some(identity);
     }
 
@@ -221,6 +303,7 @@ impl Local {
     /// The statement of a normalised text.
     pub fn by_key(&self, hash: u64, check: u64, length: u64, path: u64) -> Option<Handle> {
         places(hash, path).into_iter().find_map(|index| {
+            self.marks.get(index).filter(|known| **known == mark(hash))?;
             let known = self.statements.get(index)?;
             known
                 .is(hash, check, length, path)
@@ -246,6 +329,7 @@ impl Local {
     pub fn put(&mut self, statement: Statement) -> (Handle, Option<Statement>) {
         if self.statements.is_empty() {
             self.statements.resize(STATEMENTS, Statement::new(0, 0, 0, 0, Place::default()));
+            self.marks.resize(STATEMENTS, 0);
         }
         let places = places(statement.hash, statement.path);
         let same = |index: &usize| {
@@ -263,6 +347,7 @@ impl Local {
         self.serials = self.serials.wrapping_add(1).max(1);
         let before =
             std::mem::replace(&mut self.statements[index], Statement { serial: self.serials, ..statement });
+        self.marks[index] = mark(statement.hash);
         // Whoever stays for long without being used goes the next time.
         let other = places[usize::from(places[0] == index)];
         self.statements[other].calls /= 2;
@@ -282,6 +367,10 @@ impl Local {
 fn places(hash: u64, path: u64) -> [usize; 2] {
     let first = (hash ^ path) as usize % STATEMENTS;
     [first, first ^ 1]
+}
+
+fn mark(hash: u64) -> u16 {
+    (hash >> 40) as u16 | 1
 }
 
 fn set(place: &mut Text, text: &[u8], path: u64, statement: Handle) {
@@ -354,6 +443,54 @@ mod unit {
         assert!(!leads(long.as_bytes()), "what a session remembers has a bound");
         assert!(leads(b"select 4 from t -- 1"), "what is no such text has changed nothing");
         assert_eq!(local.by_text(b"select 4 from t -- 1", 6), None, "another search path");
+    }
+
+    #[test]
+    fn a_stranger_is_one_for_the_run_that_follows_its_planning() {
+        use Stranger::{Absent, Unseen};
+        let mut local = Local::new();
+        for stranger in [Absent, Unseen] {
+            assert!(local.remember_stranger(b"select 1", 5, stranger));
+            assert_eq!(local.by_text(b"select 1", 5), None);
+            assert_eq!(local.last(), (b"select 1".as_slice(), 5));
+            assert_eq!(local.take_stranger(b"select 1", 5), Some(stranger));
+            assert_eq!(local.take_stranger(b"select 1", 5), None, "it runs again without being planned");
+            assert!(local.comes_again(b"select 1", 5));
+            assert!(!local.comes_again(b"select 2", 5) && !local.comes_again(b"select 1", 6));
+        }
+        for (text, path) in [(b"select 2", 5), (b"select 1", 6)] {
+            assert!(local.remember_stranger(b"select 1", 5, Absent));
+            assert_eq!(local.take_stranger(text, path), None, "another one");
+        }
+        assert!(local.remember_stranger(b"select 1", 5, Absent));
+        let (handle, _) = local.put(statement(7));
+        local.remember_text(b"select 1", 5, handle);
+        assert_eq!(local.take_stranger(b"select 1", 5), None, "it is known by now");
+        assert!(!local.comes_again(b"select 1", 5));
+        let long = vec![b'1'; TEXT_BYTES_MAX + 1];
+        assert!(!local.remember_stranger(&long, 5, Absent), "what a session remembers has a bound");
+        assert_eq!(local.take_stranger(&long, 5), None);
+    }
+
+    #[test]
+    fn most_are_passed_by_where_most_are_strangers() {
+        let passed_by = |known_of_ten: u32| {
+            let mut local = Local::new();
+            let mut passed_by = 0;
+            for number in 0..10_000_u32 {
+                if local.passes_by() {
+                    passed_by += 1;
+                } else {
+                    local.was_looked_at(
+                        number.wrapping_mul(2_654_435_761) >> 16 & 1023 >= known_of_ten * 1024 / 10,
+                    );
+                }
+            }
+            passed_by
+        };
+        assert!((8_500..=8_750).contains(&passed_by(0)), "{}", passed_by(0));
+        assert!((8_000..=8_750).contains(&passed_by(1)), "{}", passed_by(1));
+        assert_eq!(passed_by(5), 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! * `proof` – what is known of a statement from its analysed and rewritten tree, before it runs: `examine`; `functions` –
 //!   data: the built-in functions that must not be judged by their volatility, with a reason each; `explain` – the same
 //!   answer for people, in SQL. What is met in a tree is found by `pg::query_walk` and `pg::catalog`;
-//! * `identity` – text to hash; `local`, `recognise` – what a session remembers; `entry`, `table`, `shared` – what the server remembers;
+//! * `identity` – text to hash; `local`, `recognise` – what a session remembers; `entry`, `table`, `buckets`, `shared` – what the server remembers;
 //! * `learn` – what is learned while statements are planned and run; `watch` – what the one that runs now does;
 //! * `changed`, `withdraw` – what a transaction changes of functions, tables and so on, and what that withdraws; `ring` –
 //!   what was changed lately, so that no verdict about yesterday is stored today;
@@ -18,6 +18,7 @@
 //! Invariant: nothing that was seen writing is served. Invariant: the learner raises no error into a client's statement;
 //! what goes wrong in it ends learning in that session, and is in the server's log.
 
+pub mod buckets;
 pub mod changed;
 pub mod databases;
 pub mod entry;
@@ -48,13 +49,14 @@ use pgrx::PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
 use crate::error::Refusal;
 
 /// The learner has failed in this session. One process: no ordering is needed.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static BROKEN: AtomicBool = AtomicBool::new(false);
 
 /// Asks for shared memory; from `_PG_init`.
 pub fn init() {
     shared::init();
     table::init();
+    buckets::init();
     ring::init();
     databases::init();
 }

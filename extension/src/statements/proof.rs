@@ -93,7 +93,7 @@ impl Depends {
 
     /// Notes an object, once; those that PostgreSQL is born with and does not let go are left out.
     #[inline]
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+    #[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
     pub fn add(&mut self, oid: u32) {
         let count = usize::from(self.count);
         if catalog::is_pinned(oid) || self.oids[..count].contains(&oid) {

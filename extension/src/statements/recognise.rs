@@ -5,14 +5,14 @@ use std::cell::RefCell;
 use super::entry::{Known, PATH_BYTES};
 use super::identity::{Identity, Whole};
 use super::learn;
-use super::local::{Alone, Handle, Local, Statement};
+use super::local::{Alone, Handle, Local, Statement, Stranger};
 use super::proof::{Examined, Verdict};
 use super::table::{self, Found, Inserted, Judged, Key, New, Place};
-use super::{databases, shared, withdraw};
+use super::{buckets, databases, withdraw};
 use crate::pg::single::Single;
-use crate::pg::{process, search_path, worker};
+use crate::pg::{encoding, process, search_path, worker};
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static LOCAL: Single<RefCell<Local>> = Single::new(Local::new());
 
 /// What this session remembers.
@@ -65,6 +65,8 @@ pub fn reason(examined: &Examined) -> String {
 pub enum Admitted {
     /// It has come once only, as far as is known, and the table is full.
     No,
+    /// As most that this session says; this one is not looked at. What it does is watched.
+    Unseen,
     /// It is remembered.
     Known(Handle),
     /// There is room for it, or it has come before.
@@ -100,13 +102,25 @@ fn is_remembered(local: &Local, handle: Handle) -> bool {
 
 /// Texts with literals in them come here each time.
 #[inline(never)]
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 fn admits_unknown(local: &mut Local, text: &[u8], path: u64) -> Admitted {
+    let comes_again = local.comes_again(text, path);
+    // A text in another encoding could not be looked into where its transaction has failed.
+    if !comes_again
+        && local.passes_by()
+        && table::is_full()
+        && !encoding::differs()
+        && local.remember_stranger(text, path, Stranger::Unseen)
+    {
+        return Admitted::Unseen;
+    }
     let identity = Identity::of(text, std::mem::take(&mut local.buffer));
+    buckets::fetch(worker::own_database(), identity.hash);
     let (hash, check, length) = (identity.hash, identity.local_check(), identity.length);
     if let Some(handle) = local.by_key(hash, check, length, path)
         && is_remembered(local, handle)
     {
+        local.was_looked_at(false);
         local.remember_text(text, path, handle);
         local.buffer = identity.into_buffer();
         return Admitted::Known(handle);
@@ -114,29 +128,43 @@ fn admits_unknown(local: &mut Local, text: &[u8], path: u64) -> Admitted {
     let found = with_key(&identity, path, table::find);
     let statement = match found {
         Some(Found::Entry(place)) => Statement::new(hash, check, length, path, place),
-        Some(Found::Absent) if table::is_full() && !shared::came_before(hash) => {
-            let mut statement = Statement::new(hash, check, length, path, Place::NONE);
-            statement.alone = Alone::Unknown;
-            statement
+        Some(Found::Absent)
+            if table::is_full() && !buckets::came_before(worker::own_database(), hash) && !comes_again =>
+        {
+            local.was_looked_at(true);
+            local.buffer = identity.into_buffer();
+            // For this once: most of these never come again.
+            if !local.remember_stranger(text, path, Stranger::Absent) {
+                let mut statement = Statement::new(hash, check, length, path, Place::NONE);
+                statement.alone = Alone::Unknown;
+                remember(local, text, path, statement);
+            }
+            return Admitted::No;
         }
         // It is put there when its tree was looked at.
         _ => {
+            local.was_looked_at(false);
             local.remember_identity(text, path, identity);
             return Admitted::New;
         }
     };
+    local.was_looked_at(false);
     local.buffer = identity.into_buffer();
-    let handle = remember(local, text, path, statement);
-    if statement.alone == Alone::No { Admitted::Known(handle) } else { Admitted::No }
+    Admitted::Known(remember(local, text, path, statement))
 }
 
 /// Finds a statement by its text; when it is `planned`, it is given a place. `None`: it is not learned, or what runs here is
 /// not what others mean by the text.
 #[inline]
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".text_hot"))]
 pub fn recognise(text: &[u8], planned: Option<&Examined>) -> Option<(Handle, Place)> {
     let path = search_path::hash();
     LOCAL.with(|local| {
+        if let Some(stranger) = local.take_stranger(text, path)
+            && planned.is_none()
+        {
+            return (stranger == Stranger::Unseen).then_some((Handle::NONE, Place::UNSEEN));
+        }
         if let Some(handle) = local.by_text(text, path)
             && let Some(found) = remembered(local, handle, planned)
         {
@@ -227,6 +255,29 @@ fn with_key<R>(identity: &Identity, path: u64, use_it: impl FnOnce(&Key) -> R) -
         };
         (path_text.len() <= PATH_BYTES).then(|| use_it(&key))
     })
+}
+
+/// What a watched statement is, if it was not looked at: the one that came last. `None`: it is not in the table. Raises nothing,
+/// and can be asked when its transaction has failed.
+#[cold]
+pub fn seen_now(place: Place) -> Option<Place> {
+    if place != Place::UNSEEN {
+        return Some(place);
+    }
+    LOCAL.try_with(|local| {
+        let (text, path) = local.last();
+        let identity = Identity::of(text, Vec::new());
+        let database = worker::own_database();
+        match table::find_by_path(database, &identity, path) {
+            Found::Entry(place) => Some(place),
+            Found::Absent => None,
+            Found::Collides => {
+                table::collided(database, identity.hash);
+                databases::hurry(database);
+                None
+            }
+        }
+    })?
 }
 
 /// Finds a statement in shared memory, or gives it a place there.

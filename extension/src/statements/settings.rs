@@ -3,10 +3,12 @@
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `pgquorum.learn_statements`.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 pub static LEARN: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// `pgquorum.statements_max`; 0: nothing is learned, and nothing served.
 pub static MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// Its greatest value.
+pub const MOST: i32 = 1_000_000;
 /// `pgquorum.statements_min_calls`.
 pub static MIN_CALLS: GucSetting<i32> = GucSetting::<i32>::new(20);
 /// `pgquorum.serve_observed_statements`.
@@ -28,7 +30,7 @@ pub fn define() {
         c"Each takes about 1.7 kB of shared memory. 0: none, and none are served.",
         &MAX,
         0,
-        1_000_000,
+        MOST,
         GucContext::Postmaster,
         GucFlags::default(),
     );

@@ -1,6 +1,6 @@
 //! The lock of the learner's shared memory, and what needs none.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, PgLwLockExclusiveGuard, PgLwLockShareGuard, pg_shmem_init};
@@ -55,17 +55,13 @@ unsafe impl PGRXSharedMemory for Globals {}
 // SAFETY: the names are this extension's own.
 static CONTROL: PgLwLock<Control> = unsafe { PgLwLock::new(c"pgquorum statements lock") };
 // SAFETY: as above.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static GLOBALS: PgAtomic<Globals> = unsafe { PgAtomic::new(c"pgquorum statements state") };
 
 /// Words of the filter, a bit for every 1/2^20 of all hashes.
 const GIVEN_WORDS: usize = 1 << 14;
 static GIVEN: SharedSlice<AtomicU64> =
     SharedSlice::new(c"pgquorum served statements", || if settings::most() > 0 { GIVEN_WORDS } else { 0 });
-
-/// Which new statements have come before, when there is no room for all: 16 bits for each place.
-static DOOR: SharedSlice<AtomicU64> =
-    SharedSlice::new(c"pgquorum statement door", || settings::most().div_ceil(4));
 
 pub type Shared = PgLwLockShareGuard<'static, Control>;
 pub type Exclusive = PgLwLockExclusiveGuard<'static, Control>;
@@ -76,7 +72,6 @@ pub fn init() {
     pg_shmem_init!(CONTROL);
     pg_shmem_init!(GLOBALS);
     GIVEN.register();
-    DOOR.register();
 }
 
 /// Keeps places where they are. Nothing that may raise an error is to be done meanwhile.
@@ -92,22 +87,6 @@ pub fn exclusive() -> Exclusive {
 #[inline]
 pub fn globals() -> &'static Globals {
     GLOBALS.get()
-}
-
-/// Has a statement with this hash come before, lately? It has now.
-pub fn came_before(hash: u64) -> bool {
-    let door = DOOR.get();
-    let Some(word) = door.get((hash >> 32) as usize % door.len().max(1)) else { return true };
-    let bit = 1 << (hash >> 26 & 63);
-    if word.fetch_or(bit, Relaxed) & bit != 0 {
-        return true;
-    }
-    // One in sixteen bits is set by then. What comes just now may be forgotten with the rest.
-    if globals().came.fetch_add(1, Relaxed) >= settings::most() as u64 {
-        globals().came.store(0, Relaxed);
-        door.iter().for_each(|word| word.store(0, Relaxed));
-    }
-    false
 }
 
 /// These hashes are about to be given out as served. To be called before what takes away from them is looked at, so that

@@ -3,21 +3,20 @@
 //! A session that knows a statement's place adds to its counters and sees at a glance that its verdict is known, under no
 //! lock or under the shared one. The exclusive lock is for new statements and for news about known ones.
 
-use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
+use std::ops::ControlFlow;
+use std::sync::atomic::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release, fence};
 
+use super::buckets;
 use super::entry::{Entry, Known, Texts, flag};
+use super::identity::Identity;
 use super::ring;
 use super::settings;
 use super::shared::{self, Control};
 use crate::pg::shared::SharedSlice;
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static ENTRIES: SharedSlice<Entry> = SharedSlice::new(c"pgquorum statements", settings::most);
 static TEXTS: SharedSlice<Texts> = SharedSlice::new(c"pgquorum statement texts", settings::most);
-static BUCKETS: SharedSlice<AtomicU32> = SharedSlice::new(c"pgquorum statement buckets", || {
-    if settings::most() == 0 { 0 } else { settings::most().next_power_of_two() }
-});
-
 /// A statement that was used so often that more does not count keeps its place for so many rounds of the hand.
 const USAGE_MAX: u32 = 8;
 const COLLISION: &[u8] = b"two different statements have this hash";
@@ -26,7 +25,6 @@ const COLLISION: &[u8] = b"two different statements have this hash";
 pub fn init() {
     ENTRIES.register();
     TEXTS.register();
-    BUCKETS.register();
 }
 
 /// Is anything learned on this server?
@@ -65,6 +63,8 @@ pub struct Place {
 impl Place {
     /// That of no statement.
     pub const NONE: Self = Self { index: u32::MAX, tag: 0 };
+    /// That of one that was not looked at.
+    pub const UNSEEN: Self = Self { index: u32::MAX - 1, tag: 0 };
 
     /// `None`: it had to give up its place.
     #[inline]
@@ -89,6 +89,34 @@ pub fn find(key: &Key) -> Found {
     look(key)
 }
 
+/// As [`find`], where of the search path only its hash is known.
+pub fn find_by_path(database: u32, identity: &Identity, path: u64) -> Found {
+    let _kept = shared::share();
+    let found = at_same_hash(database, identity.hash, |index, entry| {
+        let (Some(texts), tag) = (TEXTS.get().get(index), entry.tag.load(Relaxed)) else {
+            return ControlFlow::Continue(());
+        };
+        let same = entry.check.load(Relaxed) == identity.check
+            && entry.length.load(Relaxed) == identity.length
+            && texts.text.is(identity.kept());
+        match () {
+            () if tag == 0 => ControlFlow::Continue(()),
+            () if !same => ControlFlow::Break(Found::Collides),
+            () if entry.path.load(Relaxed) == path => {
+                ControlFlow::Break(Found::Entry(Place { index: index as u32, tag }))
+            }
+            () => ControlFlow::Continue(()),
+        }
+    });
+    found.break_value().unwrap_or(Found::Absent)
+}
+
+/// Another statement than the one that is known has this hash: that one is not served any more.
+pub fn collided(database: u32, hash: u64) {
+    let _alone = shared::exclusive();
+    collide(database, hash);
+}
+
 /// What is known of a statement when it gets its place.
 pub struct New<'a> {
     /// The filter of its names.
@@ -105,7 +133,7 @@ pub fn insert(key: &Key, new: &New) -> Option<Inserted> {
     match look(key) {
         Found::Entry(place) => return Some(Inserted { place, is_new: false }),
         Found::Collides => {
-            collide(key);
+            collide(key.database, key.hash);
             return None;
         }
         Found::Absent => {}
@@ -142,8 +170,7 @@ pub fn insert(key: &Key, new: &New) -> Option<Inserted> {
     texts.text.set(key.kept);
     texts.path.set(key.path_text);
     texts.reason.set(b"");
-    let bucket = bucket(key.database, key.hash)?;
-    entry.next.store(bucket.swap(index as u32 + 1, Relaxed), Relaxed);
+    buckets::add(key.database, key.hash, index)?;
     entry.tag.store(control.tags, Release);
     let place = Place { index: index as u32, tag: control.tags };
     if let Some((judged, reason)) = &new.judged {
@@ -158,30 +185,24 @@ pub struct Inserted {
     pub is_new: bool,
 }
 
-fn bucket(database: u32, hash: u64) -> Option<&'static AtomicU32> {
-    let all = BUCKETS.get();
-    let mixed = (hash ^ u64::from(database).wrapping_mul(0x9E37_79B9_7F4A_7C15)) as usize;
-    all.get(mixed & all.len().checked_sub(1)?)
-}
-
-/// The places of the statements with a hash.
-fn chain(database: u32, hash: u64) -> impl Iterator<Item = (usize, &'static Entry)> {
-    let mut next = bucket(database, hash).map_or(0, |bucket| bucket.load(Relaxed));
-    let all = ENTRIES.get();
-    // Never more steps than there are places, whatever the memory says.
-    std::iter::from_fn(move || {
-        let index = (next as usize).checked_sub(1)?;
-        let entry = all.get(index)?;
-        next = entry.next.load(Relaxed);
-        Some((index, entry))
+/// Looks at the statements with a hash, until something is found.
+#[inline]
+fn at_same_hash<F>(
+    database: u32,
+    hash: u64,
+    mut look: impl FnMut(usize, &'static Entry) -> ControlFlow<F>,
+) -> ControlFlow<F> {
+    buckets::at_candidates(database, hash, |index| match ENTRIES.get().get(index) {
+        Some(entry) if entry.hash.load(Relaxed) == hash && entry.database.load(Relaxed) == database => {
+            look(index, entry)
+        }
+        _ => ControlFlow::Continue(()),
     })
-    .take(all.len())
-    .filter(move |(_, entry)| entry.hash.load(Relaxed) == hash && entry.database.load(Relaxed) == database)
 }
 
 fn look(key: &Key) -> Found {
-    for (index, entry) in chain(key.database, key.hash) {
-        let Some(texts) = TEXTS.get().get(index) else { break };
+    let found = at_same_hash(key.database, key.hash, |index, entry| {
+        let Some(texts) = TEXTS.get().get(index) else { return ControlFlow::Continue(()) };
         let tag = entry.tag.load(Acquire);
         let same = entry.check.load(Relaxed) == key.check
             && entry.length.load(Relaxed) == key.length
@@ -191,37 +212,38 @@ fn look(key: &Key) -> Found {
         fence(Acquire);
         // What was read belongs together only if nothing else was put there meanwhile.
         if tag == 0 || !is_hashs || entry.tag.load(Relaxed) != tag {
-            continue;
+            return ControlFlow::Continue(());
         }
         if !same {
-            return Found::Collides;
+            return ControlFlow::Break(Found::Collides);
         }
         if same_path {
-            return Found::Entry(Place { index: index as u32, tag });
+            return ControlFlow::Break(Found::Entry(Place { index: index as u32, tag }));
         }
-    }
-    Found::Absent
+        ControlFlow::Continue(())
+    });
+    found.break_value().unwrap_or(Found::Absent)
 }
 
-fn collide(key: &Key) {
-    for (index, entry) in chain(key.database, key.hash) {
-        if entry.has(flag::BARRED) {
-            continue;
+fn collide(database: u32, hash: u64) {
+    let _ = at_same_hash(database, hash, |index, entry| {
+        if !entry.has(flag::BARRED) {
+            if let Some(texts) = TEXTS.get().get(index) {
+                texts.reason.set(COLLISION);
+            }
+            // For good: no change makes their hashes differ.
+            entry.flags.fetch_or(flag::BARRED, Relaxed);
+            entry.is_unsaved_now();
+            shared::note_negative(hash);
         }
-        if let Some(texts) = TEXTS.get().get(index) {
-            texts.reason.set(COLLISION);
-        }
-        // For good: no change makes their hashes differ.
-        entry.flags.fetch_or(flag::BARRED, Relaxed);
-        entry.is_unsaved_now();
-        shared::note_negative(key.hash);
-    }
+        ControlFlow::<()>::Continue(())
+    });
 }
 
 fn take_place(control: &mut Control) -> Option<usize> {
     let all = ENTRIES.get();
     if let Some(index) = (control.free as usize).checked_sub(1) {
-        control.free = all.get(index)?.next.load(Relaxed);
+        control.free = buckets::free_behind(index)?;
         return Some(index);
     }
     if (control.used as usize) < all.len() {
@@ -257,20 +279,7 @@ fn remove(index: usize, entry: &Entry) {
         shared::note_negative(hash);
     }
     entry.tag.store(0, Release);
-    let (Some(mut link), own) = (bucket(database, hash), index as u32 + 1) else { return };
-    for _ in 0..ENTRIES.get().len() {
-        match link.load(Relaxed) {
-            0 => return,
-            found if found == own => {
-                link.store(entry.next.load(Relaxed), Relaxed);
-                return;
-            }
-            other => match ENTRIES.get().get(other as usize - 1) {
-                Some(next) => link = &next.next,
-                None => return,
-            },
-        }
-    }
+    buckets::remove(database, hash, index);
 }
 
 /// The statements of a database, in a lock of either mode.
@@ -290,7 +299,7 @@ pub fn forget(database: u32, hash: Option<u64>) {
             && hash.is_none_or(|hash| entry.hash.load(Relaxed) == hash);
         if entry.tag.load(Relaxed) != 0 && meant {
             remove(index, entry);
-            entry.next.store(control.free, Relaxed);
+            buckets::set_free_behind(index, control.free);
             control.free = index as u32 + 1;
             shared::globals().full.store(0, Relaxed);
         }

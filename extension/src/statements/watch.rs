@@ -13,17 +13,17 @@ use crate::pg::process;
 use crate::pg::single::Single;
 
 /// Something is watched. One process: no ordering is needed.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 /// What is watched is planned, and its plan is not run: EXPLAIN gets ready functions that it does not execute.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static PLANS_ONLY: AtomicBool = AtomicBool::new(false);
 /// It tried to write where that is refused.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static REFUSED: AtomicBool = AtomicBool::new(false);
 /// A function was executed in this transaction for which no statement is served. PL/pgSQL keeps expressions ready for the
 /// rest of the transaction, so that PostgreSQL does not tell of it again.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static TAINTED: AtomicBool = AtomicBool::new(false);
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,7 +36,7 @@ struct Watched {
     has_written: bool,
 }
 
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static WATCHED: Single<Cell<Watched>> =
     Single::cell(Watched { place: Place::NONE, level: 0, had_id: false, has_written: false });
 

@@ -19,7 +19,7 @@ use crate::pg::{notices, statement_rows, wal, worker};
 const CHANGES_MAX: usize = 10_000;
 
 /// This transaction has changed something. One process: no ordering is needed.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static HAS_CHANGES: AtomicBool = AtomicBool::new(false);
 /// What it has changed could not be taken out of the table with it.
 static SWEEP: AtomicBool = AtomicBool::new(false);
@@ -28,7 +28,7 @@ static CHANGES: Single<RefCell<Vec<Change>>> = Single::new(Vec::new());
 /// What the transaction that is being committed has changed.
 static COMMITTING: Single<RefCell<Option<Changed>>> = Single::new(None);
 /// This process's element of the ring that is not closed yet.
-#[cfg_attr(target_os = "linux", unsafe(link_section = ".data_hot"))]
+#[cfg_attr(all(target_os = "linux", not(feature = "pg_test")), unsafe(link_section = ".data_hot"))]
 static OPEN: Single<Cell<Option<usize>>> = Single::cell(None);
 
 /// Has this transaction changed something that statements may rest on?

@@ -68,6 +68,53 @@ fn a_server_that_shall_not_learn_has_no_table_in_memory() {
     run(c, "SELECT quorum.forget_statements()");
 }
 
+/// Of a session whose statements nobody knows, few are looked at; what they do is watched all the same.
+#[test]
+fn what_writes_is_seen_in_a_session_that_is_not_looked_at() {
+    let servers = LearningServer::start("pgquorum.statements_max = 300");
+    let (c, look) = (&mut servers.connect(), &mut servers.connect());
+    run(
+        c,
+        "CREATE TABLE told (what text); CREATE TABLE written (n int);
+         CREATE FUNCTION do_write() RETURNS int LANGUAGE sql VOLATILE AS 'INSERT INTO written VALUES (1) RETURNING 1';
+         CREATE FUNCTION lies() RETURNS int LANGUAGE plpgsql STABLE SET search_path = public AS $$ BEGIN
+             IF EXISTS (SELECT FROM told WHERE what = 'write') THEN PERFORM do_write(); END IF;
+             IF EXISTS (SELECT FROM told WHERE what = 'fail') THEN RAISE 'it fails'; END IF;
+             RETURN 1; END $$",
+    );
+    let lie = |number: u32| format!("SELECT lies() AS lie_{number}");
+    let lies = 60;
+    for _ in 0..10 {
+        (0..lies).for_each(|number| run(c, &lie(number)));
+    }
+    (0..lies).for_each(|number| await_served(look, &lie(number)));
+    let mut strangers = 0..;
+    let mut come = |client: &mut Client, count| {
+        for number in strangers.by_ref().take(count) {
+            run(client, &format!("SELECT 1 AS stranger_{number}"));
+        }
+    };
+    come(c, 300);
+    let session = &mut servers.connect();
+    come(session, 200);
+    let calls = |look: &mut Client| {
+        text(look, "SELECT sum(calls)::text FROM quorum.readonly_statements WHERE statement LIKE '%lie\\_%'")
+    };
+    (0..lies).for_each(|number| assert!(is_served(look, &lie(number)), "{number}: nothing has happened yet"));
+    run(look, "INSERT INTO told VALUES ('write')");
+    for number in 0..lies {
+        come(session, 3);
+        if number == lies / 2 {
+            run(look, "INSERT INTO told VALUES ('fail')");
+        }
+        let failed = session.batch_execute(&lie(number)).is_err();
+        assert_eq!(failed, number >= lies / 2);
+        assert!(!is_served(look, &lie(number)), "{number}, right after it wrote");
+    }
+    // They are withdrawn though most were not counted: so they were not looked at.
+    assert!(calls(look).parse::<u32>().expect("a number") < lies * 10 + lies / 2, "{}", calls(look));
+}
+
 /// A table that was full before the server was stopped, with less room afterwards.
 #[test]
 fn what_was_learned_is_there_after_a_restart_and_a_crash() {
