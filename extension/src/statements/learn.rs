@@ -193,7 +193,7 @@ fn count(handle: Handle, clean: bool) {
 /// A statement was seen writing: it is withdrawn at once.
 #[cold]
 pub fn wrote(place: Place, why: &str) {
-    let Some(place) = recognise::seen_now(place) else { return };
+    let Some(place) = recognise::seen_writing(place) else { return };
     let Some(written) = table::writes(place, why) else { return };
     let database = worker::own_database();
     if !written.was_served {

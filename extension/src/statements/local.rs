@@ -26,15 +26,6 @@ const LOOK_AT_ONE_OF: u32 = 8;
 const STRANGE_FROM: u32 = 48;
 const STRANGE_MAX: u32 = 64;
 
-/// A text that was planned, and of which nothing is to be learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stranger {
-    /// It is not in the table, which is full.
-    Absent,
-    /// It was not looked at: it may be there.
-    Unseen,
-}
-
 /// Why a statement is left alone until it is planned again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alone {
@@ -135,8 +126,8 @@ pub struct Local {
     pub buffer: Vec<u8>,
     /// That of the last text, if it is needed again.
     identity: Option<Identity>,
-    /// The last text is one, and about to run.
-    stranger: Option<Stranger>,
+    /// The last text was planned and is about to run; it is not known, or was not looked at.
+    is_stranger: bool,
     /// Grows with statements that are looked at and not known, and falls with others.
     strangeness: u32,
     /// Counts those that may be passed by.
@@ -156,7 +147,7 @@ impl Local {
             serials: 0,
             buffer: Vec::new(),
             identity: None,
-            stranger: None,
+            is_stranger: false,
             strangeness: 0,
             turn: 0,
         }
@@ -216,7 +207,7 @@ impl Local {
             self.texts.resize_with(TEXTS, || Text::NONE);
         }
         set(&mut self.last, text, path, statement);
-        self.stranger = None;
+        self.is_stranger = false;
         self.last_plain = plain_length(text);
         if !self.looks {
             return;
@@ -232,20 +223,19 @@ impl Local {
 
     /// The text will be planned, and then run. False: it is too long to be remembered.
     #[inline]
-    pub fn remember_stranger(&mut self, text: &[u8], path: u64, stranger: Stranger) -> bool {
-        let fits = text.len() <= TEXT_BYTES_MAX;
-        self.stranger = fits.then_some(stranger);
-        if fits {
+    pub fn remember_stranger(&mut self, text: &[u8], path: u64) -> bool {
+        self.is_stranger = text.len() <= TEXT_BYTES_MAX;
+        if self.is_stranger {
             set(&mut self.last, text, path, Handle::NONE);
         }
-        fits
+        self.is_stranger
     }
 
     /// Is it the stranger that was planned just before? Then it is none from now on: what runs again without being planned
     /// does not come once only.
     #[inline]
-    pub fn take_stranger(&mut self, text: &[u8], path: u64) -> Option<Stranger> {
-        self.stranger.take().filter(|_| self.last.path == path && self.last.bytes == text)
+    pub fn take_stranger(&mut self, text: &[u8], path: u64) -> bool {
+        std::mem::take(&mut self.is_stranger) && self.last.path == path && self.last.bytes == text
     }
 
     /// Was this text the last one, and a stranger?
@@ -286,7 +276,7 @@ impl Local {
             return;
         }
         set(&mut self.last, text, path, Handle::NONE);
-        self.stranger = None;
+        self.is_stranger = false;
         self.identity = Some(identity);
     }
 
@@ -447,29 +437,26 @@ mod unit {
 
     #[test]
     fn a_stranger_is_one_for_the_run_that_follows_its_planning() {
-        use Stranger::{Absent, Unseen};
         let mut local = Local::new();
-        for stranger in [Absent, Unseen] {
-            assert!(local.remember_stranger(b"select 1", 5, stranger));
-            assert_eq!(local.by_text(b"select 1", 5), None);
-            assert_eq!(local.last(), (b"select 1".as_slice(), 5));
-            assert_eq!(local.take_stranger(b"select 1", 5), Some(stranger));
-            assert_eq!(local.take_stranger(b"select 1", 5), None, "it runs again without being planned");
-            assert!(local.comes_again(b"select 1", 5));
-            assert!(!local.comes_again(b"select 2", 5) && !local.comes_again(b"select 1", 6));
-        }
+        assert!(local.remember_stranger(b"select 1", 5));
+        assert_eq!(local.by_text(b"select 1", 5), None);
+        assert_eq!(local.last(), (b"select 1".as_slice(), 5));
+        assert!(local.take_stranger(b"select 1", 5));
+        assert!(!local.take_stranger(b"select 1", 5), "it runs again without being planned");
+        assert!(local.comes_again(b"select 1", 5));
+        assert!(!local.comes_again(b"select 2", 5) && !local.comes_again(b"select 1", 6));
         for (text, path) in [(b"select 2", 5), (b"select 1", 6)] {
-            assert!(local.remember_stranger(b"select 1", 5, Absent));
-            assert_eq!(local.take_stranger(text, path), None, "another one");
+            assert!(local.remember_stranger(b"select 1", 5));
+            assert!(!local.take_stranger(text, path), "another one");
         }
-        assert!(local.remember_stranger(b"select 1", 5, Absent));
+        assert!(local.remember_stranger(b"select 1", 5));
         let (handle, _) = local.put(statement(7));
         local.remember_text(b"select 1", 5, handle);
-        assert_eq!(local.take_stranger(b"select 1", 5), None, "it is known by now");
+        assert!(!local.take_stranger(b"select 1", 5), "it is known by now");
         assert!(!local.comes_again(b"select 1", 5));
         let long = vec![b'1'; TEXT_BYTES_MAX + 1];
-        assert!(!local.remember_stranger(&long, 5, Absent), "what a session remembers has a bound");
-        assert_eq!(local.take_stranger(&long, 5), None);
+        assert!(!local.remember_stranger(&long, 5), "what a session remembers has a bound");
+        assert!(!local.take_stranger(&long, 5));
     }
 
     #[test]

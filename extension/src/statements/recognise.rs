@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use super::entry::{Known, PATH_BYTES};
 use super::identity::{Identity, Whole};
 use super::learn;
-use super::local::{Alone, Handle, Local, Statement, Stranger};
+use super::local::{Alone, Handle, Local, Statement};
 use super::proof::{Examined, Verdict};
 use super::table::{self, Found, Inserted, Judged, Key, New, Place};
-use super::{buckets, databases, withdraw};
+use super::{buckets, databases, shared, withdraw};
 use crate::pg::single::Single;
 use crate::pg::{encoding, process, search_path, worker};
 
@@ -63,9 +63,10 @@ pub fn reason(examined: &Examined) -> String {
 /// Of a statement that is about to be planned.
 #[derive(Clone, Copy)]
 pub enum Admitted {
-    /// It has come once only, as far as is known, and the table is full.
+    /// As [`Admitted::Unseen`], and too long to be found again by what it does.
     No,
-    /// As most that this session says; this one is not looked at. What it does is watched.
+    /// It has come once only, as far as is known, and the table is full; or it was not looked at, since most that this session
+    /// says are like that. What it does is watched.
     Unseen,
     /// It is remembered.
     Known(Handle),
@@ -110,7 +111,7 @@ fn admits_unknown(local: &mut Local, text: &[u8], path: u64) -> Admitted {
         && local.passes_by()
         && table::is_full()
         && !encoding::differs()
-        && local.remember_stranger(text, path, Stranger::Unseen)
+        && local.remember_stranger(text, path)
     {
         return Admitted::Unseen;
     }
@@ -134,11 +135,12 @@ fn admits_unknown(local: &mut Local, text: &[u8], path: u64) -> Admitted {
             local.was_looked_at(true);
             local.buffer = identity.into_buffer();
             // For this once: most of these never come again.
-            if !local.remember_stranger(text, path, Stranger::Absent) {
-                let mut statement = Statement::new(hash, check, length, path, Place::NONE);
-                statement.alone = Alone::Unknown;
-                remember(local, text, path, statement);
+            if local.remember_stranger(text, path) {
+                return Admitted::Unseen;
             }
+            let mut statement = Statement::new(hash, check, length, path, Place::NONE);
+            statement.alone = Alone::Unknown;
+            remember(local, text, path, statement);
             return Admitted::No;
         }
         // It is put there when its tree was looked at.
@@ -160,10 +162,8 @@ fn admits_unknown(local: &mut Local, text: &[u8], path: u64) -> Admitted {
 pub fn recognise(text: &[u8], planned: Option<&Examined>) -> Option<(Handle, Place)> {
     let path = search_path::hash();
     LOCAL.with(|local| {
-        if let Some(stranger) = local.take_stranger(text, path)
-            && planned.is_none()
-        {
-            return (stranger == Stranger::Unseen).then_some((Handle::NONE, Place::UNSEEN));
+        if local.take_stranger(text, path) && planned.is_none() {
+            return Some((Handle::NONE, Place::UNSEEN));
         }
         if let Some(handle) = local.by_text(text, path)
             && let Some(found) = remembered(local, handle, planned)
@@ -257,26 +257,36 @@ fn with_key<R>(identity: &Identity, path: u64, use_it: impl FnOnce(&Key) -> R) -
     })
 }
 
-/// What a watched statement is, if it was not looked at: the one that came last. `None`: it is not in the table. Raises nothing,
-/// and can be asked when its transaction has failed.
+/// The place of a statement that was seen writing; if it was not looked at before, it is the one that came last. `None`: nobody
+/// was told that it could be run elsewhere. Raises nothing, and can be asked when its transaction has failed.
 #[cold]
-pub fn seen_now(place: Place) -> Option<Place> {
+pub fn seen_writing(place: Place) -> Option<Place> {
     if place != Place::UNSEEN {
         return Some(place);
     }
     LOCAL.try_with(|local| {
         let (text, path) = local.last();
+        if encoding::differs() && !text.is_ascii() {
+            return None;
+        }
         let identity = Identity::of(text, Vec::new());
-        let database = worker::own_database();
-        match table::find_by_path(database, &identity, path) {
+        // The path's text is still that of the last statement, whatever path a function in it has set.
+        with_key(&identity, path, |key| match table::find_now(key) {
             Found::Entry(place) => Some(place),
+            // One that had to give up its place may still have its row, by which it is served.
+            Found::Absent if shared::may_be_given(key.hash) => {
+                let whole = Whole::of(text, &identity);
+                let new = New { words: whole.words, now_us: process::statement_us(), judged: None };
+                let inserted = if whole.is_query { table::insert(key, &new) } else { None };
+                inserted.map(|inserted| inserted.place)
+            }
             Found::Absent => None,
             Found::Collides => {
-                table::collided(database, identity.hash);
-                databases::hurry(database);
+                table::collided(key.database, key.hash);
+                databases::hurry(key.database);
                 None
             }
-        }
+        })?
     })?
 }
 

@@ -8,7 +8,6 @@ use std::sync::atomic::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 
 use super::buckets;
 use super::entry::{Entry, Known, Texts, flag};
-use super::identity::Identity;
 use super::ring;
 use super::settings;
 use super::shared::{self, Control};
@@ -89,26 +88,10 @@ pub fn find(key: &Key) -> Found {
     look(key)
 }
 
-/// As [`find`], where of the search path only its hash is known.
-pub fn find_by_path(database: u32, identity: &Identity, path: u64) -> Found {
+/// As [`find`], of what is there at this moment.
+pub fn find_now(key: &Key) -> Found {
     let _kept = shared::share();
-    let found = at_same_hash(database, identity.hash, |index, entry| {
-        let (Some(texts), tag) = (TEXTS.get().get(index), entry.tag.load(Relaxed)) else {
-            return ControlFlow::Continue(());
-        };
-        let same = entry.check.load(Relaxed) == identity.check
-            && entry.length.load(Relaxed) == identity.length
-            && texts.text.is(identity.kept());
-        match () {
-            () if tag == 0 => ControlFlow::Continue(()),
-            () if !same => ControlFlow::Break(Found::Collides),
-            () if entry.path.load(Relaxed) == path => {
-                ControlFlow::Break(Found::Entry(Place { index: index as u32, tag }))
-            }
-            () => ControlFlow::Continue(()),
-        }
-    });
-    found.break_value().unwrap_or(Found::Absent)
+    look(key)
 }
 
 /// Another statement than the one that is known has this hash: that one is not served any more.
