@@ -110,7 +110,8 @@ fn leaves_no_trace(client: &mut Client, statement: &str) -> Result<(), String> {
     }
 }
 
-/// Runs every statement of the list whose hash is served; those that do harm.
+/// Runs every statement of the list whose hash is served; those that do harm. What its session on the primary had of its
+/// own is gone afterwards.
 fn harm(servers: &LearningServer, list: &List, all: &BTreeSet<String>) -> Vec<String> {
     let (mut primary, mut standby) = (list.primary(servers), list.standby(servers));
     run(&mut primary, "SET statement_timeout = '60s'");
@@ -126,6 +127,17 @@ fn harm(servers: &LearningServer, list: &List, all: &BTreeSet<String>) -> Vec<St
         }
         run(&mut standby, "ROLLBACK");
     }
+    let own = format!(
+        "SELECT count(*)::text FROM pg_stat_activity WHERE pid = {}",
+        text(&mut primary, "SELECT pg_backend_pid()::text")
+    );
+    drop(primary);
+    // A server removes temporary tables after its client has gone away.
+    let look = &mut servers.connect();
+    await_until(PATIENCE, "the session ends", || match text(look, &own).as_str() {
+        "0" => Ok(()),
+        there => Err(format!("{there} session")),
+    });
     harm
 }
 

@@ -280,7 +280,10 @@ mod tests {
         let dir = dir.path().canonicalize().unwrap();
         // A shell under that name, which stands elsewhere and has written no file yet.
         let program = dir.join("postgres");
-        std::fs::copy("/bin/sh", &program).unwrap();
+        // Copied by another process: what this one has open for writing, its children have until they execute, and a
+        // program that anybody could write to is not started.
+        let copied = std::process::Command::new("cp").arg("/bin/sh").arg(&program).status().unwrap();
+        assert!(copied.success());
         let data = dir.join("node1/data");
         let mut server = std::process::Command::new(&program)
             .args(["-c", "read line", "-D"])
