@@ -6,6 +6,7 @@ use crate::handle::{Asked, Traces};
 use crate::peer::{Peers, Roll};
 use crate::postgres::{PgEvent, Postgres};
 use crate::store::{Store, StoreError};
+use crate::timer::Timer;
 use crate::watchdog::{Duty, Watchdog};
 use pgquorum_agent::logstore::Restored;
 use pgquorum_agent::node::{Action, Input, Link, Node, Output};
@@ -14,11 +15,10 @@ use pgquorum_agent::request::{Rejection, Reply};
 use pgquorum_agent::types::NodeId;
 use pgquorum_agent::view::{State, View};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
 /// Why the loop ended.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,12 @@ pub enum DriverError {
          {expected}. Nothing was changed. Point data-dir to this node's own data, or join with an empty directory"
     )]
     ForeignDatabase { found: u64, expected: u64 },
+    #[error("the system gives no timer: {0}")]
+    Timer(#[from] io::Error),
 }
+
+/// So many inputs after which nothing is decided may be taken before what they have changed is shown.
+const UNSEEN_MAX: u32 = 16;
 
 pub struct Driver {
     node: Node,
@@ -44,6 +49,8 @@ pub struct Driver {
     next_request: u64,
     /// Members as the connections know them.
     members_index: u64,
+    /// Inputs since the view was made.
+    unseen: u32,
 }
 
 /// The queues that inputs come from.
@@ -76,25 +83,34 @@ impl Driver {
             asked: HashMap::new(),
             next_request: 1,
             members_index: 0,
+            unseen: 0,
         };
         (driver, seen)
     }
 
     /// Runs until the node has left, or cannot go on.
     pub async fn run(mut self, mut sources: Sources) -> Result<(), DriverError> {
-        let mut ticked = Instant::now();
+        let mut timer = Timer::new()?;
+        let mut looked = 0;
         self.connect_members();
         loop {
+            if looked < self.node.ticked_at() {
+                looked = self.node.ticked_at();
+                if let Some(path) = self.postgres.write_path_if_changed()
+                    && self.take(Input::WritePath(path))?
+                {
+                    return Ok(());
+                }
+            }
+            if self.unseen > 0 && (sources.inputs.is_empty() || self.unseen >= UNSEEN_MAX) {
+                self.show();
+            }
+            timer.set(self.node.next_tick())?;
             let input = tokio::select! {
                 biased;
                 // Time first: a flood of messages must not keep heartbeats and timeouts from happening.
-                () = tokio::time::sleep_until(ticked + Duration::from_millis(self.node.tick_ms())) => {
-                    ticked = Instant::now();
-                    if let Some(path) = self.postgres.write_path_if_changed()
-                        && self.take(Input::WritePath(path))?
-                    {
-                        return Ok(());
-                    }
+                ran_out = timer.ran_out() => {
+                    ran_out?;
                     Input::Tick
                 }
                 Some(event) = sources.postgres.recv() => match event {
@@ -143,6 +159,7 @@ impl Driver {
 
     /// Does what the agent decided. True when the node has left.
     fn carry_out(&mut self, output: Output) -> Result<bool, DriverError> {
+        let decided = !(output.persist.is_empty() && output.actions.is_empty() && output.traces.is_empty());
         if !output.persist.is_empty() {
             // A write that fails ends the process: a promise that is not on disk must not be given.
             tokio::task::block_in_place(|| self.store.write(&output.persist))?;
@@ -171,6 +188,24 @@ impl Driver {
             self.traces.add(kind, message);
         }
         self.connect_members();
+        self.unseen += 1;
+        // Whoever asked for a change and looks for it then finds it.
+        if exit || decided || !output.replies.is_empty() {
+            self.show();
+        }
+        for (id, reply) in output.replies {
+            if let Some(answer) = self.asked.remove(&id) {
+                // Whoever asked may have gone away.
+                let _ = answer.send(reply);
+            }
+        }
+        Ok(exit)
+    }
+
+    /// Shows what the inputs have changed. Heartbeats bring several at a time after which nothing is decided; these are shown
+    /// together, since making the view costs more than taking them.
+    fn show(&mut self) {
+        self.unseen = 0;
         self.postgres.set_patience(self.node.cluster().settings.node_timeout.ms());
         let view = self.node.view();
         self.watchdog.follow(duty(&view));
@@ -180,14 +215,6 @@ impl Driver {
             let before = std::mem::replace(old, Arc::new(view));
             !before.is_like(old)
         });
-        // Whoever asked for a change and looks for it then finds it.
-        for (id, reply) in output.replies {
-            if let Some(answer) = self.asked.remove(&id) {
-                // Whoever asked may have gone away.
-                let _ = answer.send(reply);
-            }
-        }
-        Ok(exit)
     }
 
     /// Nothing is promoted without the watchdog where that is asked for.

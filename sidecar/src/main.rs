@@ -18,6 +18,7 @@ mod rest;
 mod run;
 mod statements;
 mod store;
+mod timer;
 mod uri;
 mod watchdog;
 

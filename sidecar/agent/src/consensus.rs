@@ -143,6 +143,11 @@ impl Consensus {
         self.heard_at
     }
 
+    /// When a follower that hears nothing until then asks for votes.
+    pub fn due_at(&self) -> Millis {
+        self.heard_at + self.timeout_ms
+    }
+
     pub fn leader(&self) -> Option<NodeId> {
         Some(self.raw.raft.leader_id).filter(|&id| id != raft::INVALID_ID)
     }

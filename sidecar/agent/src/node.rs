@@ -6,6 +6,7 @@
 mod apply;
 mod lost;
 mod pledge;
+mod ticks;
 mod timings;
 
 use crate::cluster::Cluster;
@@ -58,10 +59,6 @@ pub enum Input {
     /// This node is told to stop: hand over, stop the server, then [`Action::Exit`].
     Leave,
 }
-
-/// How often time itself is an input.
-const TICK_MS: Millis = 10;
-const CALM_TICK_MS: Millis = 100;
 
 /// State of the connection to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +140,8 @@ pub struct Node {
     pub(crate) open_heard: Option<Millis>,
     /// When the sidecar last went on after it had stood still for longer than a node timeout.
     pub(crate) woke_at: Millis,
+    /// When time itself was an input last.
+    ticked_at: Millis,
     pub(crate) next_op: u64,
     pub(crate) next_status: Millis,
     pub(crate) sent_status: Option<NodeStatus>,
@@ -191,6 +190,7 @@ impl Node {
             beat: None,
             open_heard: None,
             woke_at: 0,
+            ticked_at: now,
             next_op: 1,
             next_status: now,
             sent_status: None,
@@ -220,7 +220,13 @@ impl Node {
             self.woke_at = now;
         }
         self.now = self.now.max(now);
+        let time = self.brings_time(&input);
         self.take(input);
+        if time {
+            // What a message brought is on disk before anything is begun that counts on it: see `Output::persist`.
+            self.drain();
+            self.tick();
+        }
         self.judge_writes();
         // Everything below reacts to state, not to the input, and repeats until nothing changes any more: a commit
         // may allow an appointment, whose commit allows a promotion.
@@ -245,8 +251,9 @@ impl Node {
     fn take(&mut self, input: Input) {
         let settings = self.settings();
         match input {
-            Input::Tick | Input::Message { .. } if self.is_silenced() => {}
-            Input::Tick => self.consensus.tick(self.now, &settings),
+            // See `tick`.
+            Input::Tick => {}
+            Input::Message { .. } if self.is_silenced() => {}
             Input::Message { from, wire: Wire::Raft(message) } => {
                 if message.from == from {
                     self.consensus.receive(self.now, *message, &settings);
@@ -263,6 +270,14 @@ impl Node {
             Input::Leave => {
                 self.leaving.get_or_insert(self.now);
             }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.ticked_at = self.now;
+        if !self.is_silenced() {
+            let settings = self.settings();
+            self.consensus.tick(self.now, &settings);
         }
     }
 
@@ -327,20 +342,6 @@ impl Node {
 
     pub(crate) fn propose(&mut self, entry: &Entry) -> bool {
         self.consensus.propose(entry.encode())
-    }
-
-    /// After how many milliseconds time is to be an input again. While nothing is under way, heartbeats and what is noticed
-    /// by their absence may come a little later.
-    pub fn tick_ms(&self) -> Millis {
-        let calm = self.consensus.leader().is_some()
-            && !self.consensus.is_suspicious()
-            && self.pending.is_none()
-            && self.local.op.is_none()
-            && self.lead.as_ref().is_none_or(Lead::is_open);
-        let heartbeat = self.cluster.settings.heartbeat_interval.ms();
-        // A whole number of ticks, so that a heartbeat of 150 ms does not become one of 200.
-        let calm_tick = heartbeat.div_ceil(heartbeat.div_ceil(CALM_TICK_MS).max(1));
-        if calm { calm_tick.max(TICK_MS) } else { TICK_MS }
     }
 
     pub(crate) fn linked(&self, peer: NodeId) -> bool {

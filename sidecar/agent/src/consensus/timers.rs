@@ -106,7 +106,7 @@ impl Consensus {
                 Some(at) => now >= at,
                 // A lone voter has nobody to wait for.
                 None if self.raw.raft.prs().conf().voters().ids().len() == 1 => true,
-                None => now >= self.heard_at + self.timeout_ms,
+                None => now >= self.due_at(),
             },
         };
         if due {

@@ -4,7 +4,7 @@ use crate::disk::Disk;
 use crate::machine::Machine;
 use crate::world::{Event, OBSERVE_MS, TICK_MS, UPKEEP_MS, World};
 use pgquorum_agent::message::Wire;
-use pgquorum_agent::node::{Action, Input, Node, Output};
+use pgquorum_agent::node::{Action, Input, Output};
 use pgquorum_agent::standing::{Caller, Outcast, Standing, is_other};
 use pgquorum_agent::types::NodeId;
 use rand::Rng;
@@ -17,10 +17,9 @@ impl World {
             Event::Tick { node, life } => {
                 if self.machines[&node].life == life && self.machines[&node].alive() {
                     self.after(TICK_MS, Event::Tick { node, life });
-                    let (now, machine) = (self.now, self.machines.get_mut(&node).expect("machines stay"));
-                    let pause = machine.agent.as_ref().map_or(0, Node::tick_ms);
-                    if !machine.frozen && now >= machine.ticked + pause {
-                        machine.ticked = now;
+                    let (now, machine) = (self.now, &self.machines[&node]);
+                    let due = machine.agent.as_ref().is_some_and(|a| machine.clock(now) >= a.next_tick());
+                    if due && !machine.frozen && machine.disk.writing.is_none() {
                         self.input(node, Input::Tick);
                     }
                 }

@@ -44,8 +44,6 @@ pub struct Machine {
     /// Counts the lives of the sidecar.
     pub life: u64,
     pub frozen: bool,
-    /// When its agent was told the time last.
-    pub ticked: Time,
     /// The machine answers at all (else its silence is all that others see).
     pub reachable: bool,
     pub inbox: VecDeque<Input>,
@@ -80,7 +78,6 @@ impl Machine {
             agent: None,
             life: 0,
             frozen: false,
-            ticked: 0,
             reachable: true,
             inbox: VecDeque::new(),
             disk,

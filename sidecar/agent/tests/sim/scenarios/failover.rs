@@ -1,7 +1,7 @@
 //! Something dies, and another node takes over.
 
 use super::{at_work, heals, isolate, next_primary, others};
-use crate::world::Setup;
+use crate::world::{Setup, World};
 use pgquorum_agent::postgres::PgProcess;
 
 #[test]
@@ -34,6 +34,26 @@ fn a_silent_machine_is_replaced_after_the_timeout() {
     w.kill_node(leader);
     assert_ne!(next_primary(&mut w, epoch, 3500), leader);
     heals(w);
+}
+
+/// Each time that its timer runs out, a quiet node is woken for nothing.
+#[test]
+fn a_follower_takes_the_time_from_what_it_hears_and_from_its_timer_when_it_hears_nothing() {
+    for seed in 0..10 {
+        let (mut w, leader) = at_work(Setup::new(seed, 3));
+        w.run(3000);
+        let follower = others(&w, leader)[0];
+        let agent = |w: &World| w.machines[&follower].agent.as_ref().map(|a| (a.ticked_at(), a.next_tick()));
+        let ran_out =
+            |w: &World| agent(w).is_some_and(|(_, next)| w.machines[&follower].clock(w.now) >= next);
+        let end = w.now + 2000;
+        assert!(!w.run_until(end, ran_out), "seed {seed}: at {} of {end}: {}", w.now, w.describe());
+        isolate(&mut w, follower);
+        w.run(10);
+        let (before, end) = (agent(&w), w.now + 250);
+        assert!(w.run_until(end, |w| agent(w) > before), "seed {seed}: its timer did not run out");
+        heals(w);
+    }
 }
 
 #[test]

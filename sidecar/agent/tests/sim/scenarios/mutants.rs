@@ -41,7 +41,7 @@ fn pledge_durable() {
 
 #[test]
 fn reception_cut() {
-    caught(Rule::ReceptionCut, "random seeds", 300, seed_is_sound);
+    caught(Rule::ReceptionCut, "random seeds", 4000, seed_is_sound);
 }
 
 #[test]

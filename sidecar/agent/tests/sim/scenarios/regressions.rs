@@ -6,6 +6,7 @@ use crate::world::{Setup, World};
 use pgquorum_agent::member::Role;
 use pgquorum_agent::request::Request;
 use pgquorum_agent::settings::SettingsPatch;
+use pgquorum_agent::view::State;
 
 /// The epoch could not open without a standby that could not be rewound before the epoch was open.
 #[test]
@@ -100,6 +101,33 @@ fn a_removal_that_the_leader_does_not_survive_strands_nobody() {
         next_primary(&mut w, epoch, 10_000);
         heals(w);
     }
+}
+
+/// A node elected without a vote of its own: the only voter took the time together with what it said, and began to campaign
+/// with entries that were not on its disk yet.
+#[test]
+fn the_only_voter_listens_to_a_leader_that_has_no_vote() {
+    let mut voteless = 0;
+    for seed in 0..200 {
+        let (mut w, leader) = at_work(Setup::new(seed, 2));
+        let other = others(&w, leader)[0];
+        // The leader hears nothing of the entry, which the other has.
+        w.net.block(other, leader);
+        w.request(leader, Request::NodeDown { node: other, reason: "a mistake".to_owned() });
+        w.run(2000);
+        w.heal_network();
+        let end = w.now + 4000;
+        let leads_without = |w: &World| {
+            w.machines[&other].agent.as_ref().is_some_and(|agent| {
+                let cluster = agent.cluster();
+                matches!(agent.view().state, State::Leader | State::Electing)
+                    && cluster.member(other).is_some_and(|m| !m.is_voter())
+            })
+        };
+        voteless += u32::from(w.run_until(end, leads_without));
+        heals(w);
+    }
+    assert!(voteless > 0, "the entry always came too early or too late");
 }
 
 /// The others were quicker with their pledges, and the named node gave its leadership to one of them.

@@ -56,7 +56,7 @@ fn a_rewind_that_cannot_begin_keeps_no_pledge_waiting() {
         w.net.wal_blocks.clear();
         // The third is a voter as good as any other, but not enough alone.
         assert!(w.machines[&third].server.is_running());
-        needed_for_a_pledge(w, new, 3500);
+        needed_for_a_pledge(w, new, 4500);
     }
 }
 
