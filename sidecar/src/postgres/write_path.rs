@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
@@ -61,19 +62,28 @@ fn reported(waits: Duration) -> u64 {
 /// Since when the leader has known that it leads. Only then the row is written: what a deposed primary wrote on its own
 /// would have to be rewound.
 #[derive(Clone, Default)]
-pub struct Pulse(Arc<Mutex<Option<Instant>>>);
+pub struct Pulse(Arc<(Mutex<Option<Instant>>, Notify)>);
 
 impl Pulse {
     pub fn renewed(&self) {
-        *lock(&self.0) = Some(Instant::now());
+        if lock(&self.0.0).replace(Instant::now()).is_none() {
+            self.0.1.notify_one();
+        }
     }
 
     pub fn ended(&self) {
-        *lock(&self.0) = None;
+        *lock(&self.0.0) = None;
     }
 
     fn beats(&self, within: Duration) -> bool {
-        lock(&self.0).is_some_and(|at| at.elapsed() < within)
+        lock(&self.0.0).is_some_and(|at| at.elapsed() < within)
+    }
+
+    /// Waits while this node does not lead.
+    async fn begun(&self) {
+        while lock(&self.0.0).is_none() {
+            self.0.1.notified().await;
+        }
     }
 }
 
@@ -123,6 +133,7 @@ async fn commit_rows(inner: Arc<Inner>, pulse: Pulse, gauge: Shared) {
         if !pulse.beats(pause) {
             // Nothing is asked for, and what was refused before is of no interest.
             end(&gauge, None);
+            pulse.begun().await;
             continue;
         }
         let mut open = match session.take().filter(|s| !s.session().is_closed()) {
