@@ -13,10 +13,13 @@ use pgrx::prelude::*;
 use crate::commit_wait::REVOKED_LOOK_NS;
 use crate::error::Refusal;
 use crate::guc;
-use crate::pg::{clock, process, syncrep};
+use crate::pg::{clock, process, syncrep, worker};
 use crate::shmem::{self, LeaseState};
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// While a lease lasts nothing is to be done until its end, and a revocation wakes the worker. Being woken for nothing costs
+/// a server with clients more than the look itself.
+const LEASED_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// With the fence off there is nothing to do until the server's end.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// A revocation shows a living sidecar, which is busy demoting the server: it gets more time.
@@ -102,9 +105,10 @@ impl DeadMan {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pgquorum_deadman_main(_arg: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    shmem::set_watcher(worker::own_latch());
     let mut deadman = DeadMan::default();
     loop {
-        let interval = if guc::FENCE.get() { CHECK_INTERVAL } else { IDLE_INTERVAL };
+        let interval = if guc::FENCE.get() { until_check() } else { IDLE_INTERVAL };
         if !BackgroundWorker::wait_latch(Some(interval)) {
             return;
         }
@@ -112,6 +116,23 @@ pub extern "C-unwind" fn pgquorum_deadman_main(_arg: pg_sys::Datum) {
             process::reload_settings();
         }
         check(&mut deadman);
+    }
+}
+
+fn until_check() -> Duration {
+    let now_ns = clock::boottime_ns();
+    pause(now_ns, shmem::lease().state(now_ns))
+}
+
+/// How long the next check can wait: while a lease lasts until its end, unless it is renewed by then.
+fn pause(now_ns: u64, lease: LeaseState) -> Duration {
+    match lease {
+        LeaseState::Valid { deadline_ns, .. } => {
+            // Latches wait for whole milliseconds.
+            let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns)) + Duration::from_millis(1);
+            left.min(LEASED_INTERVAL_MAX)
+        }
+        LeaseState::None | LeaseState::Expired { .. } | LeaseState::Revoked { .. } => CHECK_INTERVAL,
     }
 }
 

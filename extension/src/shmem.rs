@@ -7,10 +7,12 @@
 //!
 //! Shared memory starts afresh with the server and after a crash restart: no lease, nothing revoked.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
+
+use crate::pg::worker;
 
 /// Longest leader hint kept, in bytes of UTF-8.
 const HINT_BYTES_MAX: usize = 200;
@@ -23,6 +25,8 @@ pub struct Lease {
     epoch: AtomicU64,
     revoked_epoch: AtomicU64,
     revoked_ns: AtomicU64,
+    /// The latch of whoever is to know at once of a revocation.
+    watcher: AtomicUsize,
 }
 
 /// What the lease says at a moment. Times are `CLOCK_BOOTTIME` nanoseconds.
@@ -160,7 +164,7 @@ impl LeaderHint {
     }
 }
 
-// SAFETY: both hold plain integers and bytes, no pointers, and are valid at any address of any process.
+// SAFETY: both hold plain integers and bytes, valid at any address of any process; a latch's address is the same in all.
 unsafe impl PGRXSharedMemory for Lease {}
 // SAFETY: as above.
 unsafe impl PGRXSharedMemory for LeaderHint {}
@@ -198,6 +202,12 @@ pub fn grant(epoch: u64, deadline_ns: u64) -> Result<u64, RenewRefusal> {
 pub fn revoke(epoch: u64, now_ns: u64) {
     let _writer = LEADER_HINT.exclusive();
     lease().revoke(epoch, now_ns);
+    worker::set_latch(lease().watcher.load(SeqCst));
+}
+
+/// From now on a revocation wakes the process with this latch (see [`worker::own_latch`]).
+pub fn set_watcher(latch: usize) {
+    lease().watcher.store(latch, SeqCst);
 }
 
 /// Sets where the leader is; empty: unknown.

@@ -300,6 +300,22 @@ pub fn wake(pid: i32) {
     }
 }
 
+/// The address of this process's latch, for [`set_latch`] in any process. In a process that shares memory.
+pub fn own_latch() -> usize {
+    // SAFETY: a global of this process, set before a worker's main function runs.
+    unsafe { pg_sys::MyLatch }.expose_provenance()
+}
+
+/// Wakes the process that [`own_latch`] was called in, or the one that has its place by now: every process looks what
+/// there is to do when it is woken. 0: nobody.
+pub fn set_latch(latch: usize) {
+    if latch != 0 {
+        // SAFETY: the latch of a process that shares memory lies in the process array, which is at the same address in all
+        // of them and never unmapped. (PostgreSQL keeps such addresses in shared memory itself, of the WAL receiver, say.)
+        unsafe { pg_sys::SetLatch(std::ptr::with_exposed_provenance_mut(latch)) };
+    }
+}
+
 /// Databases that take connections, by their oid. In a transaction.
 pub fn databases() -> Vec<u32> {
     let mut found = Vec::new();

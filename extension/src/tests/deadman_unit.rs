@@ -1,6 +1,6 @@
 //! The dead-man's decision without a server. Times in nanoseconds; the grace is 500 ms.
 
-use super::{DeadMan, STOP_AGAIN_NS, Step};
+use super::{CHECK_INTERVAL, DeadMan, LEASED_INTERVAL_MAX, STOP_AGAIN_NS, Step, pause};
 use crate::pg::clock::NS_PER_MS;
 use crate::shmem::LeaseState;
 
@@ -67,4 +67,15 @@ fn a_repeated_revocation_ends_the_waiting_once() {
         [0, 150, 300, 450].map(&mut step),
         [Step::Nothing, Step::Nothing, Step::EndWaiting, Step::Nothing]
     );
+}
+
+#[test]
+fn a_lease_is_left_alone_until_its_end_and_an_incident_is_not() {
+    let left = pause(END - 400 * NS_PER_MS, VALID);
+    assert!(u128::from(400 * NS_PER_MS) < left.as_nanos() && left.as_millis() <= 402, "{left:?}");
+    assert!(pause(END - 1, VALID).as_millis() >= 1, "it is over when the worker looks");
+    assert_eq!(pause(END - 9_000 * NS_PER_MS, VALID), LEASED_INTERVAL_MAX);
+    for state in [EXPIRED, REVOKED, LeaseState::None] {
+        assert_eq!(pause(after(10), state), CHECK_INTERVAL);
+    }
 }
