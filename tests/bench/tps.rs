@@ -31,8 +31,7 @@ const MUST: [f64; 2] = [0.99, 0.98];
 const CLIENTS: [u32; 3] = [1, 8, 32];
 /// The first so many of [`CLIENTS`] count for each of [`NAMES`].
 const COUNTED: [usize; 2] = [2, 3];
-/// Of each pair, with each number of clients.
-const ROUNDS: usize = 1;
+/// Of each pair, with each number of clients, in each set.
 const SLICE: Duration = Duration::from_secs(3);
 /// Each slice begins with caches that others have filled; so long nothing is counted.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -176,20 +175,18 @@ impl Set {
             side.idle = (side.processes.seconds() - cpu) / at.elapsed().as_secs_f64();
         }
         rounds.idle.add(sides[0].idle);
-        for number in 0..ROUNDS {
-            for pair in PAIRS {
-                // Who goes first changes.
-                let swapped = (number + set) % 2 == 1;
-                let order = if swapped { [pair[1], pair[0]] } else { pair };
-                let Some(done) = fair_race(&mut sides, order, &mut rounds.starved) else { continue };
-                let [one, other] = if swapped { [done[1], done[0]] } else { done };
-                let (per_cpu, tps) = (one.per_cpu / other.per_cpu, one.tps / other.tps);
-                if pair[0] == 0 {
-                    rounds.ratios.add(per_cpu);
-                    rounds.tps.add(tps);
-                } else {
-                    rounds.control.add(per_cpu);
-                }
+        for pair in PAIRS {
+            // Who goes first changes.
+            let swapped = set % 2 == 1;
+            let order = if swapped { [pair[1], pair[0]] } else { pair };
+            let Some(done) = fair_race(&mut sides, order, &mut rounds.starved) else { continue };
+            let [one, other] = if swapped { [done[1], done[0]] } else { done };
+            let (per_cpu, tps) = (one.per_cpu / other.per_cpu, one.tps / other.tps);
+            if pair[0] == 0 {
+                rounds.ratios.add(per_cpu);
+                rounds.tps.add(tps);
+            } else {
+                rounds.control.add(per_cpu);
             }
         }
     }

@@ -307,7 +307,8 @@ pub fn own_latch() -> usize {
 }
 
 /// Wakes the process that [`own_latch`] was called in, or the one that has its place by now: every process looks what
-/// there is to do when it is woken. 0: nobody.
+/// there is to do when it is woken. 0: nobody. Unlike [`wake`] it reaches workers without a database, which are not in the
+/// array of processes that is searched by number.
 pub fn set_latch(latch: usize) {
     if latch != 0 {
         // SAFETY: the latch of a process that shares memory lies in the process array, which is at the same address in all
