@@ -228,7 +228,7 @@ impl NetCluster {
     pub fn start_node(&self, id: u64) {
         let dir = self.node_dir(id);
         let log = File::options().create(true).append(true).open(dir.join("sidecar.log")).expect("the log");
-        let mut command = self.network.server_command(self.place(id), &self.dir.join("pgquorum"));
+        let mut command = self.network.service_command(self.place(id), &self.dir.join("pgquorum"));
         command.arg("run").arg("--config").arg(dir.join("node.toml")).current_dir(&self.dir);
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("the sidecar");

@@ -11,8 +11,9 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, Once};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The client's place in the network; nodes have their own numbers.
 pub const CLIENT: u64 = 100;
@@ -55,6 +56,8 @@ impl Network {
     /// It cannot be made.
     pub fn new(nodes: u64) -> Network {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        static WATCHED: Once = Once::new();
+        WATCHED.call_once(end_with_this_process);
         remove_left_overs();
         let tag = format!("{PREFIX}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let places = (1..=nodes).chain([CLIENT]).collect();
@@ -224,7 +227,20 @@ impl Network {
 
     /// The same as the user that servers run as.
     pub fn server_command(&self, place: u64, program: &Path) -> Command {
-        let mut command = self.command(place, Path::new("setpriv"));
+        self.as_server(self.command(place, Path::new("setpriv")), place, program)
+    }
+
+    /// The same as a service manager starts it: in a session of its own. The kernel shares the processors out among
+    /// sessions first, and each of PostgreSQL's processes is one. Sidecars that shared one with the tests would get less
+    /// than any of these, where more wants to run than there are processors.
+    pub fn service_command(&self, place: u64, program: &Path) -> Command {
+        let mut command = self.command(place, Path::new("setsid"));
+        command.arg("setpriv");
+        self.as_server(command, place, program)
+    }
+
+    /// `command` ends with `setpriv`.
+    fn as_server(&self, mut command: Command, place: u64, program: &Path) -> Command {
         command.args(["--reuid", SERVER_USER, "--regid", SERVER_USER, "--clear-groups", "--"]);
         // By `env`, so that only the program itself sees it.
         command.arg("env");
@@ -293,10 +309,32 @@ fn remove(space: &str) {
     }
 }
 
+/// Services have sessions of their own, so what ends this process from its terminal does not reach them.
+fn end_with_this_process() {
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let number = runtime.block_on(async {
+            let mut interrupted = signal(SignalKind::interrupt()).expect("to be told of SIGINT");
+            let mut terminated = signal(SignalKind::terminate()).expect("to be told of SIGTERM");
+            tokio::select! {
+                _ = interrupted.recv() => Signal::SIGINT,
+                _ = terminated.recv() => Signal::SIGTERM,
+            }
+        });
+        let mine = format!("{PREFIX}-{}-", std::process::id());
+        spaces().filter(|name| name.starts_with(&mine)).for_each(|name| remove(&name));
+        std::process::exit(128 + number as i32);
+    });
+}
+
+fn spaces() -> impl Iterator<Item = String> {
+    let names = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    names.map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
 /// Those of a test that was killed before it could tidy up.
 fn remove_left_overs() {
-    let names = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    for name in names.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+    for name in spaces() {
         let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1)?.parse::<u32>().ok());
         if maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             remove(&name);

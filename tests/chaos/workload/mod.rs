@@ -141,6 +141,8 @@ impl Client {
                 self.one_call(&mut session).await;
                 let pause = match self.kind {
                     Kind::Prober => 25,
+                    // As pools do: clients that all try again at once keep the processors from the servers.
+                    _ if session.is_none() => self.random.between(50, 300),
                     _ => self.random.between(5, 60),
                 };
                 sleep(Duration::from_millis(pause)).await;
