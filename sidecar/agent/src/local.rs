@@ -9,7 +9,7 @@ use crate::node::Node;
 use crate::postgres::{
     PgFailure, PgFailureKind, PgObservation, PgOp, PgOutcome, PgProcess, StopMode, Upstream,
 };
-use crate::types::{Epoch, Millis};
+use crate::types::Millis;
 use repair::StreamWatch;
 use start_up::StartUp;
 use std::collections::BTreeMap;
@@ -42,8 +42,8 @@ pub struct Local {
     pub side_ops: BTreeMap<u64, PgOp>,
     /// The pledge that is complete: its term, and where the WAL ends.
     pub cut: Option<(u64, WalEnd)>,
-    /// The upstream that the server was last told, and in which epoch.
-    pub following: Option<(Epoch, Upstream)>,
+    /// The upstream that the server was last told.
+    pub following: Option<Upstream>,
     pub start_up: StartUp,
     /// The server is a primary because this process promoted it or found it promoted.
     pub promoted: bool,
@@ -159,10 +159,7 @@ impl Node {
             }
             (PgOp::CutReception, Err(_)) => self.local.retry_at = self.now + 20,
             (PgOp::Follow(upstream), Ok(_)) => self.now_following(upstream),
-            (PgOp::Feed(upstream), Ok(_)) => {
-                let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
-                self.local.start_up.given(epoch, upstream, self.now);
-            }
+            (PgOp::Feed(upstream), Ok(_)) => self.local.start_up.given(upstream, self.now),
             (PgOp::Rewind(upstream) | PgOp::Clone(upstream), Ok(_)) => {
                 self.local.repair = None;
                 self.local.damaged = false;
@@ -217,8 +214,7 @@ impl Node {
     }
 
     fn now_following(&mut self, upstream: Upstream) {
-        let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
-        self.local.following = Some((epoch, upstream));
+        self.local.following = Some(upstream);
         self.local.not_streaming_since = Some(self.now);
         self.local.stream.since = None;
         self.local.fenced_at = None;
@@ -357,8 +353,7 @@ impl Node {
             return;
         }
         let Some((appointment, upstream)) = self.upstream() else { return };
-        let told = (appointment.epoch, upstream.clone());
-        if self.local.following.as_ref() == Some(&told) {
+        if self.local.following.as_ref() == Some(&upstream) {
             self.watch_stream();
             return;
         }

@@ -15,6 +15,11 @@ pub struct Upstream {
     pub node: NodeId,
     pub ip: IpAddr,
     pub port: u16,
+    /// What it was appointed for, and the timeline that it is on; 0 where only the address is known.
+    #[serde(default)]
+    pub epoch: Epoch,
+    #[serde(default)]
+    pub timeline: Timeline,
 }
 
 /// Parameters that the cluster keeps itself: its safety, or the way its servers find each other, depends on them.

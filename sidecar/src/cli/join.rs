@@ -230,7 +230,7 @@ async fn upstream(client: &Client) -> Result<Upstream, Failure> {
     };
     let leader: Leader =
         serde_json::from_value(found).or_fail("the answer to GET /leader is not understood")?;
-    Ok(Upstream { node: leader.id, ip: leader.ip, port: leader.db_port })
+    Ok(Upstream { node: leader.id, ip: leader.ip, port: leader.db_port, epoch: 0, timeline: 0 })
 }
 
 async fn take_out(client: &Client, node: NodeId, out: Out) {

@@ -9,7 +9,7 @@ fn config(dir: &Path) -> PostgresConfig {
 }
 
 fn upstream() -> Upstream {
-    Upstream { node: 1, ip: IpAddr::from([10, 0, 0, 1]), port: 5701 }
+    Upstream { node: 1, ip: IpAddr::from([10, 0, 0, 1]), port: 5701, epoch: 4, timeline: 3 }
 }
 
 #[test]

@@ -108,12 +108,6 @@ async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: 
             desired.floors = floors;
         })
         .await?;
-    let config = inner.config.clone();
-    let removed = blocking(move || {
-        timeline::remove_futures(&config.wal_dir(), control.timeline())
-            .map_err(io("cleaning up timeline histories"))
-    })
-    .await?;
     let hid = shadows::remove_shadows(&inner.config).await?;
     if !hid.is_empty() {
         tracing::warn!(
@@ -121,6 +115,17 @@ async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: 
             "removed WAL segments that break off before their timeline begins; the timeline before has that part whole"
         );
     }
+    let empty = shadows::remove_empty_branches(&inner.config, &control).await?;
+    if !empty.is_empty() {
+        tracing::info!(segments = ?empty, "removed WAL segments of timelines that have nothing of their own in them");
+    }
+    let config = inner.config.clone();
+    // Last: a history stays as long as there is a segment of its timeline.
+    let removed = blocking(move || {
+        timeline::remove_futures(&config.wal_dir(), control.timeline())
+            .map_err(io("cleaning up timeline histories"))
+    })
+    .await?;
     if !removed.is_empty() {
         tracing::info!(?removed, "removed histories of timelines that this server has nothing of");
     }

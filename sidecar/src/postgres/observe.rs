@@ -30,8 +30,8 @@ const UPKEEP: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(5);
 /// An operation shows its effects within this time: what was reloaded, say.
 const EFFECTS: Duration = Duration::from_secs(3);
-/// How long a standby with an upstream may stand still beside a newer timeline before it is restarted.
-const STUCK: Duration = Duration::from_secs(2);
+/// How long a standby with an upstream may stand still with a timeline that is not the upstream's before it is restarted.
+const STUCK: Duration = Duration::from_millis(500);
 const RESTART_AGAIN: Duration = Duration::from_secs(20);
 
 /// Looking up where a starting server is means a look at all processes.
@@ -138,7 +138,8 @@ struct Observer {
     /// The last sample in which a standby stood still.
     still: Option<Lsn>,
     stuck_since: Option<(Lsn, Instant)>,
-    restarted: Option<Instant>,
+    /// The timelines that it was restarted to forget, and when.
+    restarted: Option<(Vec<Timeline>, Instant)>,
     /// Where a server that starts is in its WAL, and when that was looked up.
     replaying: Option<(Option<u64>, Instant)>,
     stopped: Option<(PgObservation, Instant)>,
@@ -332,14 +333,18 @@ impl Observer {
         }
     }
 
-    /// A standby that took a timeline as its target on which nothing ever came does not go over to the one that was
-    /// promoted instead, until it is restarted: see `timeline.rs`.
+    /// A standby that took a timeline as its target which its upstream's history does not have goes over to the
+    /// upstream's only when it is restarted: see `timeline.rs`.
     async fn free_if_stuck(&mut self, observation: &PgObservation) {
-        if !observation.in_recovery || observation.streaming || self.inner.desired().await.upstream.is_none()
-        {
+        let upstream = self.inner.desired().await.upstream.filter(|u| u.timeline > 0);
+        let stands = observation.in_recovery && !observation.streaming;
+        if observation.streaming {
+            self.restarted = None;
+        }
+        let Some(upstream) = upstream.filter(|_| stands) else {
             self.stuck_since = None;
             return;
-        }
+        };
         let end = observation.flush_lsn;
         let since = match self.stuck_since {
             Some((at, since)) if at == end => since,
@@ -348,15 +353,17 @@ impl Observer {
                 return;
             }
         };
-        let recently = self.restarted.is_some_and(|at| at.elapsed() < RESTART_AGAIN);
-        if since.elapsed() < STUCK || recently {
+        if since.elapsed() < STUCK {
             return;
         }
-        if timeline::has_continuation(&self.inner.config.wal_dir(), observation.timeline, end)
-            && ops::restart_if_free(&self.inner)
-        {
-            tracing::warn!(timeline = observation.timeline, %end, "a newer timeline goes on from here: restarting");
-            self.restarted = Some(Instant::now());
+        let wal_dir = self.inner.config.wal_dir();
+        let beside = timeline::beside(&wal_dir, observation.timeline, end, upstream.timeline);
+        let recently =
+            self.restarted.as_ref().is_some_and(|(of, at)| *of == beside && at.elapsed() < RESTART_AGAIN);
+        if !beside.is_empty() && !recently && ops::restart_if_free(&self.inner) {
+            let (present, wanted) = (observation.timeline, upstream.timeline);
+            tracing::warn!(present, %end, wanted, ?beside, "timelines beside the upstream's are known here: restarting");
+            self.restarted = Some((beside, Instant::now()));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! An interrupted rewind leaves a directory that looks whole and is not. Therefore a marker lies beside it, on disk
 //! before the first change and until the last one: while it is there, nothing is started on the directory.
 
-use super::error::{Result, blocking, fail, failure, io, sql};
+use super::error::{Result, blocking, fail, failure, io, no_data, sql};
 use super::lost::Parted;
 use super::rewind_mark::RewindMark;
 use super::rewind_wal::{KeptWal, application_name};
@@ -141,7 +141,7 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream, parted: Option<Parted>) 
         // Up to PostgreSQL 15 pg_rewind takes a server that died before its first checkpoint as a primary to be on the
         // timeline before. The WAL that has to go is still there, and would be after each further attempt.
         inner.mark_rewind(RewindMark::None).await?;
-        return Err(failure(
+        return Err(no_data(
             "the WAL that only this node has could not be taken back: pg_rewind does not see it. Nothing was changed; the \
              node must be cloned",
         ));

@@ -10,19 +10,20 @@
 //! pages with the machine's power; `pg_waldump`, which checks each record, tells which one.
 
 use super::config::PostgresConfig;
-use super::control::{record_end, record_length};
+use super::control::{ControlData, record_end, record_length};
 use super::durable;
 use super::error::{Result, blocking, failure, io as in_io};
-use super::timeline::read_history;
+use super::timeline::{read_history, segment_number};
 use pgquorum_agent::types::{Lsn, Timeline};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
 
 const READ_LIMIT: Duration = Duration::from_secs(60);
 
@@ -71,11 +72,93 @@ pub async fn remove_shadows(config: &PostgresConfig) -> Result<Vec<String>> {
     Ok(removed)
 }
 
+/// Removes segments of timelines beyond the control file's in which no record of these timelines is, where the same part of
+/// the WAL is whole on the one before: a standby that goes over to a timeline receives its segment from the beginning, and
+/// may never get what comes after the parting. As long as they are there, PostgreSQL takes that timeline as its target, and
+/// cannot follow a primary that was promoted from the one before instead. The server must be stopped. Returns their names.
+pub async fn remove_empty_branches(config: &PostgresConfig, control: &ControlData) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    loop {
+        let (config_of, segment_bytes, known) = (config.clone(), control.segment_bytes, control.timeline());
+        let newest = move || newest_branch(&config_of.wal_dir(), known, segment_bytes);
+        let newest = blocking(move || newest().map_err(in_io("looking for segments of newer timelines")));
+        let Some((branch, names)) = newest.await? else { return Ok(removed) };
+        if begins(config, &branch).await? || !is_whole(config, &branch, branch.old).await? {
+            return Ok(removed);
+        }
+        let (wal_dir, gone) = (config.wal_dir(), names.clone());
+        blocking(move || {
+            gone.iter()
+                .try_for_each(|name| std::fs::remove_file(wal_dir.join(name)))
+                .and_then(|()| durable::sync_dir(&wal_dir))
+                .map_err(in_io("removing segments without anything of their own"))
+        })
+        .await?;
+        removed.extend(names);
+    }
+}
+
+/// The newest timeline beyond `known` that has segments here, and their names, if none of them is beyond its parting.
+fn newest_branch(
+    wal_dir: &Path,
+    known: Timeline,
+    segment_bytes: u64,
+) -> io::Result<Option<(Pair, Vec<String>)>> {
+    let mut segments: BTreeMap<Timeline, Vec<(u64, String)>> = BTreeMap::new();
+    for entry in std::fs::read_dir(wal_dir)? {
+        let name = entry?.file_name();
+        if let Some((timeline, number)) = name.to_str().and_then(|n| segment_number(n, segment_bytes)) {
+            segments.entry(timeline).or_default().push((number, name.to_string_lossy().into_owned()));
+        }
+    }
+    let Some((new, segments)) = segments.pop_last().filter(|(timeline, _)| *timeline > known) else {
+        return Ok(None);
+    };
+    let Some((old, left)) = read_history(wal_dir, new).unwrap_or_default().pop() else { return Ok(None) };
+    let parting = left.0 / segment_bytes;
+    if segments.iter().any(|(number, _)| *number > parting) {
+        return Ok(None);
+    }
+    let names: Vec<String> = segments.into_iter().map(|(_, name)| name).collect();
+    let place = names.iter().max().map(|name| name[8..].to_owned()).unwrap_or_default();
+    let start = Lsn(parting * segment_bytes);
+    Ok(Some((Pair { place, old, new, start, left, segment_bytes }, names)))
+}
+
+/// Whether the new timeline has a record of its own.
+async fn begins(config: &PostgresConfig, pair: &Pair) -> Result<bool> {
+    let mut command = waldump(config, pair.new, pair.left);
+    command.arg("-n").arg("1");
+    let (last, status) = last_record(command).await?;
+    Ok(status.success() && !last.is_empty())
+}
+
 /// Whether this timeline's file has sound records up to where the timelines part.
 async fn is_whole(config: &PostgresConfig, pair: &Pair, timeline: Timeline) -> Result<bool> {
-    let mut command = tokio::process::Command::new(config.program("pg_waldump"));
-    command.arg("-p").arg(config.wal_dir()).arg("-t").arg(timeline.to_string());
-    command.arg("-s").arg(pair.start.to_string()).arg("-e").arg(pair.left.to_string());
+    if pair.start >= pair.left {
+        return Ok(true);
+    }
+    let mut command = waldump(config, timeline, pair.start);
+    command.arg("-e").arg(pair.left.to_string());
+    let (last, status) = last_record(command).await?;
+    // A record that goes on beyond the end is no error to it.
+    Ok(status.success() && end_of(&String::from_utf8_lossy(&last), pair.segment_bytes) == Some(pair.left))
+}
+
+fn waldump(config: &PostgresConfig, timeline: Timeline, start: Lsn) -> Command {
+    let mut command = Command::new(config.program("pg_waldump"));
+    command
+        .arg("-p")
+        .arg(config.wal_dir())
+        .arg("-t")
+        .arg(timeline.to_string())
+        .arg("-s")
+        .arg(start.to_string());
+    command
+}
+
+/// The last line about a record that `pg_waldump` prints, and how it ended.
+async fn last_record(mut command: Command) -> Result<(Vec<u8>, ExitStatus)> {
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.kill_on_drop(true).spawn().map_err(in_io("starting pg_waldump"))?;
     let out = child.stdout.take().ok_or_else(|| failure("pg_waldump has no output"))?;
@@ -94,8 +177,7 @@ async fn is_whole(config: &PostgresConfig, pair: &Pair, timeline: Timeline) -> R
     if status.code().is_none() {
         return Err(failure(format!("pg_waldump was ended: {status}")));
     }
-    // A record that goes on beyond the end is no error to it.
-    Ok(status.success() && end_of(&String::from_utf8_lossy(&last), pair.segment_bytes) == Some(pair.left))
+    Ok((last, status))
 }
 
 /// Where the record that `pg_waldump` has in this line ends.
@@ -263,6 +345,24 @@ mod tests {
         assert!(parted(8, 20, left).is_empty());
         assert!(parted(11, 4, START).is_empty(), "nothing in it is of the old timeline");
         assert!(parted(11, 4, START + SIZE as u64 * 3).is_empty(), "they part elsewhere");
+    }
+
+    #[test]
+    fn a_branch_that_has_no_segment_beyond_its_parting_is_looked_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = SIZE as u64;
+        let left = Lsn(START + 100);
+        let newest = |known| newest_branch(dir.path(), known, size).unwrap();
+        segment(dir.path(), 2, 11);
+        segment(dir.path(), 3, 4);
+        assert_eq!(newest(2), None, "nothing is known of it");
+        std::fs::write(dir.path().join("00000003.history"), format!("2\t{left}\tx\n")).unwrap();
+        let pair =
+            Pair { place: PLACE.to_owned(), old: 2, new: 3, start: Lsn(START), left, segment_bytes: size };
+        assert_eq!(newest(2), Some((pair, vec![file_name(3, PLACE)])));
+        assert_eq!(newest(3), None, "it replayed some of it");
+        std::fs::write(dir.path().join(file_name(3, "0000000000000006")), "").unwrap();
+        assert_eq!(newest(2), None, "what follows is its own");
     }
 
     #[test]

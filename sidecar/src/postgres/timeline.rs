@@ -143,14 +143,18 @@ pub fn remove_futures(wal_dir: &Path, known: Timeline) -> io::Result<Vec<Timelin
     Ok(futures)
 }
 
-/// Whether a newer timeline is known here that goes on from `present` at or after `end`, so that a standby that
-/// receives nothing could go on along it.
-pub fn has_continuation(wal_dir: &Path, present: Timeline, end: Lsn) -> bool {
-    let newer = histories(wal_dir).unwrap_or_default();
-    newer.into_iter().filter(|t| *t > present).any(|timeline| {
-        let ancestors = read_history(wal_dir, timeline).unwrap_or_default();
-        ancestors.iter().any(|(t, left)| *t == present && *left >= end)
-    })
+/// Timelines that a standby on `present`, whose WAL ends at `end`, may have taken as its target while its upstream is on
+/// `wanted`, in whose history they are not: as long as it aims at one of them it cannot go over to `wanted`, although
+/// that goes on from where it is. Empty where this is not so, or not known before the upstream's history is here.
+pub fn beside(wal_dir: &Path, present: Timeline, end: Lsn, wanted: Timeline) -> Vec<Timeline> {
+    let ancestors = |timeline| read_history(wal_dir, timeline).unwrap_or_default();
+    let way = ancestors(wanted);
+    if wanted != present && !way.iter().any(|(t, left)| *t == present && *left >= end) {
+        return Vec::new();
+    }
+    let newer = histories(wal_dir).unwrap_or_default().into_iter().filter(|t| *t > present && *t != wanted);
+    // What was planted has no ancestors and is nobody's target.
+    newer.filter(|t| !way.iter().any(|(w, _)| w == t) && !ancestors(*t).is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -225,12 +229,19 @@ mod tests {
     }
 
     #[test]
-    fn a_continuation_starts_at_or_after_our_end() {
+    fn a_target_beside_the_upstream_is_found_where_one_can_go_on() {
         let dir = wal_dir();
-        plant(dir.path(), 1, 5).unwrap();
+        plant(dir.path(), 1, 7).unwrap();
+        let found = |end, wanted| beside(dir.path(), 1, Lsn(end), wanted);
+        assert!(found(0x500, 1).is_empty(), "what was planted is nobody's target");
         write(dir.path(), 5, "1\t0/500\tr\n");
-        assert!(has_continuation(dir.path(), 1, Lsn(0x500)));
-        assert!(!has_continuation(dir.path(), 1, Lsn(0x501)));
-        assert!(!has_continuation(dir.path(), 5, Lsn(0x500)));
+        assert_eq!(found(0x500, 1), [5], "the upstream goes on as it was");
+        assert!(found(0x500, 5).is_empty(), "it is the upstream's");
+        assert!(found(0x500, 6).is_empty(), "the upstream's history is not here yet");
+        write(dir.path(), 6, "1\t0/600\tr\n");
+        assert_eq!(found(0x500, 6), [5]);
+        assert!(found(0x601, 6).is_empty(), "it cannot go on along it anyway");
+        write(dir.path(), 6, "1\t0/500\tr\n5\t0/600\tr\n");
+        assert!(found(0x500, 6).is_empty(), "it is on the upstream's way");
     }
 }

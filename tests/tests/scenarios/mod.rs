@@ -122,6 +122,7 @@ mod shadowed_wal;
 mod sick_machine;
 mod slots;
 mod stopped_standby;
+mod stray_timeline;
 mod stuck_disk;
 mod two_and_a_witness;
 mod unread_log;

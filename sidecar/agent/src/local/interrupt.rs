@@ -5,7 +5,7 @@ use super::Repair;
 use super::start_up::{Need, REPLAY_LIMIT_MS};
 use crate::node::Node;
 use crate::postgres::{PgObservation, PgOp, PgProcess, StopMode, Upstream};
-use crate::types::{Epoch, Millis};
+use crate::types::Millis;
 
 /// A copy is given up for a pledge only if the others did not suffice for so long: it may be hours of work.
 const COPY_PATIENCE_MS: Millis = 1000;
@@ -32,8 +32,8 @@ impl Node {
             }
             // It waits for the server, which waits for WAL.
             PgOp::Start | PgOp::CutReception if !must_cut && self.starts_in_vain() => {
-                let (epoch, upstream) = self.source()?;
-                match self.local.start_up.need(self.now, epoch, &upstream) {
+                let upstream = self.source()?;
+                match self.local.start_up.need(self.now, &upstream) {
                     Need::Upstream => Some(PgOp::Feed(upstream)),
                     Need::Copy => Some(PgOp::Clone(upstream)),
                     Need::Time => None,
@@ -54,8 +54,8 @@ impl Node {
 
     /// Gives a server that does not come up its upstream, and at last other data.
     fn feed(&mut self) {
-        let Some((epoch, upstream)) = self.source() else { return };
-        match self.local.start_up.need(self.now, epoch, &upstream) {
+        let Some(upstream) = self.source() else { return };
+        match self.local.start_up.need(self.now, &upstream) {
             Need::Upstream => self.begin(PgOp::Feed(upstream)),
             Need::Copy => {
                 self.repair(Repair::Clone);
@@ -64,11 +64,11 @@ impl Node {
         }
     }
 
-    /// The promoted primary that this node should follow, and its epoch.
-    fn source(&self) -> Option<(Epoch, Upstream)> {
+    /// The promoted primary that this node should follow.
+    fn source(&self) -> Option<Upstream> {
         let (appointment, upstream) = self.upstream()?;
         let known = self.known_primary(appointment.epoch).is_some_and(|p| p.node == upstream.node);
-        known.then_some((appointment.epoch, upstream))
+        known.then_some(upstream)
     }
 
     /// A server that is not there yet. If it was rewound it needs its upstream for that.
@@ -90,11 +90,7 @@ impl Node {
             return;
         }
         let Some(next) = self.after_rewind() else { return };
-        let epoch = self.cluster.appointment.as_ref().map_or(0, |a| a.epoch);
-        let told = match (&self.local.following, &next) {
-            (Some((e, told)), PgOp::Follow(upstream)) => *e == epoch && told == upstream,
-            _ => false,
-        };
+        let told = matches!((&self.local.following, &next), (Some(told), PgOp::Follow(upstream)) if told == upstream);
         if !told {
             self.begin(next);
         } else if self.local.not_streaming_since.is_some_and(|at| self.now >= at + REPLAY_LIMIT_MS) {

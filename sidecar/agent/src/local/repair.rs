@@ -26,7 +26,8 @@ impl Node {
     pub(super) fn upstream(&self) -> Option<(Appointment, Upstream)> {
         let appointment = self.cluster.appointment.clone()?;
         let member = self.cluster.member(appointment.node).filter(|m| m.id != self.id)?;
-        let upstream = Upstream { node: member.id, ip: member.ip, port: member.db_port };
+        let (epoch, timeline) = (appointment.epoch, appointment.timeline);
+        let upstream = Upstream { node: member.id, ip: member.ip, port: member.db_port, epoch, timeline };
         Some((appointment, upstream))
     }
 

@@ -1,7 +1,7 @@
 //! A server that starts: whether it gets on by itself, and what came of giving it an upstream.
 
 use crate::postgres::{PgObservation, PgProcess, Upstream};
-use crate::types::{Epoch, Millis};
+use crate::types::Millis;
 
 /// A server that reads the same WAL for so long may lack what only an upstream has.
 const STILL_MS: Millis = 20_000;
@@ -23,8 +23,8 @@ pub struct StartUp {
     /// gets on; before it reads WAL there is nothing to see, and it is left alone too.
     still_since: Option<Millis>,
     segment: Option<u64>,
-    /// The upstream that it was given, in which epoch, and when; until the server ends or has come up.
-    given: Option<(Epoch, Upstream, Millis)>,
+    /// The upstream that it was given, and when; until the server ends or has come up.
+    given: Option<(Upstream, Millis)>,
     /// How often in a row it ended by itself afterwards. WAL of an older timeline can lie where PostgreSQL cannot read
     /// on: it starts, gets more, becomes consistent and ends, each time ("belongs to timeline ..., but previous recovered
     /// WAL file came from timeline ...").
@@ -40,13 +40,13 @@ pub(super) enum Need {
 }
 
 impl StartUp {
-    pub(super) fn given(&mut self, epoch: Epoch, upstream: Upstream, now: Millis) {
-        self.given = Some((epoch, upstream, now));
+    pub(super) fn given(&mut self, upstream: Upstream, now: Millis) {
+        self.given = Some((upstream, now));
     }
 
     /// `idle`: no operation is under way that may have ended the server.
     pub(super) fn look(&mut self, now: Millis, obs: &PgObservation, idle: bool) {
-        let given_at = self.given.as_ref().map(|(_, _, at)| *at);
+        let given_at = self.given.as_ref().map(|(_, at)| *at);
         let died = match obs.process {
             PgProcess::Starting => {
                 let moved = self.began.is_none() || obs.replaying.is_none() || obs.replaying != self.segment;
@@ -86,11 +86,11 @@ impl StartUp {
         self.still_since.is_some_and(|at| now >= at + patience)
     }
 
-    /// What may help, of one that [`Self::in_vain`] is true of. `upstream` is what it should follow, in `epoch`.
-    pub(super) fn need(&self, now: Millis, epoch: Epoch, upstream: &Upstream) -> Need {
+    /// What may help, of one that [`Self::in_vain`] is true of. `upstream` is what it should follow.
+    pub(super) fn need(&self, now: Millis, upstream: &Upstream) -> Need {
         match &self.given {
             _ if self.deaths >= DEATHS => Need::Copy,
-            Some((e, given, at)) if *e == epoch && given == upstream => {
+            Some((given, at)) if given == upstream => {
                 let still = self.still_since.map_or(*at, |since| since.max(*at));
                 if now >= still + REPLAY_LIMIT_MS { Need::Copy } else { Need::Time }
             }
@@ -105,7 +105,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     fn upstream() -> Upstream {
-        Upstream { node: 1, ip: Ipv4Addr::LOCALHOST.into(), port: 1 }
+        Upstream { node: 1, ip: Ipv4Addr::LOCALHOST.into(), port: 1, epoch: 3, timeline: 2 }
     }
 
     fn starting(segment: Option<u64>) -> PgObservation {
@@ -128,25 +128,25 @@ mod tests {
         let now = 600 * 15_000;
         s.look(now, &starting(Some(599)), true);
         assert!(s.in_vain(now + 5_000), "it has been at this segment since the look before");
-        assert_eq!(s.need(now + 5_000, 3, &upstream()), Need::Upstream);
-        s.given(3, upstream(), now);
-        assert_eq!(s.need(now + REPLAY_LIMIT_MS - 1, 3, &upstream()), Need::Time);
-        assert_eq!(s.need(now + REPLAY_LIMIT_MS, 3, &upstream()), Need::Copy);
+        assert_eq!(s.need(now + 5_000, &upstream()), Need::Upstream);
+        s.given(upstream(), now);
+        assert_eq!(s.need(now + REPLAY_LIMIT_MS - 1, &upstream()), Need::Time);
+        assert_eq!(s.need(now + REPLAY_LIMIT_MS, &upstream()), Need::Copy);
         s.look(now + REPLAY_LIMIT_MS, &starting(Some(600)), true);
-        assert_eq!(s.need(now + REPLAY_LIMIT_MS, 3, &upstream()), Need::Time, "the upstream helps");
+        assert_eq!(s.need(now + REPLAY_LIMIT_MS, &upstream()), Need::Time, "the upstream helps");
     }
 
     /// Dies twice of its upstream, once unseen in between.
     fn hopeless() -> StartUp {
         let mut s = StartUp::default();
         s.look(0, &starting(Some(7)), true);
-        s.given(3, upstream(), 20_000);
+        s.given(upstream(), 20_000);
         s.look(20_100, &is(PgProcess::Running, false), true);
         s.look(20_200, &is(PgProcess::Stopped, false), true);
         s.look(21_000, &starting(Some(7)), false);
         assert!(!s.in_vain(22_999) && s.in_vain(23_000));
-        assert_eq!(s.need(23_000, 3, &upstream()), Need::Upstream);
-        s.given(3, upstream(), 23_000);
+        assert_eq!(s.need(23_000, &upstream()), Need::Upstream);
+        s.given(upstream(), 23_000);
         s.look(23_100, &is(PgProcess::Running, true), true);
         s.look(24_000, &starting(Some(7)), true);
         s
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn one_that_ends_twice_when_it_gets_its_upstream_is_copied() {
-        assert_eq!(hopeless().need(26_000, 3, &upstream()), Need::Copy);
+        assert_eq!(hopeless().need(26_000, &upstream()), Need::Copy);
     }
 
     #[test]
@@ -164,7 +164,7 @@ mod tests {
         s.look(200_000, &is(PgProcess::Stopped, false), true);
         s.look(200_100, &starting(Some(9)), true);
         assert!(!s.in_vain(210_000), "a later start has all the time of a first one");
-        assert_eq!(s.need(220_100, 3, &upstream()), Need::Upstream);
+        assert_eq!(s.need(220_100, &upstream()), Need::Upstream);
     }
 
     #[test]
@@ -172,10 +172,10 @@ mod tests {
         let mut s = StartUp::default();
         for at in [0, 100_000, 200_000] {
             s.look(at, &starting(Some(7)), true);
-            s.given(3, upstream(), at + 20_000);
+            s.given(upstream(), at + 20_000);
             s.look(at + 30_000, &is(PgProcess::Stopped, false), false);
         }
         s.look(300_000, &starting(Some(7)), true);
-        assert_eq!(s.need(320_000, 3, &upstream()), Need::Upstream);
+        assert_eq!(s.need(320_000, &upstream()), Need::Upstream);
     }
 }
