@@ -41,7 +41,7 @@ pub async fn clone_and_follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<
     let parameters = config_files::load(&inner.config).parameters;
     inner
         .change_settings(move |desired| {
-            desired.rejoining = false;
+            desired.rejoining = true;
             desired.parameters = parameters;
         })
         .await?;
@@ -202,7 +202,8 @@ fn parse_progress(line: &str) -> Option<(u64, u64)> {
 fn put_in_place(config: &PostgresConfig, side: &Path) -> Result<Option<PathBuf>> {
     let copied = PostgresConfig { data_dir: side.to_path_buf(), ..config.clone() };
     // The source's settings came along; the cluster's parameters among them are the newest.
-    let desired = Desired { parameters: config_files::load(&copied).parameters, ..Desired::default() };
+    let parameters = config_files::load(&copied).parameters;
+    let desired = Desired { rejoining: true, parameters, ..Desired::default() };
     config_files::ensure_standby_signal(&copied)?;
     // The password file is beside the place where the directory will be, not beside the copy.
     config_files::write_data_dir(&copied, &desired)?;

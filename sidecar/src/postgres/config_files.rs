@@ -30,8 +30,8 @@ pub struct Desired {
     /// `None` until the server is promoted: then commits would wait for ever. So a server that became writable by any
     /// other way acknowledges nothing, and `synchronous_standby_names` is never seen empty by mistake.
     pub sync: Option<SyncSet>,
-    /// The data are not consistent yet, or were not when the upstream was given: the server streams under a name that
-    /// acknowledges nothing.
+    /// It was a primary, was rewound, copied or given WAL to come up, and has not replayed the beginning of the newest
+    /// epoch since: the server streams under a name that acknowledges nothing.
     #[serde(default)]
     pub rejoining: bool,
     /// The cluster's PostgreSQL parameters.

@@ -73,18 +73,12 @@ fn attach(inner: &Arc<Inner>, postmaster: Postmaster, child: Option<tokio::proce
 
 /// Starts the server as a standby that receives from `upstream`, or from nobody. Does nothing if it runs.
 pub async fn start(inner: &Arc<Inner>, upstream: Option<Upstream>) -> Result<PgOutcome> {
-    let rejoining = matches!(inner.notes().rewind, RewindMark::Replaying(..));
-    start_as(inner, upstream, rejoining).await
-}
-
-/// The same; where it is `rejoining` it streams under a name that acknowledges nothing.
-async fn start_as(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: bool) -> Result<PgOutcome> {
-    let started = start_inner(inner, upstream, rejoining).await;
+    let started = start_inner(inner, upstream).await;
     inner.note(|n| n.trouble = started.as_ref().err().map(ToString::to_string));
     started.map(|()| PgOutcome::Done)
 }
 
-async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: bool) -> Result<()> {
+async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>) -> Result<()> {
     if inner.postmaster().is_some() || adopt(inner).await? {
         if process::status(&inner.config.data_dir) != Some(Status::Stopping) {
             return wait_until_ready(inner, 0).await;
@@ -100,10 +94,12 @@ async fn start_inner(inner: &Arc<Inner>, upstream: Option<Upstream>, rejoining: 
     .await?;
     let control = control::read(&inner.config).await?;
     let floors = control.floors.clone();
+    let rewound = matches!(inner.notes().rewind, RewindMark::Replaying(..));
     inner
         .write_files(move |desired| {
             desired.upstream = upstream;
-            desired.rejoining = rejoining;
+            // Once it is, it stays so until it has replayed the beginning of the newest epoch.
+            desired.rejoining |= rewound || desired.primary_on.is_some();
             desired.sync = None;
             desired.floors = floors;
         })
@@ -247,13 +243,10 @@ pub async fn follow(inner: &Arc<Inner>, upstream: Upstream) -> Result<PgOutcome>
         }
         answering = Some(session);
     }
-    let answers = answering.is_some();
     let changed = inner
         .change_settings(move |desired| {
             desired.upstream = Some(upstream);
             desired.sync = None;
-            // What answers is consistent, and whoever asks for this knows that its history is the upstream's.
-            desired.rejoining &= !answers;
         })
         .await?;
     inner.reload(postmaster)?;
@@ -333,6 +326,6 @@ async fn wait_for_exit(inner: &Arc<Inner>, mode: StopMode) -> Result<()> {
 pub async fn restart_standby(inner: &Arc<Inner>) -> Result<()> {
     let present = inner.desired().await;
     stop(inner, StopMode::Fast).await?;
-    start_as(inner, present.upstream, present.rejoining).await?;
+    start(inner, present.upstream).await?;
     inner.require_postmaster("the restart").map(drop).map_err(|_| not_running("the restart"))
 }

@@ -172,7 +172,7 @@ pub async fn run(inner: Arc<Inner>) {
     let mut calm = Calm::default();
     loop {
         let observation = Box::pin(observer.observe()).await;
-        let pause = calm.pause(&observation);
+        let pause = calm.pause(&observation, inner.desired().await.rejoining);
         let due = last.as_ref().is_none_or(|(o, at)| *o != observation || at.elapsed() >= REPORT_AT_LEAST);
         if due {
             inner.emit_observation(PgEvent::Observed(Box::new(observation.clone())));
@@ -307,6 +307,11 @@ impl Observer {
             && let Err(error) = barrier::admit_if_settled(&self.inner, &eye.session).await
         {
             tracing::debug!(%error, "clients stay outside");
+        }
+        if position.in_recovery
+            && let Err(error) = barrier::acknowledge_if_past(&self.inner, &eye.session).await
+        {
+            tracing::debug!(%error, "it goes on under the name that acknowledges nothing");
         }
         self.eye = Some((postmaster, eye));
         self.silent = None;

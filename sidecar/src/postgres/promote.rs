@@ -93,6 +93,7 @@ async fn set_rule(inner: &Arc<Inner>, wanted: Timeline, sync: SyncSet) -> Result
     inner
         .change_settings(move |desired| {
             desired.upstream = None;
+            desired.rejoining = false;
             desired.sync = Some(sync);
             desired.primary_on = Some(wanted);
         })

@@ -156,7 +156,7 @@ async fn write(inner: &Arc<Inner>, upstream: &Upstream, parted: Option<Parted>) 
         .write_files(move |desired| {
             desired.upstream = None;
             desired.sync = None;
-            desired.rejoining = mark != RewindMark::None;
+            desired.rejoining = true;
             desired.parameters = parameters;
         })
         .await?;

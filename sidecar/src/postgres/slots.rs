@@ -48,7 +48,8 @@ pub async fn set_slots(inner: &Arc<Inner>, nodes: BTreeSet<NodeId>) -> Result<Pg
 }
 
 /// Moves the slots forward. Slots never move back. One that was lost, because its peer was away for too long, holds
-/// nothing until the peer streams again, by a copy; then there is a new one in its place.
+/// nothing until the peer streams again, by a copy; then there is a new one in its place. A peer that streams under the
+/// name which acknowledges nothing has what it has, and need not get it again.
 pub async fn advance(session: &Session, in_recovery: bool) -> Result<()> {
     let statement = if in_recovery {
         "SELECT pg_replication_slot_advance(slot_name, pg_last_wal_replay_lsn()) FROM pg_replication_slots \
@@ -56,9 +57,10 @@ pub async fn advance(session: &Session, in_recovery: bool) -> Result<()> {
          AND wal_status <> 'lost' AND restart_lsn < pg_last_wal_replay_lsn()"
     } else {
         "SELECT pg_replication_slot_advance(s.slot_name, r.flush_lsn) FROM pg_replication_slots s \
-         JOIN (SELECT application_name, min(flush_lsn) AS flush_lsn FROM pg_stat_replication GROUP BY 1) r \
-         ON r.application_name = s.slot_name WHERE s.slot_name LIKE 'pgquorum\\_%' AND s.slot_type = 'physical' \
-         AND NOT s.active AND s.wal_status <> 'lost' AND s.restart_lsn < LEAST(r.flush_lsn, pg_current_wal_flush_lsn())"
+         JOIN (SELECT replace(application_name, '_rejoining', '') AS name, min(flush_lsn) AS flush_lsn \
+         FROM pg_stat_replication GROUP BY 1) r ON r.name = s.slot_name \
+         WHERE s.slot_name LIKE 'pgquorum\\_%' AND s.slot_type = 'physical' AND NOT s.active AND s.wal_status <> 'lost' \
+         AND s.restart_lsn < LEAST(r.flush_lsn, pg_current_wal_flush_lsn())"
     };
     session.query(statement, &[]).await.map_err(sql("moving the peers' replication slots forward"))?;
     if in_recovery { Ok(()) } else { replace_lost(session).await }
@@ -71,7 +73,8 @@ async fn replace_lost(session: &Session) -> Result<()> {
                      FROM (SELECT s.slot_name, pg_drop_replication_slot(s.slot_name) FROM pg_replication_slots s \
                      WHERE s.slot_name LIKE 'pgquorum\\_%' AND s.slot_type = 'physical' AND NOT s.active \
                      AND s.wal_status = 'lost' AND EXISTS (SELECT FROM pg_stat_replication r \
-                     WHERE r.application_name = s.slot_name AND r.state = 'streaming') OFFSET 0) lost";
+                     WHERE replace(r.application_name, '_rejoining', '') = s.slot_name AND r.state = 'streaming') \
+                     OFFSET 0) lost";
     let what = "replacing the lost slot of a peer that is back";
     for row in session.query(statement, &[]).await.map_err(sql(what))? {
         let name: String = row.get(0);

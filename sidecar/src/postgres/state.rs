@@ -214,14 +214,7 @@ impl Inner {
     /// The server is consistent: what a rewind brought fits together.
     pub async fn is_consistent(&self) -> Result<()> {
         match self.notes().rewind {
-            RewindMark::Replaying(..) => {
-                // The next start takes the other name, too: the mark goes last.
-                self.change_settings(|desired| desired.rejoining = false).await?;
-                if let Some(postmaster) = self.postmaster() {
-                    self.reload(postmaster)?;
-                }
-                self.mark_rewind(RewindMark::None).await
-            }
+            RewindMark::Replaying(..) => self.mark_rewind(RewindMark::None).await,
             _ => Ok(()),
         }
     }

@@ -102,6 +102,7 @@ mod readonly_table_full;
 mod readonly_withdrawal;
 mod registry;
 mod registry_clients;
+mod rejoin_acknowledges;
 mod rejoin_by_clone;
 mod rejoin_by_rewind;
 mod rejoin_interrupted;

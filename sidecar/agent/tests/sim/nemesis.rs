@@ -331,7 +331,8 @@ impl World {
         let Some(leader) = self.open_leader() else { return false };
         self.newest_members().iter().filter(|&&n| n != leader).all(|n| {
             let m = &self.machines[n];
-            m.server.is_running() && m.server.receiver.is_some_and(|r| r.upstream == leader)
+            let streams = m.server.receiver.is_some_and(|r| r.upstream == leader);
+            m.server.is_running() && streams && !m.server.unheard
         })
     }
 }

@@ -22,6 +22,11 @@ impl World {
             return;
         }
         self.admit_if_settled(node);
+        let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
+        if s.is_past_the_beginning() {
+            s.read_upstream(s.conninfo, false);
+            self.after(2, Event::Upkeep { again: false });
+        }
         let m = &self.machines[&node];
         let s = &m.server;
         let copying = m.process_op.as_ref().is_some_and(|o| matches!(o.op, PgOp::Rewind(_)) && o.stage > 0);

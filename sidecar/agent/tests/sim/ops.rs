@@ -153,13 +153,12 @@ impl World {
             PgOp::Stop(mode) => self.stop_server(node, op, mode),
             PgOp::CutReception => self.cut(node, op.stage),
             PgOp::Follow(upstream) => {
-                let s = &self.machines[&node].server;
+                let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
                 if s.is_primary() {
                     return failure(PgFailureKind::Other, "it is a primary");
                 }
                 if s.process == PgProcess::Starting && s.whole_at.is_some() && !s.lost_wal {
-                    self.machines.get_mut(&node).expect("machines stay").server.conninfo =
-                        Some(upstream.node);
+                    (s.conninfo, s.follows) = (Some(upstream.node), upstream.epoch);
                     self.after(2, Event::Upkeep { again: false });
                     return done();
                 }
@@ -168,7 +167,8 @@ impl World {
                     return if matches!(started, Stage::Ends(Ok(_))) { Stage::Next(1) } else { started };
                 }
                 let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
-                s.read_upstream(Some(upstream.node), false);
+                s.follows = upstream.epoch;
+                s.read_upstream(Some(upstream.node), s.unheard);
                 self.after(2, Event::Upkeep { again: false });
                 done()
             }
@@ -177,7 +177,7 @@ impl World {
                 if s.process != PgProcess::Starting {
                     return failure(PgFailureKind::Other, "it is not starting");
                 }
-                (s.conninfo, s.unheard) = (Some(upstream.node), true);
+                (s.conninfo, s.unheard, s.follows) = (Some(upstream.node), true, upstream.epoch);
                 if self.fed_servers_end {
                     s.halt(false);
                 }
@@ -208,8 +208,8 @@ impl World {
                     self.machines[&node].server.history.last().map_or(Default::default(), |h| h.1);
                 Stage::Ends(Ok(PgOutcome::Promoted { timeline, switch_lsn }))
             }
-            PgOp::Rewind(upstream) => self.rewind(node, upstream.node, op),
-            PgOp::Clone(upstream) => self.copy(node, upstream.node, op.stage),
+            PgOp::Rewind(upstream) => self.rewind(node, (upstream.node, upstream.epoch), op),
+            PgOp::Clone(upstream) => self.copy(node, (upstream.node, upstream.epoch), op.stage),
             _ => failure(PgFailureKind::Other, "not a process operation"),
         }
     }
@@ -221,7 +221,7 @@ impl World {
         let end = s.end();
         s.history.push((s.timeline, end));
         (s.timeline, s.primary_on, s.recovery) = (timeline, Some(timeline), false);
-        (s.receiver, s.conninfo) = (None, None);
+        (s.receiver, s.conninfo, s.unheard) = (None, None, false);
         let run = s.run;
         self.check_promoted(node, run, timeline);
         self.append(node, What::Other);
@@ -234,8 +234,9 @@ impl World {
             PgProcess::Absent => failure(PgFailureKind::NoData, "there is no data"),
             PgProcess::Stopped => {
                 s.process = PgProcess::Starting;
-                (s.conninfo, s.unheard) = (None, false);
+                s.conninfo = None;
                 s.held = s.primary_on.is_some();
+                s.unheard |= s.held;
                 s.run += 1;
                 let run = s.run;
                 let delay = self.rng.random_range(30..300);

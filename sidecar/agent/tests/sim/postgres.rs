@@ -99,8 +99,10 @@ pub struct Server {
     pub primary_on: Option<Timeline>,
     /// It was started since, and lets no clients in.
     pub held: bool,
-    /// It streams under a name that acknowledges nothing, though it runs.
+    /// It was a primary, was rewound, copied or fed, and streams under a name that acknowledges nothing until it has the
+    /// row of the epoch that it follows, or of a later one.
     pub unheard: bool,
+    pub follows: Epoch,
 }
 
 impl Server {
@@ -128,6 +130,7 @@ impl Server {
             primary_on: None,
             held: false,
             unheard: false,
+            follows: 0,
         }
     }
 
@@ -212,6 +215,16 @@ impl Server {
         let stays = self.unheard == unheard;
         (self.conninfo, self.unheard) = (upstream, unheard);
         self.receiver = self.receiver.filter(|r| stays && Some(r.upstream) == upstream);
+    }
+
+    /// Whether it may acknowledge again.
+    pub fn is_past_the_beginning(&self) -> bool {
+        let begun = |r: &Record| matches!(r.what, What::Epoch(epoch) if epoch >= self.follows);
+        self.is_running()
+            && self.recovery
+            && self.unheard
+            && self.conninfo.is_some()
+            && self.wal.iter().any(begun)
     }
 
     /// Takes over a record that an upstream sent.

@@ -5,7 +5,7 @@ use crate::ops::{Stage, done, failure};
 use crate::postgres::Server;
 use crate::world::{Event, World};
 use pgquorum_agent::postgres::{PgFailureKind, PgProcess};
-use pgquorum_agent::types::NodeId;
+use pgquorum_agent::types::{Epoch, NodeId};
 use rand::Rng;
 
 impl World {
@@ -17,11 +17,11 @@ impl World {
     }
 
     /// Connects, stops the server, writes into its data, starts it: only then it has the WAL that makes it whole.
-    pub fn rewind(&mut self, node: NodeId, upstream: NodeId, op: &mut RunningOp) -> Stage {
+    pub fn rewind(&mut self, node: NodeId, (upstream, epoch): (NodeId, Epoch), op: &mut RunningOp) -> Stage {
         let there = self.source(node, upstream, op.stage > 2);
         if op.stage == 2 && there && self.wal_gone_for == Some(node) {
             // There is nothing to take back, so it is started as it is.
-            return self.begin_following(node, upstream);
+            return self.begin_following(node, upstream, epoch);
         }
         let stalls = self.machines.get(&upstream).is_some_and(Machine::stands_still);
         let (soon, delay) = (self.rng.random_range(5..100), self.rng.random_range(self.rewind_ms.clone()));
@@ -57,7 +57,7 @@ impl World {
                     s.receive(*record);
                 }
                 s.whole_at = source.wal.last().map(|r| (source.wal.len() - 1, *r));
-                s.lost_wal = false;
+                (s.lost_wal, s.unheard, s.follows) = (false, true, epoch);
                 s.clean = true;
                 if superseded {
                     return failure(PgFailureKind::Cancelled, "another operation waits");
@@ -89,8 +89,6 @@ impl World {
         if s.is_whole() {
             (s.whole_at, s.lost_wal) = (None, false);
             (s.process, s.recovery) = (PgProcess::Running, true);
-            // It connects again under the name that counts.
-            s.receiver = None;
             self.after(2, Event::Upkeep { again: false });
             self.after(1, Event::Observe { node, again: false });
         } else if s.wal.len() > index {
@@ -99,7 +97,7 @@ impl World {
         }
     }
 
-    pub fn copy(&mut self, node: NodeId, upstream: NodeId, stage: u32) -> Stage {
+    pub fn copy(&mut self, node: NodeId, (upstream, epoch): (NodeId, Epoch), stage: u32) -> Stage {
         if !self.source(node, upstream, stage > 0) {
             return failure(PgFailureKind::Other, "the source is not there");
         }
@@ -113,16 +111,16 @@ impl World {
         self.wal_gone_for = self.wal_gone_for.filter(|gone| *gone != node);
         let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
         s.halt(false);
-        (s.whole_at, s.lost_wal, s.unheard) = (None, false, false);
+        (s.whole_at, s.lost_wal, s.unheard) = (None, false, true);
         (s.wal, s.timeline, s.history) = (source.wal, source.timeline, source.history);
-        self.begin_following(node, upstream)
+        self.begin_following(node, upstream, epoch)
     }
 
-    fn begin_following(&mut self, node: NodeId, upstream: NodeId) -> Stage {
+    fn begin_following(&mut self, node: NodeId, upstream: NodeId, epoch: Epoch) -> Stage {
         let s = &mut self.machines.get_mut(&node).expect("machines stay").server;
         (s.process, s.recovery, s.clean) = (PgProcess::Running, true, false);
         s.run += 1;
-        s.conninfo = Some(upstream);
+        (s.conninfo, s.follows) = (Some(upstream), epoch);
         self.after(2, Event::Upkeep { again: false });
         done()
     }

@@ -10,6 +10,8 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// the connection to its sidecar is lost, which ends the calm.
 const CALM_PAUSE: Duration = Duration::from_millis(400);
 const CALM_AFTER: Duration = Duration::from_secs(2);
+/// Where a standby acknowledges as soon as it is seen to be far enough: commits may be waiting for that.
+const REJOINING: Duration = Duration::from_millis(20);
 
 /// Since when the server is as it is, but for its positions in WAL.
 pub struct Calm {
@@ -26,7 +28,10 @@ impl Default for Calm {
 
 impl Calm {
     /// How long the next look can wait.
-    pub fn pause(&mut self, observation: &PgObservation) -> Duration {
+    pub fn pause(&mut self, observation: &PgObservation, rejoining: bool) -> Duration {
+        if rejoining && observation.streaming {
+            return REJOINING;
+        }
         let mut shape = observation.clone();
         (shape.flush_lsn, shape.replay_lsn) = Default::default();
         for standby in &mut shape.standbys {

@@ -46,7 +46,7 @@ impl World {
     pub fn held_up(&mut self, node: NodeId, op: &RunningOp) -> Option<Stage> {
         let now = self.now;
         let m = self.machines.get_mut(&node).expect("machines stay");
-        let (frozen, run, server) = (m.frozen, m.server.run, &m.server);
+        let (frozen, run, server) = (m.frozen, m.server.run, &mut m.server);
         let still = m.standstill.as_mut().filter(|s| s.run == run)?;
         let (sessions, running) = (still.sessions(), server.is_running());
         let over = |ms: Time| now >= op.since + ms;
@@ -93,12 +93,14 @@ impl World {
                 match sessions {
                     _ if !running && needs_wal => {
                         still.signals.upstream = Some((Some(upstream.node), server.unheard));
+                        server.follows = upstream.epoch;
                         done()
                     }
                     _ if !running => Stage::Wait(20),
                     Sessions::Served if server.is_primary() => return None,
                     Sessions::Served => {
-                        still.signals.upstream = Some((Some(upstream.node), false));
+                        still.signals.upstream = Some((Some(upstream.node), server.unheard));
+                        server.follows = upstream.epoch;
                         done()
                     }
                     Sessions::Silent => Stage::Wait(20),
@@ -107,6 +109,7 @@ impl World {
             }
             PgOp::Feed(upstream) if !running => {
                 still.signals.upstream = Some((Some(upstream.node), true));
+                server.follows = upstream.epoch;
                 done()
             }
             PgOp::Feed(_) => return None,
