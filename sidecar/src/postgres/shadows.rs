@@ -13,6 +13,7 @@ use super::config::PostgresConfig;
 use super::control::{ControlData, record_end, record_length};
 use super::durable;
 use super::error::{Result, blocking, failure, io as in_io};
+use super::process;
 use super::timeline::{read_history, segment_number};
 use pgquorum_agent::types::{Lsn, Timeline};
 use std::collections::BTreeMap;
@@ -120,17 +121,22 @@ fn newest_branch(
         return Ok(None);
     }
     let names: Vec<String> = segments.into_iter().map(|(_, name)| name).collect();
-    let place = names.iter().max().map(|name| name[8..].to_owned()).unwrap_or_default();
+    let per_id = (1 << 32) / segment_bytes;
+    let place = format!("{:08X}{:08X}", parting / per_id, parting % per_id);
     let start = Lsn(parting * segment_bytes);
     Ok(Some((Pair { place, old, new, start, left, segment_bytes }, names)))
 }
 
-/// Whether the new timeline has a record of its own.
+/// Whether the new timeline has a record of its own. A file that cannot be read may hold one: only where `pg_waldump` has
+/// read it and says that there is none, there is none.
 async fn begins(config: &PostgresConfig, pair: &Pair) -> Result<bool> {
+    if !config.wal_dir().join(file_name(pair.new, &pair.place)).exists() {
+        return Ok(false);
+    }
     let mut command = waldump(config, pair.new, pair.left);
-    command.arg("-n").arg("1");
-    let (last, status) = last_record(command).await?;
-    Ok(status.success() && !last.is_empty())
+    command.arg("-n").arg("1").env("LC_ALL", "C");
+    let ended = process::run_to_end("pg_waldump", command, READ_LIMIT).await?;
+    Ok(ended.success() || !ended.stderr.contains("could not find a valid record after"))
 }
 
 /// Whether this timeline's file has sound records up to where the timelines part.
