@@ -12,9 +12,9 @@ use std::ffi::{c_char, c_int, c_void};
 use pgrx::prelude::*;
 
 use super::guard::guarded;
-use super::{copy_owner, log_guard, nesting, process, statement, statement_hooks, syncrep};
+use super::{copy_owner, log_guard, nesting, process, statement, statement_hooks, syncrep, whole_database};
 use crate::capture::{self, Savepoint};
-use crate::statements::{watch, withdraw};
+use crate::statements::{databases, table, watch, withdraw};
 use crate::{apply, barrier, commit_wait, feed, fence};
 
 type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
@@ -185,6 +185,7 @@ unsafe extern "C-unwind" fn at_utility(
         } else if log_guard::concerns(pstmt) {
             before_upkeep(pstmt);
         }
+        let dropped = if whole_database::concerns(pstmt) { before_whole_database(pstmt) } else { 0 };
         let learned = statement_hooks::utility_begins(pstmt, query_string);
         let outer = statement::enter(pstmt, query_string);
         let rights = copy_owner::begin(pstmt);
@@ -192,6 +193,9 @@ unsafe extern "C-unwind" fn at_utility(
         copy_owner::end(rights);
         statement::leave(outer);
         statement_hooks::utility_ended(learned);
+        if dropped != 0 {
+            after_drop(dropped);
+        }
     }
 }
 
@@ -199,6 +203,24 @@ unsafe extern "C-unwind" fn at_utility(
 unsafe extern "C-unwind" fn before_upkeep(pstmt: *mut pg_sys::PlannedStmt) {
     // SAFETY: as in `at_utility`.
     unsafe { log_guard::check(pstmt) }
+}
+
+/// The database that is there no more when the statement has ended; 0: none.
+#[pg_guard]
+unsafe extern "C-unwind" fn before_whole_database(pstmt: *mut pg_sys::PlannedStmt) -> u32 {
+    // SAFETY: as in `at_utility`.
+    let Some(meant) = (unsafe { whole_database::meant(pstmt) }) else { return 0 };
+    databases::make_way(meant.database);
+    if meant.drops { meant.database } else { 0 }
+}
+
+/// Its files are gone, whatever becomes of the transaction.
+#[pg_guard]
+extern "C-unwind" fn after_drop(database: u32) {
+    if table::is_there() {
+        table::forget(database, None);
+    }
+    databases::forget(database);
 }
 
 #[pg_guard]

@@ -81,6 +81,7 @@ pub mod trigger;
 pub mod utility;
 pub mod version_rows;
 pub mod wal;
+mod whole_database;
 pub mod worker;
 
 /// Raises 55000 unless the library is being loaded by `shared_preload_libraries`: shared memory and hooks of

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 use super::settings;
 use crate::feed;
 use crate::pg::shared::{Shared, SharedSlice};
-use crate::pg::{process, worker};
+use crate::pg::{clock, process, worker};
 
+/// So long nobody is started in a database that somebody wants for himself: PostgreSQL waits 5 s for those who are in it.
+const AWAY_NS: u64 = 6_000 * clock::NS_PER_MS;
 /// A database without a place is saved when one is free.
 const DATABASES: usize = 64;
 
@@ -26,6 +28,8 @@ pub struct Database {
     sweep: AtomicU32,
     /// Not 0: its last saver has found no extension there.
     bare: AtomicU32,
+    /// Until then somebody wants it for himself (`CLOCK_BOOTTIME`).
+    away_until_ns: AtomicU64,
     /// Prepared transactions that had changed something, plus one, as far as they were taken into account; 0: not yet.
     prepared: AtomicU64,
     /// `quorum.statements_counter.forgotten`, plus one, as this server has followed it; 0: not yet.
@@ -114,6 +118,21 @@ pub fn take_wanted(database: u32) -> bool {
     known(database).is_some_and(|entry| entry.wanted.swap(NOTHING, SeqCst) == AT_ONCE)
 }
 
+/// Somebody wants the database for himself, to drop or to copy it: who saves in it goes, and comes back when that should be
+/// over. What takes away from what is served is saved all the same.
+pub fn make_way(database: u32) {
+    if let Some(entry) = known(database) {
+        entry.away_until_ns.store(clock::boottime_ns() + AWAY_NS, SeqCst);
+        worker::wake(entry.saver_pid.load(SeqCst));
+    }
+}
+
+/// Until when nobody is to save there what can wait; 0 or past: there is no reason not to.
+pub fn away_until_ns(database: u32) -> u64 {
+    let waits = |entry: &&Database| entry.wanted.load(SeqCst) < AT_ONCE;
+    known(database).filter(waits).map_or(0, |entry| entry.away_until_ns.load(SeqCst))
+}
+
 /// For the launcher: the databases that want a saver and have none.
 pub fn without_saver() -> Vec<u32> {
     let all = DATABASE.get().iter();
@@ -137,7 +156,8 @@ pub fn take_bare(database: u32) -> bool {
 
 /// For a saver that has had its turn: does another database wait for one?
 pub fn another_waits(database: u32) -> bool {
-    without_saver().iter().any(|other| *other != database)
+    let now_ns = clock::boottime_ns();
+    without_saver().iter().any(|other| *other != database && now_ns >= away_until_ns(*other))
 }
 
 /// The database is gone.
@@ -146,6 +166,7 @@ pub fn forget(database: u32) {
         for field in [&entry.wanted, &entry.sweep, &entry.bare] {
             field.store(0, SeqCst);
         }
+        entry.away_until_ns.store(0, SeqCst);
         entry.prepared.store(0, SeqCst);
         entry.forgotten.store(0, SeqCst);
         entry.oid.store(0, SeqCst);

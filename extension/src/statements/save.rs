@@ -96,10 +96,15 @@ pub extern "C-unwind" fn pgquorum_statements_main(database: pg_sys::Datum) {
 impl Saver {
     /// Everything that is due now; how long to wait then. `None`: there is nothing to do any more.
     fn round(&mut self) -> Option<u64> {
+        let now_ns = clock::boottime_ns();
+        if now_ns < databases::away_until_ns(self.database) {
+            // What is still to be done is done when this database is free again.
+            databases::want(self.database);
+            return None;
+        }
         if fence::refusing() {
             return Some(FENCED_MS);
         }
-        let now_ns = clock::boottime_ns();
         if now_ns >= self.since_ns + TURN_NS && databases::another_waits(self.database) {
             // What is still to be done here is known, so that this database has another turn.
             return None;

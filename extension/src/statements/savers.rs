@@ -57,7 +57,8 @@ impl Savers {
             if self.running.contains_key(&database) {
                 continue;
             }
-            let not_before_ns = self.failed.get(&database).map_or(0, |(_, at_ns)| *at_ns);
+            let again_ns = self.failed.get(&database).map_or(0, |(_, at_ns)| *at_ns);
+            let not_before_ns = again_ns.max(databases::away_until_ns(database));
             if now_ns < not_before_ns {
                 later(not_before_ns);
             } else if self.running.len() >= SAVERS_MAX || !self.start(database, now_ns) {
@@ -69,7 +70,8 @@ impl Savers {
 
     fn ended(&mut self, database: u32, now_ns: u64) {
         let Some(started) = self.running.remove(&database) else { return };
-        if databases::take_bare(database) || now_ns >= started.since_ns + LIVED_NS {
+        let was_sent_away = now_ns < databases::away_until_ns(database);
+        if databases::take_bare(database) || was_sent_away || now_ns >= started.since_ns + LIVED_NS {
             self.failed.remove(&database);
             return;
         }

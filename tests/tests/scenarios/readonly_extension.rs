@@ -1,12 +1,17 @@
 //! The extension comes and goes while clients run statements: they notice nothing, and it learns again.
 
 use pgquorum_tests::{LearningServer, PATIENCE, await_served, await_until, is_served, run, served};
+use postgres::Client;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 const ROUNDS: usize = 20;
-/// So many texts of each client's own: all clients' together have room in memory. In a full one a statement is learned when it
-/// comes for the second time, and what is looked for here may come once.
-const TEXTS: u64 = 1000;
+/// So many texts of each client's own: all clients' together have room in memory, and are soon saved. In a full one a statement
+/// is learned when it comes for the second time, and what is looked for here may come once.
+const TEXTS: u64 = 100;
+
+/// So long nobody saves in a database that somebody wants for himself: `AWAY_NS` of `databases.rs`.
+const AWAY: Duration = Duration::from_secs(6);
 
 /// Ends the threads, also when a check has failed.
 struct Stop<'a>(&'a AtomicBool);
@@ -77,16 +82,6 @@ fn clients_do_not_notice_that_the_extension_comes_and_goes() {
     run(&mut inside, "SELECT 1 AS inside");
     drop(inside);
     run(admin, "DROP DATABASE short WITH (FORCE)");
-    // One that is not in use any more: the worker that saves goes before PostgreSQL has waited long enough.
-    run(admin, "CREATE DATABASE brief");
-    let mut inside = servers.primary.connect_to("brief").expect("a session");
-    run(&mut inside, "CREATE EXTENSION pgquorum");
-    run(&mut inside, "SELECT 1 AS inside");
-    await_served(&mut inside, "SELECT 1 AS inside");
-    drop(inside);
-    await_until(PATIENCE, "the worker has gone", || {
-        admin.batch_execute("DROP DATABASE brief").map_err(|e| e.to_string())
-    });
     // One that comes from a template has what the template had learned, and no more.
     run(admin, "CREATE DATABASE mould");
     let mut mould = servers.primary.connect_to("mould").expect("a session");
@@ -94,9 +89,7 @@ fn clients_do_not_notice_that_the_extension_comes_and_goes() {
     run(&mut mould, "SELECT id FROM u");
     await_served(&mut mould, "SELECT id FROM u");
     drop(mould);
-    await_until(PATIENCE, "a copy of it", || {
-        admin.batch_execute("CREATE DATABASE cast_one TEMPLATE mould").map_err(|e| e.to_string())
-    });
+    run(admin, "CREATE DATABASE cast_one TEMPLATE mould");
     let mut copy = servers.primary.connect_to("cast_one").expect("a session");
     assert!(is_served(&mut copy, "SELECT id FROM u"), "{:?}", served(&mut copy));
     run(&mut copy, "DROP TABLE u; CREATE SEQUENCE v; CREATE VIEW u AS SELECT nextval('v') AS id");
@@ -105,4 +98,62 @@ fn clients_do_not_notice_that_the_extension_comes_and_goes() {
     assert!(is_served(&mut mould, "SELECT id FROM u"), "the other database's table is what it was");
     let log = servers.primary.log();
     assert!(!log.contains("PANIC") && !log.contains("was terminated by signal"), "{log}");
+}
+
+/// What is saved only little by little, for longer than PostgreSQL waits for those who are in a database.
+fn learn_much(client: &mut Client, round: usize) {
+    run(client, "SELECT id FROM u");
+    for number in 0..2000 {
+        run(client, &format!("SELECT 1 AS much_{round}_{number}"));
+    }
+    await_served(client, "SELECT id FROM u");
+}
+
+#[test]
+fn whoever_wants_a_database_for_himself_is_not_hindered_by_what_is_saved_there() {
+    let servers = LearningServer::start("");
+    let admin = &mut servers.connect();
+    // Nothing else is to be saved on this server, and so the worker stays.
+    run(admin, "DROP EXTENSION pgquorum");
+    run(admin, "CREATE ROLE nobody");
+    run(admin, "CREATE DATABASE brief");
+    let mut inside = servers.primary.connect_to("brief").expect("a session");
+    run(&mut inside, "CREATE EXTENSION pgquorum; CREATE TABLE u (id int)");
+    learn_much(&mut inside, 1);
+    drop(inside);
+    // Who may not do it sends nobody away.
+    run(admin, "SET ROLE nobody");
+    let error = admin.batch_execute("DROP DATABASE brief").expect_err("it is somebody else's");
+    assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{error:?}");
+    run(admin, "RESET ROLE");
+    assert_eq!(savers(admin), 1);
+    run(admin, "CREATE DATABASE copy TEMPLATE brief");
+    assert_eq!(savers(admin), 0);
+    run(admin, "ALTER DATABASE brief RENAME TO short");
+    await_until(PATIENCE, "it comes back by itself", || match savers(admin) {
+        0 => Err("nobody saves".to_owned()),
+        _ => Ok(()),
+    });
+    let mut inside = servers.primary.connect_to("short").expect("a session");
+    learn_much(&mut inside, 2);
+    drop(inside);
+    run(admin, "SET allow_in_place_tablespaces = on");
+    run(admin, "CREATE TABLESPACE elsewhere LOCATION ''");
+    run(admin, "ALTER DATABASE short SET TABLESPACE elsewhere");
+    run(admin, "DROP DATABASE short");
+    let mut copy = servers.primary.connect_to("copy").expect("a session");
+    learn_much(&mut copy, 3);
+    drop(copy);
+    run(admin, "DROP DATABASE IF EXISTS copy");
+    run(admin, "DROP DATABASE IF EXISTS short");
+    // When workers that were sent away come back.
+    std::thread::sleep(AWAY + Duration::from_secs(1));
+    let log = servers.primary.log();
+    assert!(!log.contains("does not exist"), "nobody looks for what was dropped: {log}");
+}
+
+/// Workers that save, wherever.
+fn savers(client: &mut Client) -> i64 {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pgquorum statements'";
+    client.query_one(sql, &[]).expect("it can be read").get(0)
 }

@@ -66,6 +66,8 @@ fn a_server_that_shall_not_learn_has_no_table_in_memory() {
     assert_eq!(text(c, "SELECT quorum.statement_hash('SELECT id FROM t')"), hash_of("SELECT id FROM t"));
     assert_eq!(text(c, "SELECT verdict FROM quorum.explain_readonly('SELECT id FROM t')"), "read-only");
     run(c, "SELECT quorum.forget_statements()");
+    run(c, "CREATE DATABASE gone");
+    run(c, "DROP DATABASE gone");
 }
 
 /// Of a session whose statements nobody knows, few are looked at; what they do is watched all the same.
