@@ -3,15 +3,11 @@
 use pgquorum_tests::{LearningServer, PATIENCE, await_served, await_until, is_served, run, served};
 use postgres::Client;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::time::Duration;
 
 const ROUNDS: usize = 20;
 /// So many texts of each client's own: all clients' together have room in memory, and are soon saved. In a full one a statement
 /// is learned when it comes for the second time, and what is looked for here may come once.
 const TEXTS: u64 = 100;
-
-/// So long nobody saves in a database that somebody wants for himself: `AWAY_NS` of `databases.rs`.
-const AWAY: Duration = Duration::from_secs(6);
 
 /// Ends the threads, also when a check has failed.
 struct Stop<'a>(&'a AtomicBool);
@@ -128,12 +124,9 @@ fn whoever_wants_a_database_for_himself_is_not_hindered_by_what_is_saved_there()
     run(admin, "RESET ROLE");
     assert_eq!(savers(admin), 1);
     run(admin, "CREATE DATABASE copy TEMPLATE brief");
-    assert_eq!(savers(admin), 0);
+    // It comes back by itself.
+    await_saver(admin);
     run(admin, "ALTER DATABASE brief RENAME TO short");
-    await_until(PATIENCE, "it comes back by itself", || match savers(admin) {
-        0 => Err("nobody saves".to_owned()),
-        _ => Ok(()),
-    });
     let mut inside = servers.primary.connect_to("short").expect("a session");
     learn_much(&mut inside, 2);
     drop(inside);
@@ -146,10 +139,23 @@ fn whoever_wants_a_database_for_himself_is_not_hindered_by_what_is_saved_there()
     drop(copy);
     run(admin, "DROP DATABASE IF EXISTS copy");
     run(admin, "DROP DATABASE IF EXISTS short");
-    // When workers that were sent away come back.
-    std::thread::sleep(AWAY + Duration::from_secs(1));
+    // A worker that was sent away later is back: others would have been before it.
+    run(admin, "CREATE DATABASE later");
+    let mut later = servers.primary.connect_to("later").expect("a session");
+    run(&mut later, "CREATE EXTENSION pgquorum; CREATE TABLE u (id int)");
+    learn_much(&mut later, 4);
+    drop(later);
+    run(admin, "ALTER DATABASE later RENAME TO latest");
+    await_saver(admin);
     let log = servers.primary.log();
     assert!(!log.contains("does not exist"), "nobody looks for what was dropped: {log}");
+}
+
+fn await_saver(client: &mut Client) {
+    await_until(PATIENCE, "a worker that saves", || match savers(client) {
+        0 => Err("there is none".to_owned()),
+        _ => Ok(()),
+    });
 }
 
 /// Workers that save, wherever.
